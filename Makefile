@@ -1,0 +1,33 @@
+# `make demo` and `make test` are all the set-up there is: they make .venv here, install from this folder, and run.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+INPUT ?=
+
+.PHONY: demo test soak evidence lint clean
+
+$(INSTALLED): pyproject.toml requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "error: PYTHON: %d.%d found; Python 3.11 or newer is needed, e.g. make PYTHON=python3.12" % v[:2])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[test]'
+	@touch $@
+
+demo: $(INSTALLED)
+	@$(BIN)/python launch/demo.py $(if $(INPUT),--input="$(INPUT)")
+
+lint: $(INSTALLED)
+	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports --no-cache
+
+test: lint
+	@$(BIN)/python -m pytest
+
+soak: $(INSTALLED)
+	@$(BIN)/python -m pytest -m soak
+
+evidence: $(INSTALLED)
+	@$(BIN)/python launch/demo.py --evidence
+
+clean:
+	rm -rf demo runs

@@ -1,0 +1,1 @@
+"""One file a model or a recipe; data only."""

@@ -1,0 +1,1 @@
+"""Thin command lines: the only place that reads flags, environment or signals."""

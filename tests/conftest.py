@@ -1,0 +1,25 @@
+"""Strict numerics for every test, eight virtual CPU devices, and the one way to real scans."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """The folder of real scans, which users of the project do not have."""
+    folder = pathlib.Path(os.environ.get("CURIA_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real scans: no folder {folder} (set CURIA_SHARED_DATA)")
+    return folder
