@@ -1,0 +1,175 @@
+"""Every knob once, with its unit, its default and where that comes from.
+
+Marks: [DINOv2] the released code and configs of DINOv2; [Curia-2] arXiv 2604.01987 and its model card; [LeJEPA] the
+public code of SigReg; [ours] no paper gives the value: the reason stands beside it.
+"""
+
+from ml_collections import ConfigDict
+
+SIZES = {  # width, depth, heads [DINOv2]; the head size is 64 everywhere
+    "S": (384, 12, 6),
+    "B": (768, 12, 12),
+    "L": (1024, 24, 16),
+    "g": (1536, 40, 24),
+}
+
+
+def curia2(size: str, arg: str | None = None) -> ConfigDict:
+    """Stage 1 of Curia-2: low-resolution pre-training of a ViT of the given size.
+
+    Args:
+      size: a key of SIZES.
+      arg: what stands behind the colon in `--config=configs/vitb.py:512`: the side of the global crops in pixels.
+    """
+    width, depth, heads = SIZES[size]
+    c = ConfigDict()
+    c.seed = 0
+    c.total_steps = 625_000  # [DINOv2] the long recipe; Curia's released run (475k steps) lies within it
+    c.init_from = ""  # RUN or RUN@STEP or a folder of `convert.py --from-pretrained`: where weights come from
+
+    c.data = ConfigDict()
+    c.data.corpus = ""  # folder(s) made by launch/ingest.py; with weights as "A:2,B:1"
+    c.data.where = ""  # conditions on the index, such as "modality=CT,spacing_z<=5"; "": every slice
+    c.data.held_out = 0.0  # share of the patients kept out of training, chosen by a hash
+    c.data.global_batch = 2048  # images a step over all devices [ours: between DINOv2's 2,048 and 3,072]
+    c.data.group_size = (
+        16  # images that share mask ratios, drop-path subsets and KoLeo neighbours [ours: as DINOv3's KoLeo]
+    )
+    c.data.canvas = 512  # pixels; stored slices are at most that large
+    c.data.modality_temperature = 1.0  # 1: CT and MR as often as they occur; larger: more evenly [ours]
+    c.data.max_slices_per_series = 0  # 0: all
+    c.data.max_corrupt_rate = 0.001  # share of unreadable records at which a run stops [ours]
+    c.data.num_threads = 8  # of the loader, in one process
+    c.data.num_workers = 0  # loader processes; 0: threads only, which is faster until one process is full
+    c.data.prefetch = 4  # batches ready in memory
+
+    c.crops = ConfigDict()
+    c.crops.placement = "anatomical"  # or "uniform" [Curia-2]
+    c.crops.global_size = int(arg) if arg else 256  # pixels [ours: half of the released 512, a clean 16 -> 32 grid]
+    c.crops.local_size = 96  # pixels [DINOv2]
+    c.crops.num_local = 8  # [DINOv2]
+    c.crops.unit = "area"  # or "mm": then *_mm gives the sides
+    c.crops.global_area = (0.32, 1.0)  # of the slice [DINOv2]
+    c.crops.local_area = (0.05, 0.32)  # [DINOv2]
+    c.crops.global_mm = (200.0, 400.0)  # side of a crop [ours: an organ with its surroundings to a whole trunk]
+    c.crops.local_mm = (60.0, 200.0)  # [ours: one organ]
+    c.crops.aspect = (3 / 4, 4 / 3)  # [DINOv2]
+    c.crops.flip_rate = 0.0  # left-right; 0 because laterality is a label [ours]
+
+    c.masks = ConfigDict()
+    c.masks.placement = "anatomical"  # or "uniform" [Curia-2]
+    c.masks.probability = 0.5  # share of global crops with a mask [DINOv2]
+    c.masks.ratio = (0.1, 0.5)  # of the patches of a masked crop [DINOv2]
+
+    # One channel: no hue, saturation, greyscale or solarise. DINOv2's strengths where it has the step [ours].
+    c.views = ConfigDict()
+    c.views.normalize = (
+        "slice"  # z-score by the whole slice or by the "crop" [ours: keeps air and bone apart in small crops]
+    )
+    c.views.gamma_rate = 0.8  # [ours: the rate of DINOv2's colour jitter]
+    c.views.gamma = 1.5
+    c.views.brightness_rate = 0.8
+    c.views.brightness = 0.4  # standard deviations of the slice
+    c.views.contrast_rate = 0.8
+    c.views.contrast = 0.4
+    c.views.blur_rate = (0.0, 0.9, 0.5)  # [DINOv2] as its code runs, which is the inverse of what it says
+    c.views.blur_sigma = (0.1, 2.0)  # pixels [DINOv2]
+    c.views.noise_rate = 0.2  # [ours: rare; scans bring their own]
+    c.views.noise = 0.1
+
+    c.model = ConfigDict()
+    c.model.width, c.model.depth, c.model.heads = width, depth, heads
+    c.model.patch_size = 16  # [Curia-2]
+    c.model.in_channels = 1  # [Curia-2]
+    c.model.ffn = "swiglu"  # or "mlp" [Curia-2]
+    c.model.registers = 0  # [Curia-2] the released class is stock Dinov2Model
+    c.model.layerscale = 1e-5  # [DINOv2]
+    c.model.drop_path = {"S": 0.1, "B": 0.1, "L": 0.3, "g": 0.4}[
+        size
+    ]  # [DINOv2] for L and g; [ours] milder for S and B
+    c.model.interpolation = ""  # of the position embedding; "": what transformers does, "size" without registers
+    c.model.dtype = "bfloat16"  # of the matrix products; parameters, statistics and losses are float32
+    c.model.attention = "auto"  # "xla", "cudnn", "splash"
+    c.model.remat = {"S": "none", "B": "none", "L": "dots_with_no_batch_dims_saveable", "g": "nothing_saveable"}[size]
+    c.model.scan = True  # one compiled block instead of `depth`
+
+    c.heads = ConfigDict()
+    c.heads.shared = False  # iBOT uses the DINO head [DINOv2: separate in the long recipe]
+    c.heads.dino_prototypes = 131_072  # [DINOv2]
+    c.heads.dino_bottleneck = 384  # [DINOv2]
+    c.heads.ibot_prototypes = 131_072  # [DINOv2]
+    c.heads.ibot_bottleneck = 256  # [DINOv2]
+    c.heads.hidden = 2048  # [DINOv2]
+    c.heads.layers = 3  # [DINOv2]
+    c.heads.weight_norm = True  # [DINOv2]; False: DINOv3's plain last layer
+
+    c.objective = ConfigDict()
+    c.objective.centering = "sinkhorn_knopp"  # or "softmax_centering" [DINOv2: the long recipe]
+    c.objective.student_temp = 0.1  # [DINOv2]
+    c.objective.dino_weight = 1.0  # [DINOv2]
+    c.objective.ibot_weight = 1.0  # [DINOv2]
+    c.objective.regularizer = "sigreg"  # or "koleo", "none" [Curia-2]
+    c.objective.regularizer_weight = 0.05  # [LeJEPA] times 512 / batch, so that it means the same at any batch
+    c.objective.sigreg_placement = (
+        "backbone"  # class token after the final norm, or "head": the bottleneck [ours: KoLeo's place]
+    )
+    c.objective.sigreg_slices = 1024  # [LeJEPA]
+    c.objective.sigreg_knots = 17  # [LeJEPA]
+    c.objective.sigreg_t_max = 3.0  # [LeJEPA]
+    c.objective.chunk = 512  # rows of prototype logits in float32 at a time: memory only
+
+    c.optim = ConfigDict()
+    c.optim.base_lr = (
+        5e-4 if size == "g" else 1e-3
+    )  # per 1,024 images, square-root rule [ours: "higher" than Curia's 2e-4]
+    c.optim.min_lr = 1e-6  # [DINOv2]
+    c.optim.beta1 = 0.9  # [DINOv2]
+    c.optim.beta2 = 0.999  # [DINOv2]
+    c.optim.clip_norm = 3.0  # of each sub-module [DINOv2]
+    c.optim.layerwise_decay = 1.0  # [DINOv2: the long recipe]
+    c.optim.patch_embed_lr_mult = 0.2  # [DINOv2]
+
+    c.schedule = ConfigDict()
+    c.schedule.warmup_steps = 100_000  # of the learning rate [DINOv2]
+    c.schedule.freeze_last_layer_steps = 1_250  # [DINOv2]
+    c.schedule.weight_decay = 0.04  # [DINOv2]
+    c.schedule.weight_decay_end = 0.2  # [DINOv2]
+    c.schedule.teacher_momentum = 0.994  # [DINOv2]
+    c.schedule.teacher_momentum_end = 1.0  # [DINOv2]
+    c.schedule.teacher_temp = 0.07  # [DINOv2]
+    c.schedule.teacher_temp_start = 0.04  # [DINOv2]
+    c.schedule.teacher_temp_warmup_steps = 37_500  # [DINOv2]
+
+    c.parallel = ConfigDict()
+    c.parallel.fsdp = 1  # devices over which parameters, teacher and moments are sharded; the rest replicate
+    c.parallel.accumulation = 1  # micro-batches a step
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every_steps = 1_000  # what a preemption can cost
+    c.checkpoint.latest = 2  # newest checkpoints kept
+    c.checkpoint.keep_every_steps = 25_000  # and one for ever at each multiple of this
+
+    c.log = ConfigDict()
+    c.log.every_steps = 50
+    return c
+
+
+def high_resolution(size: str, arg: str | None = None) -> ConfigDict:
+    """Stage 2 of Curia-2: a short continuation at 512 pixels from a stage-1 run given as `--config.init_from=RUN`.
+
+    Student and teacher keep their heads, the position grid is interpolated 16 x 16 -> 32 x 32, the optimiser starts
+    anew, and every schedule is compressed into the stage, as in DINOv2's own high-resolution phase.
+    """
+    c = curia2(size)
+    stage_1 = c.total_steps
+    c.total_steps = 10_000  # [DINOv2]
+    c.crops.global_size = int(arg) if arg else 512  # [Curia-2]
+    c.crops.local_size = 192  # [ours: 96 scaled with the global crops]
+    c.optim.base_lr = c.optim.base_lr / 10  # [ours: DINOv2 says "reduced"]
+    c.data.global_batch = 1024  # [ours: four times the tokens of stage 1]
+    for key in ("warmup_steps", "teacher_temp_warmup_steps"):
+        c.schedule[key] = c.schedule[key] * c.total_steps // stage_1
+    c.schedule.freeze_last_layer_steps = 0  # the prototypes are trained already
+    c.checkpoint.every_steps = 500
+    c.checkpoint.keep_every_steps = 5_000
+    return c

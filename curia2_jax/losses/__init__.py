@@ -1,0 +1,1 @@
+"""The terms of the objective: pure functions of arrays."""

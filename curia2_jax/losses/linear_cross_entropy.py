@@ -1,0 +1,101 @@
+"""The last linear layer of a head and the cross-entropy to a teacher, fused and scanned over rows.
+
+Neither student logits nor teacher probabilities are ever stored: one step holds one (chunk, K) float32 array per shard.
+Under differentiation the gradients of that chunk are taken in the same step (the loss is a scalar, so they are final up
+to one factor), hence nothing is recomputed in the backward pass. The idea is that of fused linear cross-entropies
+for language models, here with soft targets that are given by potentials (``targets``).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from curia2_jax.losses.targets import Targets, chunk_probabilities, scan_chunks, take_rows
+
+
+def linear_cross_entropy(
+    features: jax.Array,
+    kernel: jax.Array,
+    targets: Targets,
+    weights: jax.Array,
+    *,
+    mixing: np.ndarray,
+    temp: float,
+    chunk: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Weighted sum of cross-entropies of ``features @ kernel / temp`` against mixed teacher rows.
+
+    A unit (an image, a masked patch) has R student rows and V teacher rows; the target of student row r is
+    sum_v mixing[r, v] q_v.
+
+    features: (shards, units, R, bottleneck), any float dtype: the dtype of the matmuls, which accumulate in float32.
+    kernel: (bottleneck, K). targets: rows of logits are units * V, unit-major. weights: (shards, units, R).
+    mixing: (R, V) constants. temp: student temperature. chunk: student rows per shard and step.
+
+    Returns (loss, parts): loss () = sum of weights times cross-entropies, differentiable in features and kernel only;
+    parts (R,) = the same sum by student row, for logging: no gradient flows through it.
+    """
+    mixing = tuple(tuple(float(m) for m in row) for row in np.asarray(mixing))
+    loss, parts = _fused(features, kernel, targets, weights, mixing, temp, chunk)
+    return loss, jax.lax.stop_gradient(parts)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _fused(features, kernel, targets, weights, mixing, temp, chunk):
+    (parts, _), _ = _scan(features, kernel, targets, weights, mixing, temp, chunk, differentiate=False)
+    return parts.sum(), parts.sum(axis=0)
+
+
+def _forward(features, kernel, targets, weights, mixing, temp, chunk):
+    (parts, d_kernel), d_features = _scan(features, kernel, targets, weights, mixing, temp, chunk, differentiate=True)
+    # The one sum over shards.
+    return (parts.sum(), parts.sum(axis=0)), (d_features, d_kernel.sum(axis=0).astype(kernel.dtype))
+
+
+def _backward(mixing, temp, chunk, gradients, cotangents):
+    d_features, d_kernel = gradients
+    factor = cotangents[0]
+    return d_features * factor.astype(d_features.dtype), d_kernel * factor.astype(d_kernel.dtype), None, None
+
+
+_fused.defvjp(_forward, _backward)
+
+
+def _scan(features, kernel, targets, weights, mixing, temp, chunk, differentiate):
+    shards, units, rows, _ = features.shape
+    teachers = len(mixing[0])
+    accumulator = jnp.promote_types(features.dtype, jnp.float32)
+    matrix = kernel.astype(features.dtype)
+    weights = weights.astype(accumulator)
+    mass = jnp.asarray([sum(row) for row in mixing], accumulator).reshape(1, 1, rows, 1)
+    matmul = functools.partial(jnp.einsum, preferred_element_type=accumulator)
+
+    def step(carry, start, size):
+        parts, d_kernel = carry
+        x = take_rows(features, start, size).reshape(shards, size * rows, -1)
+        logits = (matmul("snd,dk->snk", x, matrix) / temp).reshape(shards, size, rows, -1)
+        normalizer = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        q = chunk_probabilities(targets, start * teachers, size * teachers).reshape(shards, size, teachers, -1)
+        target = _mix(mixing, q)
+        w = take_rows(weights, start, size)
+        parts = parts + (w * jnp.sum(target * (normalizer - logits), axis=-1)).sum(axis=1)
+        if not differentiate:
+            return (parts, d_kernel), None
+        slope = (mass * jnp.exp(logits - normalizer) - target) * (w[..., None] / temp)
+        slope = slope.astype(features.dtype).reshape(shards, size * rows, -1)
+        d_kernel = d_kernel + matmul("snd,snk->sdk", x, slope)
+        d_x = matmul("snk,dk->snd", slope, matrix).astype(features.dtype)
+        return (parts, d_kernel), d_x.reshape(shards, size, rows, -1)
+
+    empty = jnp.zeros((shards, *kernel.shape), accumulator) if differentiate else None
+    return scan_chunks(step, (jnp.zeros((shards, rows), accumulator), empty), units, max(chunk // rows, 1))
+
+
+def _mix(mixing, q):
+    """(shards, n, V, K) -> (shards, n, R, K). Elementwise, so that it fuses with the exponential."""
+    constants = np.asarray(mixing)
+    return sum(
+        jnp.asarray(constants[:, v], q.dtype).reshape(1, 1, -1, 1) * q[:, :, v : v + 1] for v in range(q.shape[2])
+    )

@@ -1,0 +1,134 @@
+"""Teacher targets as logits and two potentials: q[s, n, k] = exp(logits[s, n, k] / temp + col[k] + row[s, n]).
+
+Softmax-centring (DINO, arXiv 2104.14294, equation 4) and Sinkhorn-Knopp (SwAV, arXiv 2006.09882, as used by DINOv2
+section 4) are both of this form, so the (rows, K) probabilities are never stored: they are recomputed chunk by chunk.
+
+Arrays are (shards, rows, K): axis 0 is split over devices, each scan step takes ``chunk`` rows of every shard, and only
+(K,) sums cross devices. Rows need not be a multiple of ``chunk``: the rest is one more, smaller step.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Targets(NamedTuple):
+    """``logits`` (shards, rows, K) of any float dtype, ``temp`` (), ``col`` (K,), ``row`` (shards, rows)."""
+
+    logits: jax.Array
+    temp: jax.Array
+    col: jax.Array
+    row: jax.Array
+
+
+def scan_chunks(step: Callable, carry: Any, rows: int, chunk: int) -> tuple[Any, Any]:
+    """``carry, out = step(carry, start, size)`` over consecutive runs of ``rows``, as ``lax.scan`` does.
+
+    ``size`` is static: ``chunk`` in the scan, the remainder in a last step. Every leaf of ``out`` is
+    (shards, size, ...), and they are joined to (shards, rows, ...).
+    """
+    chunk = min(chunk, rows)
+    full, rest = divmod(rows, chunk)
+    carry, outs = jax.lax.scan(lambda c, i: step(c, i * chunk, chunk), carry, jnp.arange(full))
+    # (steps, shards, chunk, ...) -> (shards, steps * chunk, ...)
+    outs = jax.tree.map(lambda o: jnp.moveaxis(o, 0, 1).reshape(o.shape[1], full * chunk, *o.shape[3:]), outs)
+    if rest:
+        carry, last = step(carry, full * chunk, rest)
+        outs = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), outs, last)
+    return carry, outs
+
+
+def take_rows(x: jax.Array, start: Any, size: int) -> jax.Array:
+    """``size`` entries of axis 1 from ``start`` on."""
+    return jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
+
+
+def scores(targets: Targets, start: Any, size: int) -> jax.Array:
+    """log q without the row potential, of ``size`` rows of each shard: (shards, size, K), float32 or better."""
+    accumulator = targets.col.dtype
+    logits = take_rows(targets.logits, start, size).astype(accumulator)
+    return logits / targets.temp.astype(accumulator) + targets.col.reshape(1, 1, -1)
+
+
+def chunk_probabilities(targets: Targets, start: Any, size: int) -> jax.Array:
+    """q of ``size`` rows of each shard from ``start`` on: (shards, size, K), float32 or better."""
+    return jnp.exp(scores(targets, start, size) + take_rows(targets.row, start, size)[:, :, None])
+
+
+def probabilities(targets: Targets) -> jax.Array:
+    """Dense q (shards, rows, K). For tests and small uses: this is the array that training never holds."""
+    return chunk_probabilities(targets, 0, targets.logits.shape[1])
+
+
+def _start(logits, temp, col):
+    accumulator = jnp.promote_types(logits.dtype, jnp.float32)
+    zeros = jnp.zeros(logits.shape[:2], accumulator)
+    return Targets(jax.lax.stop_gradient(logits), jnp.asarray(temp, accumulator), col.astype(accumulator), zeros)
+
+
+def softmax_centering(logits: jax.Array, center: jax.Array, temp: float | jax.Array, chunk: int) -> Targets:
+    """q = softmax((z - center) / temp), center (K,). No gradient."""
+    accumulator = jnp.promote_types(logits.dtype, jnp.float32)
+    center = jax.lax.stop_gradient(center).astype(accumulator)
+    targets = _start(logits, temp, -center / jnp.asarray(temp, accumulator))
+
+    def step(carry, start, size):
+        return carry, -jax.nn.logsumexp(scores(targets, start, size), axis=-1)
+
+    return targets._replace(row=scan_chunks(step, None, logits.shape[1], chunk)[1])
+
+
+def sinkhorn_knopp(logits: jax.Array, temp: float | jax.Array, chunk: int, iterations: int = 3) -> Targets:
+    """Alternate normalisation of exp(z / temp): columns to 1/K each over *all* rows, then rows to 1. No gradient.
+
+    The first column sums are running log-sum-exps, so no column of any size overflows or vanishes. Later ones are
+    plain sums: columns that were normalised, divided by row sums of at most K, hold at least 1/K.
+    """
+    shards, rows, prototypes = logits.shape
+    accumulator = jnp.promote_types(logits.dtype, jnp.float32)
+    targets = _start(logits, temp, jnp.zeros((prototypes,), accumulator))
+
+    def first_columns(carry, start, size):
+        peak, total = carry
+        z = scores(targets, start, size)
+        higher = jnp.maximum(peak, z.max(axis=1))
+        return (higher, total * jnp.exp(peak - higher) + jnp.exp(z - higher[:, None, :]).sum(axis=1)), None
+
+    empty = jnp.full((shards, prototypes), -jnp.inf, accumulator), jnp.zeros((shards, prototypes), accumulator)
+    (peak, total), _ = scan_chunks(first_columns, empty, rows, chunk)
+    highest = peak.max(axis=0)
+    targets = targets._replace(col=-highest - jnp.log((total * jnp.exp(peak - highest.reshape(1, -1))).sum(axis=0)))
+
+    def rows_then_columns(carry, start, size, targets):
+        z = scores(targets, start, size)
+        row = -jax.nn.logsumexp(z, axis=-1)
+        return carry + jnp.exp(z + row[:, :, None]).sum(axis=1), row
+
+    for _ in range(iterations - 1):
+        mass, _ = scan_chunks(
+            lambda *args, targets=targets: rows_then_columns(*args, targets), jnp.zeros_like(total), rows, chunk
+        )
+        targets = targets._replace(col=targets.col - jnp.log(mass.sum(axis=0)))
+
+    def last_rows(carry, start, size):
+        return carry, -jax.nn.logsumexp(scores(targets, start, size), axis=-1)
+
+    return targets._replace(row=scan_chunks(last_rows, None, rows, chunk)[1])
+
+
+def update_center(center: jax.Array, logits: jax.Array, momentum: float = 0.9) -> jax.Array:
+    """Moving mean (K,) of teacher logits (shards, rows, K) over all rows; this step's targets use the old one."""
+    mean = jnp.mean(logits, axis=(0, 1), dtype=center.dtype)
+    return center * momentum + jax.lax.stop_gradient(mean) * (1 - momentum)
+
+
+def entropy(targets: Targets, chunk: int) -> jax.Array:
+    """Entropy of every row of q in nats: (shards, rows). The KL of a student is its cross-entropy minus this."""
+
+    def step(carry, start, size):
+        log_q = scores(targets, start, size) + take_rows(targets.row, start, size)[:, :, None]
+        return carry, -jnp.sum(jnp.exp(log_q) * log_q, axis=-1)
+
+    return scan_chunks(step, None, targets.logits.shape[1], chunk)[1]

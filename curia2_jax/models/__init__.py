@@ -1,0 +1,1 @@
+"""The vision transformer and its projection head: pure functions of (parameters, inputs)."""

@@ -1,0 +1,82 @@
+"""Projection head of DINO and iBOT (DINOv2, arXiv 2304.07193, section 4; DINO, arXiv 2104.14294, appendix C)."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from curia2_jax.errors import UserError
+from curia2_jax.models.vit import gelu
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """``prototypes`` K outputs; ``layers`` linear layers before the last one; ``weight_norm`` as DINOv2, else plain."""
+
+    prototypes: int
+    bottleneck: int = 256
+    hidden: int = 2048
+    layers: int = 3
+    weight_norm: bool = True
+    dtype: str = "bfloat16"
+
+    def __post_init__(self):
+        for name in ("prototypes", "bottleneck", "hidden", "layers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
+
+
+class LastLayer(nn.Module):
+    """Parameters of the linear map from the bottleneck to the prototypes; the losses apply it, chunk by chunk."""
+
+    config: HeadConfig
+
+    @nn.compact
+    def __call__(self):
+        bottleneck, prototypes = self.config.bottleneck, self.config.prototypes
+        if self.config.weight_norm:
+            bound = bottleneck**-0.5
+            self.param(
+                "v",
+                lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound),
+                (bottleneck, prototypes),
+            )
+            self.param("g", nn.initializers.ones, (prototypes,))
+        else:
+            self.param("kernel", nn.initializers.normal(0.02), (bottleneck, prototypes))
+
+
+class DINOHead(nn.Module):
+    """MLP to an L2-normalised bottleneck, and the parameters of the last layer."""
+
+    config: HeadConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(..., D) -> (..., bottleneck) of unit length, in ``config.dtype``; the norm is taken in float32 or better."""
+        config = self.config
+        dtype = jnp.dtype(config.dtype)
+        for index in range(config.layers):
+            last = index == config.layers - 1
+            x = nn.Dense(
+                config.bottleneck if last else config.hidden,
+                dtype=dtype,
+                kernel_init=nn.initializers.normal(0.02),
+                name=f"mlp_{index}",
+            )(x)
+            if not last:
+                x = gelu(x)
+        LastLayer(config, name="last_layer")()
+        x = x.astype(jnp.promote_types(dtype, jnp.float32))
+        # max(norm, 1e-12), written so that the gradient at a zero vector is 0 and not NaN.
+        return (x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))).astype(dtype)
+
+
+def last_layer_kernel(params: dict) -> jax.Array:
+    """Effective kernel (bottleneck, K) of a head's parameters, in their dtype: column k is g_k v_k / ||v_k||."""
+    last = params["last_layer"]
+    if "kernel" in last:
+        return last["kernel"]
+    norm = jnp.sqrt(jnp.sum(last["v"] * last["v"], axis=0, keepdims=True))
+    return last["v"] * (last["g"].reshape(1, -1) / norm)

@@ -1,0 +1,298 @@
+"""DINOv2's vision transformer (DINOv2, arXiv 2304.07193, section 4) as a pure function of (parameters, images, masks).
+
+Parameters are float32 and stacked over the layers on axis 0; matmuls and the residual stream are in ``config.dtype``,
+as in DINOv2's own half-precision runs; LayerNorm statistics, softmax, position table and the sum of a patch with its
+position are in ``promote_types(dtype, float32)``. Float64 parameters with ``dtype="float64"`` give a float64 model.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
+
+from curia2_jax.errors import UserError
+from curia2_jax.models import attention, pos_embed
+
+# Values inside a block that a remat policy may keep by name.
+CHECKPOINT_NAMES = ("qkv", "attn_out", "ffn_hidden")
+LAYER_NORM_EPS = 1e-6
+_POLICIES = ("nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable", "everything_saveable")
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """Shape and execution of a vision transformer.
+
+    ``remat`` is "none", a policy of ``jax.checkpoint_policies``, or names of CHECKPOINT_NAMES joined by commas.
+    ``scan=False`` unrolls the loop over the same stacked parameters. ``interpolation`` is one of
+    ``pos_embed.FORMS``, or "" to follow the registers as the PyTorch models do: none "size", some "antialias".
+    """
+
+    width: int
+    depth: int
+    heads: int
+    patch_size: int = 16
+    in_channels: int = 1
+    image_size: int = 256
+    ffn: str = "swiglu"
+    registers: int = 0
+    layerscale: float = 1e-5
+    drop_path: float = 0.0
+    attention: str = "auto"
+    remat: str = "dots_with_no_batch_dims_saveable"
+    scan: bool = True
+    dtype: str = "bfloat16"
+    interpolation: str = ""
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise UserError(f"heads={self.heads}: must divide width={self.width}")
+        if self.image_size % self.patch_size:
+            raise UserError(f"image_size={self.image_size}: must be a multiple of patch_size={self.patch_size}")
+        if self.ffn not in ("swiglu", "mlp"):
+            raise UserError(f"ffn={self.ffn!r}: write 'swiglu' or 'mlp'")
+        if not 0 <= self.drop_path < 1:
+            raise UserError(f"drop_path={self.drop_path}: must be at least 0 and below 1")
+        if self.attention not in attention.IMPLEMENTATIONS:
+            raise UserError(f"attention={self.attention!r}: write one of {', '.join(attention.IMPLEMENTATIONS)}")
+        if self.dtype not in ("bfloat16", "float16", "float32", "float64"):
+            raise UserError(f"dtype={self.dtype!r}: write 'bfloat16', 'float16', 'float32' or 'float64'")
+        if self.interpolation not in ("", *pos_embed.FORMS):
+            raise UserError(f"interpolation={self.interpolation!r}: write '' or one of {', '.join(pos_embed.FORMS)}")
+        _remat_policy(self.remat)
+
+    @property
+    def grid(self) -> int:
+        """Side of the learned position table, in patches."""
+        return self.image_size // self.patch_size
+
+    @property
+    def hidden(self) -> int:
+        """Width inside the feed-forward net: 4 D, or for SwiGLU two thirds of that, rounded up to a multiple of 8."""
+        return 4 * self.width if self.ffn == "mlp" else (4 * self.width * 2 // 3 + 7) // 8 * 8
+
+    @property
+    def position_form(self) -> str:
+        return self.interpolation or ("antialias" if self.registers else "size")
+
+
+def subset_size(crops: int, rate: float) -> int:
+    """How many of ``crops`` crops a residual branch computes when drop path has this rate."""
+    return max(int(crops * (1 - rate)), 1)
+
+
+def _remat_policy(remat: str):
+    if remat in _POLICIES:
+        return getattr(jax.checkpoint_policies, remat)
+    names = [name.strip() for name in remat.split(",")]
+    if remat != "none" and not set(names) <= set(CHECKPOINT_NAMES):
+        raise UserError(
+            f"remat={remat!r}: write 'none', one of {', '.join(_POLICIES)}, or names of {', '.join(CHECKPOINT_NAMES)}"
+        )
+    return jax.checkpoint_policies.save_only_these_names(*names)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Exact GELU. In terms of erf, which the CPU vectorises; jax.nn.gelu uses erfc."""
+    return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def _dense(features: int, dtype: str, name: str) -> nn.Dense:
+    return nn.Dense(features, dtype=jnp.dtype(dtype), kernel_init=nn.initializers.normal(0.02), name=name)
+
+
+def layer_norm(dtype, name: str) -> nn.LayerNorm:
+    # The fast variance, E[x^2] - E[x]^2, loses digits where the mean is large.
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=jnp.dtype(dtype), use_fast_variance=False, name=name)
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches times one kernel: (b, H, W, C) -> (b, h*w, D), row-major.
+
+    The stride equals the kernel, so the convolution is a reshape and a matmul. PyTorch's default init of Conv2d.
+    """
+
+    config: ViTConfig
+
+    @nn.compact
+    def __call__(self, images):
+        size, channels, width = self.config.patch_size, self.config.in_channels, self.config.width
+        fan_in = channels * size * size
+
+        def uniform(key, shape):
+            return jax.random.uniform(key, shape, jnp.float32, -(fan_in**-0.5), fan_in**-0.5)
+
+        kernel = self.param("kernel", uniform, (size, size, channels, width))
+        bias = self.param("bias", uniform, (width,))
+        dtype = jnp.dtype(self.config.dtype)
+        b, height, width_px, _ = images.shape
+        patches = images.astype(dtype).reshape(b, height // size, size, width_px // size, size, channels)
+        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, fan_in)
+        # Rounded to the compute dtype first: a float32 output would make both matmuls of the backward pass float32.
+        tokens = jnp.matmul(patches, kernel.reshape(fan_in, -1).astype(dtype))
+        wide = jnp.promote_types(dtype, jnp.float32)
+        return tokens.astype(wide) + bias.astype(wide).reshape(1, 1, -1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: (b, T, D) -> (b, T, D)."""
+
+    config: ViTConfig
+    batch_spec: PartitionSpec | None
+
+    @nn.compact
+    def __call__(self, x):
+        config = self.config
+        b, tokens, width = x.shape
+        heads = (b, tokens, config.heads, width // config.heads)
+        query, key, value = (
+            checkpoint_name(_dense(width, config.dtype, name)(x), "qkv").reshape(heads)
+            for name in ("query", "key", "value")
+        )
+        mixed = attention.attention(query, key, value, config.attention, self.batch_spec)
+        return _dense(width, config.dtype, "out")(mixed.reshape(x.shape))
+
+
+class FeedForward(nn.Module):
+    """Per-token net: down(silu(gate(x)) * up(x)), or fc2(gelu(fc1(x)))."""
+
+    config: ViTConfig
+
+    @nn.compact
+    def __call__(self, x):
+        config = self.config
+
+        def hidden(name):
+            return checkpoint_name(_dense(config.hidden, config.dtype, name)(x), "ffn_hidden")
+
+        if config.ffn == "swiglu":
+            return _dense(config.width, config.dtype, "down")(nn.silu(hidden("gate")) * hidden("up"))
+        return _dense(config.width, config.dtype, "fc2")(gelu(hidden("fc1")))
+
+
+class LayerScale(nn.Module):
+    """Learned per-channel factor of a residual branch (CaiT), times a constant."""
+
+    init: float
+
+    @nn.compact
+    def __call__(self, x, factor: float):
+        gamma = self.param("gamma", nn.initializers.constant(self.init), (x.shape[-1],))
+        return x * (gamma * factor).astype(x.dtype).reshape(1, 1, -1)
+
+
+class Block(nn.Module):
+    """Pre-norm residual block. One step of the scan: (tokens, layer index, keys) -> (tokens, None)."""
+
+    config: ViTConfig
+    batch_spec: PartitionSpec | None
+
+    @nn.compact
+    def __call__(self, x, layer, drop_path_keys):
+        config = self.config
+        branches = (
+            (layer_norm(config.dtype, "norm1"), Attention(config, self.batch_spec, name="attn"), "ls1"),
+            (layer_norm(config.dtype, "norm2"), FeedForward(config, name="ffn"), "ls2"),
+        )
+        for index, (norm, net, scale) in enumerate(branches):
+            scale = LayerScale(config.layerscale, name=scale)
+
+            def branch(tokens, factor, norm=norm, net=net, scale=scale):
+                return scale(net(norm(tokens)), factor)
+
+            if drop_path_keys is None or config.drop_path == 0:
+                x = x + branch(x, 1.0)
+            else:
+                keys = jax.vmap(lambda key, index=index: jax.random.fold_in(key, 2 * layer + index))(drop_path_keys)
+                x = on_subset(branch, x, keys, config.drop_path)
+        if self.batch_spec is not None:
+            x = jax.lax.with_sharding_constraint(x, PartitionSpec(*self.batch_spec, None, None))
+        return x, None
+
+
+def on_subset(branch: Callable, x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
+    """Batch-subset stochastic depth (DINOv2 section 5): x + branch(x, g / s) on s of the g crops of each group only.
+
+    ``x`` is (groups * g, T, D), ``keys`` (groups,). The s kept crops are a uniform subset without replacement; the
+    branch gets no others, and is told the factor g / s to multiply its result by. Gather and scatter are batched over
+    the groups, so a device that holds whole groups needs nothing from the others.
+    """
+    groups = keys.shape[0]
+    crops = x.shape[0] // groups
+    kept = subset_size(crops, rate)
+    # Sorted: the order inside the subset is of no consequence, and memory is read in order.
+    index = jax.vmap(lambda key: jnp.sort(jax.random.permutation(key, crops)[:kept]))(keys)
+    grouped = x.reshape(groups, crops, *x.shape[1:])
+    subset = jax.vmap(lambda group, i: group.at[i].get(indices_are_sorted=True, unique_indices=True))(grouped, index)
+    change = branch(subset.reshape(groups * kept, *x.shape[1:]), crops / kept).reshape(subset.shape)
+    add = jax.vmap(lambda group, i, c: group.at[i].add(c, indices_are_sorted=True, unique_indices=True))
+    return add(grouped, index, change).reshape(x.shape)
+
+
+class ViT(nn.Module):
+    """The backbone. ``batch_spec`` are the mesh axes of the batch, P(axes): constrains the residual stream."""
+
+    config: ViTConfig
+    batch_spec: PartitionSpec | None = None
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, masks: jax.Array | None = None, *, drop_path_keys: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        """Final-norm tokens of images (b, H, W, C), H and W multiples of the patch size.
+
+        ``masks`` (b, N) bool: true patches are replaced by the mask token, keeping their position.
+        ``drop_path_keys`` (groups,) typed PRNG keys: drop path inside groups of b / groups consecutive images; None
+        switches it off (teacher, evaluation). Returns "cls" (b, D), "registers" (b, R, D), "patches" (b, N, D) in
+        ``promote_types(config.dtype, float32)``.
+        """
+        config = self.config
+        height, width, channels = images.shape[1:]
+        if height % config.patch_size or width % config.patch_size or channels != config.in_channels:
+            raise UserError(
+                f"images of {height} x {width} x {channels}: sides must be multiples of patch_size="
+                f"{config.patch_size}, channels must be in_channels={config.in_channels}"
+            )
+        x = self._embed(images, masks)
+        block = Block
+        if config.remat != "none":
+            # Inside a scan nothing can be merged with the forward pass; an unrolled loop has to forbid it.
+            block = nn.remat(Block, prevent_cse=not config.scan, policy=_remat_policy(config.remat))
+        blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast),
+            length=config.depth,
+            unroll=1 if config.scan else config.depth,
+        )(config, self.batch_spec, name="blocks")
+        x, _ = blocks(x, jnp.arange(config.depth), drop_path_keys)
+        x = layer_norm(jnp.promote_types(config.dtype, jnp.float32), "norm")(x)
+        first_patch = 1 + config.registers
+        return {"cls": x[:, 0], "registers": x[:, 1:first_patch], "patches": x[:, first_patch:]}
+
+    def _embed(self, images, masks):
+        """Patch embedding, mask token, class token, positions, then registers, which have no position."""
+        config = self.config
+        width = config.width
+        tokens = PatchEmbed(config, name="patch_embed")(images)
+        normal, tiny = nn.initializers.normal(0.02), nn.initializers.normal(1e-6)
+        cls_token = self.param("cls_token", tiny, (1, 1, width))
+        mask_token = self.param("mask_token", nn.initializers.zeros, (1, width))
+        table = self.param("pos_embed", normal, (1, 1 + config.grid**2, width))
+        if masks is not None:
+            tokens = jnp.where(masks[:, :, None], mask_token.astype(tokens.dtype).reshape(1, 1, width), tokens)
+        grid = (images.shape[1] // config.patch_size, images.shape[2] // config.patch_size)
+        position = pos_embed.interpolate(table, grid, config.position_form).astype(tokens.dtype)
+        b = images.shape[0]
+        first = cls_token.astype(tokens.dtype) + position[:, :1]
+        parts = [jnp.broadcast_to(first, (b, 1, width)), tokens + position[:, 1:]]
+        if config.registers:
+            registers = self.param("register_tokens", tiny, (1, config.registers, width))
+            parts.insert(1, jnp.broadcast_to(registers.astype(tokens.dtype), (b, config.registers, width)))
+        return jnp.concatenate(parts, axis=1).astype(config.dtype)

@@ -1,0 +1,130 @@
+"""Floating-point operations of one step, by part: the arithmetic that MFU and planning rest on.
+
+Counted are matrix products (a multiply and an add are two), forward and backward, as the step needs them: nothing for
+recomputation under remat, and residual branches only for the crops that drop path keeps. Patch embedding and position
+interpolation are matrix products too, so there are no convolutions. Elementwise work (a few per cent) is not counted.
+A recipe is a `curia2_jax.training.recipe.Recipe`; only its sizes are read.
+"""
+
+import math
+from typing import Any
+
+SIGREG_CHUNK = 64  # directions at once in losses/sigreg.py; the last chunk is computed whole
+
+
+def kept_share(crops: int, rate: float) -> float:
+    """Share of a group's crops that a residual branch computes: floor(crops * (1 - rate)), at least one, of them."""
+    return max(int(crops * (1 - rate)), 1) / crops
+
+
+def block(model: Any, tokens: int) -> float:
+    """One transformer block on one crop of `tokens` tokens, forward: projections, attention, feed-forward net."""
+    width = model.width
+    matrices = 4 * width * width + (3 if model.ffn == "swiglu" else 2) * width * model.hidden
+    return 2.0 * tokens * matrices + attention(model, tokens)
+
+
+def attention(model: Any, tokens: int) -> float:
+    """The two products Q K^T and P V of one block and crop, forward."""
+    return 4.0 * tokens * tokens * model.width
+
+
+def embedding(model: Any, patches: int) -> float:
+    """Patch embedding of one crop, forward."""
+    return 2.0 * patches * model.patch_size**2 * model.in_channels * model.width
+
+
+def interpolation(model: Any, patches: int) -> float:
+    """Resampling the position table for a grid of another size, forward; once a pass, whatever the batch."""
+    side, table = math.isqrt(patches), model.grid
+    if side == table:
+        return 0.0
+    return 2.0 * model.width * (side * table * table + side * side * table)
+
+
+def head(width: int, c: Any) -> float:
+    """The MLP of a projection head on one token, forward; without the last layer."""
+    sizes = [width, *[c.hidden] * (c.layers - 1), c.bottleneck]
+    return sum(2.0 * a * b for a, b in zip(sizes, sizes[1:], strict=False))
+
+
+def update(recipe: Any, masked_per_group: int) -> dict[str, float]:
+    """FLOPs of `training.step.update` on the whole global batch, by part.
+
+    Args:
+      masked_per_group: masked patches of a group of `data.group_size` images.
+    """
+    m, images, num_local = recipe.model, recipe.data.global_batch, recipe.crops.num_local
+    groups = images // recipe.data.group_size
+    passes = recipe.parallel.accumulation
+    patches = {name: (getattr(recipe.crops, f"{name}_size") // m.patch_size) ** 2 for name in ("global", "local")}
+    crops = {"global": 2 * images, "local": num_local * images}
+    masked = groups * masked_per_group
+
+    parts: dict[str, float] = {}
+    for name, count in crops.items():
+        if not count:
+            continue
+        tokens = patches[name] + 1 + m.registers
+        blocks = count * m.depth * block(m, tokens)
+        if name == "global":
+            parts["teacher global"] = blocks + count * embedding(m, patches[name])
+        # The backward pass is twice the forward one, but pixels need no gradient.
+        kept = kept_share(count // groups, m.drop_path)
+        parts[f"student {name}"] = (
+            3 * kept * blocks + 2 * count * embedding(m, patches[name]) + 2 * passes * interpolation(m, patches[name])
+        )
+
+    rows = {"dino": (crops["global"], crops["global"] + crops["local"]), "ibot": (masked, masked)}
+    for name, (teacher, student) in rows.items():
+        c = getattr(recipe, f"{name}_head")
+        last = 2.0 * c.bottleneck * c.prototypes
+        parts[f"{name} head"] = (teacher + 3 * student) * head(m.width, c)
+        parts[f"{name} last layer"] = (teacher + 3 * student) * last
+
+    o = recipe.objective
+    if o.regularizer == "sigreg":
+        dim = m.width if o.sigreg_placement == "backbone" else recipe.dino_head.bottleneck
+        slices = min(o.sigreg_slices, SIGREG_CHUNK)
+        slices *= math.ceil(o.sigreg_slices / slices)
+        # Forward, forward again (a chunk of projections is cheaper to make than to keep), gradient of the tokens.
+        parts["sigreg"] = 3 * 2.0 * crops["global"] * dim * slices
+    elif o.regularizer == "koleo":
+        # Cosines inside groups, per view; the gradient goes through the chosen pairs only.
+        parts["koleo"] = 2.0 * crops["global"] * recipe.data.group_size * m.width
+    return parts
+
+
+def recomputed(recipe: Any) -> float:
+    """What remat adds to `update`: matrix products of the student's blocks that are computed a second time."""
+    m, images = recipe.model, recipe.data.global_batch
+    if m.remat in ("none", "everything_saveable", "dots_saveable"):
+        return 0.0
+    groups, total = images // recipe.data.group_size, 0.0
+    for size, crops in ((recipe.crops.global_size, 2), (recipe.crops.local_size, recipe.crops.num_local)):
+        if not crops:
+            continue
+        tokens = (size // m.patch_size) ** 2 + 1 + m.registers
+        kept = kept_share(crops * images // groups, m.drop_path)
+        again = attention(m, tokens)
+        if m.remat != "dots_with_no_batch_dims_saveable":
+            matrices = {"qkv": 3 * m.width**2, "attn_out": 0, "ffn_hidden": (2 if m.ffn == "swiglu" else 1)}
+            matrices["ffn_hidden"] *= m.width * m.hidden
+            saved = sum(2.0 * tokens * matrices[name] for name in m.remat.split(",") if name in matrices)
+            # With a flash kernel a saved output still costs the forward pass again: its log-sum-exp is not saved.
+            again = block(m, tokens) - saved
+        total += crops * images * m.depth * kept * again
+    return total
+
+
+def views(recipe: Any) -> float:
+    """FLOPs of cutting and resizing all crops of a batch from their canvas: two products a crop, no gradient."""
+    canvas, images, total = recipe.data.canvas, recipe.data.global_batch, 0.0
+    for size, crops in ((recipe.crops.global_size, 2), (recipe.crops.local_size, recipe.crops.num_local)):
+        total += images * crops * 2.0 * (size * canvas * canvas + size * size * canvas)
+    return total
+
+
+def mfu(flops: float, seconds: float, devices: int, peak: float) -> float:
+    """Model FLOPs utilisation: share of the peak of all devices that `flops` in `seconds` amounts to."""
+    return flops / (seconds * devices * peak)

@@ -1,0 +1,188 @@
+"""What a compiled program does, read from its HLO text: matrix products and collectives, each with how often it runs.
+
+XLA's own cost analysis counts the body of a loop once, so a scan over 1 or 40 layers looks alike; here every operation
+is multiplied by the trip counts of the loops around it.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_BITS = {"pred": 8, "token": 0, "opaque": 0}
+_SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+[a-z]*)?)\[([\d,]*)\]")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_INSTRUCTION = re.compile(r"^(?:ROOT )?%?([\w.\-]+) = (\([^=]*?\)|\S+) ([\w\-]+)\((.*)$")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_NAME = re.compile(r'op_name="([^"]*)"')
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """A matrix product or a collective, as one device sees it."""
+
+    kind: str  # "dot" or one of COLLECTIVES
+    times: int  # how often a run of the program does it
+    bytes: int  # of its result: what a device holds after it; of a reduce-scatter, of its operand
+    flops: float  # of one; 0 for a collective
+    dtypes: tuple[str, ...]  # of the operands
+    group: int  # devices that take part
+    loop: int  # loops around it
+    name: str  # where in the source it comes from: JAX's op_name
+
+
+@dataclasses.dataclass
+class _Instruction:
+    name: str
+    shape: str
+    opcode: str
+    rest: str
+    root: bool
+
+
+def shapes(text: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Every (dtype, dimensions) in a shape, which may be a tuple of several."""
+    return [
+        (dtype, tuple(int(n) for n in dims.split(",") if n))
+        for dtype, dims in _SHAPE.findall(text)
+        if dtype in _BITS or re.search(r"\d", dtype)
+    ]
+
+
+def size(text: str) -> int:
+    """Bytes of a shape."""
+    total = 0.0
+    for dtype, dims in shapes(text):
+        bits = _BITS.get(dtype) or int(re.search(r"\d+", dtype).group())
+        total += math.prod(dims) * bits / 8
+    return int(total)
+
+
+def _computations(text: str) -> tuple[str, dict[str, list[_Instruction]]]:
+    entry, found, current = "", {}, None
+    for line in text.splitlines():
+        if line and not line[0].isspace() and (m := _COMPUTATION.match(line)):
+            current = found.setdefault(m.group(2), [])
+            entry = m.group(2) if m.group(1) else entry
+        elif current is not None and (m := _INSTRUCTION.match(line.strip())):
+            current.append(_Instruction(*m.groups(), root=line.strip().startswith("ROOT ")))
+    return entry, found
+
+
+def _group(rest: str) -> int:
+    """Devices of one replica group: `{{0,1},{2,3}}`, `[4,2]<=[8]`, or source-target pairs."""
+    if m := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
+        return int(m.group(2))
+    if m := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
+        return len(m.group(1).split(","))
+    if "source_target_pairs" in rest:
+        return 2
+    return 0
+
+
+def _operands(rest: str) -> str:
+    """The text between the parentheses of an operation."""
+    depth = 1
+    for i, c in enumerate(rest):
+        depth += (c == "(") - (c == ")")
+        if depth == 0:
+            return rest[:i]
+    return rest
+
+
+def operations(text: str) -> list[Operation]:
+    """Every matrix product and collective of a compiled program (`jax.stages.Compiled.as_text()`).
+
+    A loop whose trip count XLA does not know counts once. Of a conditional every branch counts.
+    """
+    entry, computations = _computations(text)
+    out: list[Operation] = []
+
+    def visit(name: str, times: int, loop: int) -> None:
+        table = {i.name: i.shape for i in computations[name]}
+        for i in computations[name]:
+            kind = i.opcode.removesuffix("-start").removesuffix("-done")
+            if kind in ("async",) or i.opcode.endswith("-done"):
+                kind = ""
+            operand_text = _operands(i.rest)
+            names = re.findall(r"%([\w.\-]+)", operand_text)
+            operand_shapes = [table.get(n, "") for n in names] if names else [operand_text]
+            where = m.group(1) if (m := _NAME.search(i.rest)) else ""
+            if kind == "dot":
+                lhs = shapes(operand_shapes[0])[0][1] if names else shapes(operand_text)[0][1]
+                contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", i.rest)
+                over = math.prod(lhs[int(d)] for d in contracted.group(1).split(",") if d) if contracted else 1
+                result = math.prod(shapes(i.shape)[0][1])
+                dtypes = tuple(shapes(s)[0][0] for s in operand_shapes if shapes(s))
+                out.append(Operation("dot", times, size(i.shape), 2.0 * result * over, dtypes, 0, loop, where))
+            elif kind == "convolution":
+                out.append(_convolution(i, operand_shapes, times, loop, where))
+            elif kind in COLLECTIVES:
+                dtypes = tuple(dict.fromkeys(s[0] for shape in operand_shapes for s in shapes(shape)))
+                moved = sum(size(s) for s in operand_shapes) if kind == "reduce-scatter" else size(i.shape)
+                if i.opcode.endswith("-start") and kind in ("all-gather", "collective-permute"):
+                    # (operand, result, ...): the operands are no part of the result.
+                    parts = [math.prod(d) * (_BITS.get(t) or int(re.search(r"\d+", t).group())) // 8
+                             for t, d in shapes(i.shape)]
+                    moved = max(parts)
+                out.append(Operation(kind, times, moved, 0.0, dtypes, _group(i.rest), loop, where))
+            trips = int(m.group(1)) if i.opcode == "while" and (m := _TRIPS.search(i.rest)) else 1
+            called = _CALLED.findall(i.rest)
+            if m := _BRANCHES.search(i.rest):
+                called += [c.strip().lstrip("%") for c in m.group(1).split(",")]
+            if i.opcode in ("all-reduce", "reduce-scatter", "all-reduce-start", "reduce", "sort", "scatter", "map"):
+                continue  # what they apply is a scalar function
+            before = len(out)
+            for computation in called:
+                if computation in computations:
+                    visit(computation, times * trips, loop + (i.opcode == "while"))
+            if "all-reduce-scatter" in i.name or any("all-reduce-scatter" in c for c in called):
+                out[before:] = [_as_reduce_scatter(o) for o in out[before:]]
+
+    visit(entry, 1, 0)
+    return out
+
+
+def _as_reduce_scatter(o: Operation) -> Operation:
+    """TPU: a fusion of an all-reduce with the slice of it that a device keeps is the hardware's reduce-scatter."""
+    return dataclasses.replace(o, kind="reduce-scatter") if o.kind == "all-reduce" else o
+
+
+def _convolution(i: _Instruction, operand_shapes: list[str], times: int, loop: int, where: str) -> Operation:
+    """TPUs write matrix products as convolutions: each result is a sum over the kernel but its output features."""
+    kernel, labels = shapes(operand_shapes[1])[0][1], re.search(r"dim_labels=\w+_(\w+)->", i.rest)
+    over = math.prod(kernel) / kernel[labels.group(1).index("o")] if labels else math.prod(kernel)
+    result = math.prod(shapes(i.shape)[0][1])
+    dtypes = tuple(shapes(s)[0][0] for s in operand_shapes if shapes(s))
+    return Operation("dot", times, size(i.shape), 2.0 * result * over, dtypes, 0, loop, where)
+
+
+def total_flops(text: str) -> float:
+    """Of all matrix products of a run of the program, on one device."""
+    return sum(o.times * o.flops for o in operations(text) if o.kind == "dot")
+
+
+def collectives(text: str) -> dict[str, dict[str, float]]:
+    """By kind: `count` (in the text), `runs` (loops multiplied) and `bytes` (runs times result, on one device)."""
+    table: dict[str, dict[str, float]] = collections.defaultdict(lambda: {"count": 0, "runs": 0, "bytes": 0})
+    for o in operations(text):
+        if o.kind in COLLECTIVES:
+            row = table[o.kind]
+            row["count"] += 1
+            row["runs"] += o.times
+            row["bytes"] += o.times * o.bytes
+    return {kind: dict(table[kind]) for kind in COLLECTIVES if kind in table}
+
+
+def wire_bytes(text: str) -> float:
+    """Bytes that one device sends in a run of the program, with ring algorithms: (n - 1) / n of what is gathered or
+    scattered, twice that for an all-reduce, all of a permutation."""
+    share = {"all-reduce": 2.0, "collective-permute": 2.0}  # a pair has n = 2
+    return sum(
+        o.times * o.bytes * share.get(o.kind, 1.0) * (o.group - 1) / o.group
+        for o in operations(text)
+        if o.kind in COLLECTIVES and o.group > 1
+    )

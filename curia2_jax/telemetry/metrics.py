@@ -1,0 +1,45 @@
+"""Scalars of a run: one JSON line an interval in metrics.jsonl first, the same in TensorBoard files."""
+
+import json
+import math
+import os
+import pathlib
+
+from tensorboardX import SummaryWriter
+
+
+def read(path: pathlib.Path) -> list[dict[str, float]]:
+    """The rows of a metrics.jsonl; a last line cut short by a kill is left out."""
+    rows = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return rows
+
+
+class MetricsWriter:
+    """Writes rows of scalars. Opened at `step`, it first drops what an earlier life of the run wrote beyond it."""
+
+    def __init__(self, run: pathlib.Path, step: int):
+        self._path = run / "metrics.jsonl"
+        kept = [row for row in read(self._path) if row["step"] <= step]
+        partial = self._path.with_suffix(".jsonl.partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(partial, self._path)
+        self._file = self._path.open("a")
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Appends one row; flushed, so that a kill loses nothing. NaN is written as null."""
+        row = {"step": step, **{name: None if math.isnan(value) else value for name, value in scalars.items()}}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()

@@ -1,0 +1,73 @@
+"""Pictures of a run: the crops it sees, and its curves."""
+
+import math
+import pathlib
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+CURVES = {  # panel: (title, metrics)
+    "loss": ("Loss", ("loss", "dino_global", "dino_local", "ibot")),
+    "rankme": ("RankMe of the class tokens", ("rankme",)),
+    "teacher": ("Teacher: entropy, and KL to the student", ("teacher_entropy", "teacher_kl")),
+    "std": ("Spread of the class tokens", ("feature_std",)),
+    "sigreg": ("SigReg beside its expectation", ("sigreg", "sigreg_expected")),
+    "norms": ("Norm of the gradient", ("grad_norm/backbone", "grad_norm/dino_head", "grad_norm/ibot_head")),
+    "updates": ("Norm of the update", ("update_norm/backbone", "update_norm/dino_head", "update_norm/ibot_head")),
+    "rate": ("Learning rate", ("lr", "last_layer_lr")),
+}
+
+
+def crops(
+    path: pathlib.Path, global_crops: np.ndarray, local_crops: np.ndarray, masks: np.ndarray, rows: int = 6
+) -> None:
+    """The crops of the first images of a batch, as the student sees them: one image a row, masked patches dimmed.
+
+    Args:
+      global_crops: (2B, R, R, 1). local_crops: (LB, r, r, 1). masks: (B, 2, N) bool.
+    """
+    images = masks.shape[0]
+    rows = min(rows, images)
+    num_local = len(local_crops) // images
+    side = math.isqrt(masks.shape[-1])
+    figure, axes = plt.subplots(rows, 2 + num_local, figsize=(1.4 * (2 + num_local), 1.4 * rows), squeeze=False)
+    for image in range(rows):
+        views = [*global_crops[2 * image : 2 * image + 2], *local_crops[num_local * image : num_local * (image + 1)]]
+        for column, (axis, crop) in enumerate(zip(axes[image], views, strict=True)):
+            axis.imshow(crop[..., 0], cmap="gray", vmin=-2, vmax=3)
+            if column < 2:
+                patch = crop.shape[0] // side
+                mask = np.kron(masks[image, column].reshape(side, side), np.ones((patch, patch)))
+                axis.imshow(np.ma.masked_equal(mask, 0), cmap="winter", alpha=0.35, vmin=0, vmax=1)
+            axis.set_axis_off()
+            if image == 0:
+                axis.set_title(f"global {column + 1}" if column < 2 else f"local {column - 1}", fontsize=8)
+    figure.tight_layout(pad=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def curves(path: pathlib.Path, rows: list[dict[str, float]]) -> None:
+    """What the metrics say over the steps; panels without a value are left out."""
+    panels = [(t, [n for n in names if any(r.get(n) is not None for r in rows)]) for t, names in CURVES.values()]
+    panels = [(title, names) for title, names in panels if names]
+    if not panels:
+        return
+    height = math.ceil(len(panels) / 4)
+    figure, axes = plt.subplots(height, 4, figsize=(16, 3.2 * height), squeeze=False)
+    for axis, (title, names) in zip(axes.flat, panels, strict=False):
+        for name in names:
+            points = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
+            axis.plot(*zip(*points, strict=True), label=name)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step", fontsize=8)
+        axis.legend(fontsize=7, frameon=False)
+        axis.grid(alpha=0.2)
+    for axis in list(axes.flat)[len(panels) :]:
+        axis.set_axis_off()
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

@@ -1,0 +1,45 @@
+"""The one line that says how a run is doing."""
+
+import dataclasses
+import time
+
+
+def duration(seconds: float) -> str:
+    """`3 d 04 h`, `2 h 05 min`, `4 min 10 s` or `9 s`."""
+    s = int(seconds)
+    if s >= 86_400:
+        return f"{s // 86_400} d {s % 86_400 // 3600:02d} h"
+    if s >= 3600:
+        return f"{s // 3600} h {s % 3600 // 60:02d} min"
+    return f"{s // 60} min {s % 60:02d} s" if s >= 60 else f"{s} s"
+
+
+@dataclasses.dataclass
+class Progress:
+    """Wall-clock of a run since it was last asked: rate, waiting, time to go."""
+
+    total_steps: int
+    images_per_step: int
+    step: int
+    since: float = dataclasses.field(default_factory=time.monotonic)
+    waited: float = 0.0  # seconds spent waiting for data since then
+    saved_at: float | None = None  # monotonic time of the newest checkpoint
+
+    def interval(self, step: int) -> dict[str, float]:
+        """Figures since the last call: `images_per_s`, `data_wait` (share of the time), `eta_s`."""
+        now = time.monotonic()
+        elapsed, steps = max(now - self.since, 1e-9), step - self.step
+        figures = {
+            "images_per_s": steps * self.images_per_step / elapsed,
+            "data_wait": min(self.waited / elapsed, 1.0),
+            "eta_s": (self.total_steps - step) * elapsed / max(steps, 1),
+        }
+        self.since, self.step, self.waited = now, step, 0.0
+        return figures
+
+    def line(self, loss: float, figures: dict[str, float]) -> str:
+        age = "none" if self.saved_at is None else duration(time.monotonic() - self.saved_at)
+        return (
+            f"step {self.step:,}/{self.total_steps:,}  loss {loss:.4f}  {figures['images_per_s']:.1f} img/s  "
+            f"data wait {figures['data_wait']:.0%}  ETA {duration(figures['eta_s'])}  checkpoint age {age}"
+        )

@@ -1,0 +1,79 @@
+"""Where a run's first state comes from: its own newest checkpoint, else `init_from`, else random numbers."""
+
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from curia2_jax.errors import UserError
+from curia2_jax.models import pos_embed
+from curia2_jax.parallel import sharding
+from curia2_jax.parallel.sharding import path_of
+from curia2_jax.training import checkpoints
+from curia2_jax.training.recipe import Recipe
+from curia2_jax.training.state import TrainState, abstract_state, from_params, init_params, init_state
+
+PyTree = Any
+
+
+def abstract_sharded_state(recipe: Recipe, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state; nothing allocated."""
+    abstract = abstract_state(recipe)
+    shardings = sharding.state_shardings(abstract, mesh)
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
+
+
+def initial_state(writer: ocp.CheckpointManager, recipe: Recipe, mesh: Mesh, contract_hash: str) -> TrainState:
+    """The state to go on from.
+
+    Raises:
+      UserError: the newest checkpoint was trained on another corpus, or `init_from` does not fit the model.
+    """
+    abstract = abstract_sharded_state(recipe, mesh)
+    shardings = jax.tree.map(lambda a: a.sharding, abstract)
+    newest = writer.latest_step()
+    if newest is not None:
+        state, meta = checkpoints.restore(writer, newest, abstract)
+        if meta["corpus"] != contract_hash:
+            raise UserError(
+                f"config.data.corpus: {recipe.data.corpus} has the contract {contract_hash[:12]}, the checkpoints of "
+                f"this run are of {meta['corpus'][:12]}; write the corpus of the run, or another --workdir"
+            )
+        return state
+    key = jax.random.key(recipe.seed)
+    if not recipe.init_from:
+        return jax.jit(lambda: init_state(key, recipe), out_shardings=shardings)()
+    params, teacher = pretrained(recipe)
+    random = jax.jit(lambda: init_params(key, recipe), out_shardings=shardings.params)()
+    # Heads that the folder lacks (a converted backbone has none) start at random.
+    params, teacher = (
+        {**random, **jax.device_put(tree, {k: shardings.params[k] for k in tree})} for tree in (params, teacher)
+    )
+    return jax.jit(lambda p, t: from_params(p, t, recipe), out_shardings=shardings)(params, teacher)
+
+
+def pretrained(recipe: Recipe) -> tuple[PyTree, PyTree]:
+    """Student and teacher of `init_from` as NumPy trees, the position grid interpolated to this recipe's.
+
+    Raises:
+      UserError: an array has another shape than this config's model, named.
+    """
+    run, step = checkpoints.parse(recipe.init_from)
+    expected = abstract_state(recipe).params
+    trees = []
+    for item in ("params", "teacher"):
+        tree = checkpoints.restore_item(run, step, item)
+        grid = tree["backbone"]["pos_embed"]
+        tree["backbone"]["pos_embed"] = pos_embed.resize_grid(grid, recipe.model.grid, recipe.model.position_form)
+        found = {path_of(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        kept = {name: expected[name] for name in tree if name in expected}
+        wanted = {path_of(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(kept)}
+        for path in sorted(found.keys() | wanted.keys()):
+            if found.get(path) != wanted.get(path):
+                raise UserError(
+                    f"config.init_from: {path} is {found.get(path)} in {recipe.init_from}, {wanted.get(path)} in this "
+                    "config; write a run with the same model and heads"
+                )
+        trees.append(tree)
+    return trees[0], trees[1]

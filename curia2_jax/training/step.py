@@ -1,0 +1,67 @@
+"""One training step as a pure function: views, then update, nothing else."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from curia2_jax.training import objective, optimizer, schedules, views
+from curia2_jax.training.recipe import Recipe
+from curia2_jax.training.state import TrainState
+
+# Every draw on the device is fold_in(key(seed), step), folded again by use.
+VIEWS, OBJECTIVE = 0, 1
+
+
+def step_key(recipe: Recipe, step: Array, use: int) -> Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(recipe.seed), step), use)
+
+
+def update(
+    state: TrainState, crops: tuple[Array, Array], masks: Array, *, recipe: Recipe, mesh: Mesh | None = None
+) -> tuple[TrainState, dict[str, Array]]:
+    """Teacher forward, student forward and backward, clipping, AdamW, moving average (DINOv2's order).
+
+    Args:
+      crops: global (2B, R, R, C) and local (LB, r, r, C), image-major. masks: (B, 2, N) bool, the same number of true
+        entries in every group of `recipe.data.group_size` images.
+      mesh: None off a mesh, as in most tests.
+    Returns:
+      the new state, or the old one if the loss or a gradient norm is not finite; and scalar metrics, with `finite`.
+    """
+    c, s = recipe.schedule, recipe.optim
+    lr, last_layer_lr = schedules.learning_rate(state.step, c, s.peak_lr(recipe.data.global_batch), s.min_lr)
+    wd, momentum = schedules.weight_decay(state.step, c), schedules.teacher_momentum(state.step, c)
+    temp = schedules.teacher_temp(state.step, c)
+
+    grads, centers, metrics = objective.gradients(
+        state, crops, masks, temp, step_key(recipe, state.step, OBJECTIVE), recipe, mesh
+    )
+    grads, grad_norms = optimizer.clip_by_module(grads, s.clip_norm)
+    directions, opt_state = optimizer.adam(s).update(grads, state.opt_state)
+    groups = optimizer.param_groups(state.params, s)
+    params = optimizer.apply_updates(state.params, directions, groups, lr, last_layer_lr, wd)
+    teacher = jax.tree.map(
+        lambda t, p: t * momentum.astype(t.dtype) + p * (1.0 - momentum).astype(p.dtype), state.teacher, params
+    )
+    new = TrainState(step=state.step + 1, params=params, teacher=teacher, opt_state=opt_state, centers=centers)
+
+    finite = jnp.isfinite(metrics["loss"]) & jnp.stack([jnp.isfinite(n) for n in grad_norms.values()]).all()
+    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+    for name in params:
+        change = jax.tree.map(jnp.subtract, params[name], state.params[name])
+        metrics |= {f"grad_norm/{name}": grad_norms[name], f"update_norm/{name}": optax.tree.norm(change)}
+    metrics |= {"finite": finite, "lr": lr, "last_layer_lr": last_layer_lr, "weight_decay": wd}
+    return new, metrics | {"teacher_momentum": momentum, "teacher_temp": temp}
+
+
+def train_step(
+    state: TrainState, batch: dict[str, Array], *, recipe: Recipe, mesh: Mesh | None = None
+) -> tuple[TrainState, dict[str, Any]]:
+    """`batch` is the pipeline's: int16 slices, boxes, flips, masks (curia2_jax/data/pipeline.py)."""
+    key = step_key(recipe, state.step, VIEWS)
+    crops = views.views(batch, key, recipe.views, recipe.crops.global_size, recipe.crops.local_size)
+    return update(state, crops, batch["masks"], recipe=recipe, mesh=mesh)

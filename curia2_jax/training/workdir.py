@@ -1,0 +1,78 @@
+"""The folder of a run: RUN/{config.json, environment.json, checkpoints/, metrics.jsonl, tensorboard/, images/}."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from curia2_jax.errors import UserError
+
+# A run may be resumed with other values of these: they change neither the batches nor the mathematics of a step.
+RESUMABLE = (
+    "data.corpus", "data.num_threads", "data.num_workers", "data.prefetch", "data.max_corrupt_rate",
+    "checkpoint.", "log.", "parallel.fsdp", "model.attention", "model.remat", "model.scan", "objective.chunk",
+)  # fmt: skip
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "imagecodecs", "curia2-jax")
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """("optim.base_lr", 1e-3) for every leaf of a nested config."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """A reader sees the old file or the whole new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Makes the folder of a new run, or checks that it is a run of the same config.
+
+    Raises:
+      UserError: the folder holds a run of another config, or something that is no run.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        if workdir.is_dir() and any(workdir.iterdir()):
+            raise UserError(f"--workdir {workdir}: not empty and no run (no config.json); write a new folder")
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            (workdir / "images").mkdir(exist_ok=True)
+            write_atomically(workdir / "environment.json", json.dumps(environment(), indent=1) + "\n")
+            write_atomically(path, json.dumps(config, indent=1) + "\n")
+        except OSError as e:
+            raise UserError(
+                f"--workdir {workdir}: cannot write there ({e.strerror}); write a folder of yours with space left"
+            ) from e
+        return
+    before, now = dict(flat(json.loads(path.read_text()))), dict(flat(config))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key) and not key.startswith(RESUMABLE):
+            raise UserError(
+                f"--workdir {workdir}: a run with config.{key} = {before.get(key)!r}, now {now.get(key)!r}; "
+                "write another folder, or the same value"
+            )
+
+
+def environment() -> dict[str, Any]:
+    """Versions and devices, for whoever wants to repeat the run."""
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+    }
