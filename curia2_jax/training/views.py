@@ -51,8 +51,9 @@ def resize_weights(start: Array, stop: Array, length: Array, size: int, canvas: 
     """
     scale = ((stop - start) / size)[..., None, None]
     spread = jnp.maximum(scale, 1.0)
-    center = start[..., None, None] + (jnp.arange(size, dtype=jnp.float32)[:, None] + 0.5) * scale
-    pixel = jnp.broadcast_to(jnp.arange(canvas, dtype=jnp.float32), (*center.shape[:-1], canvas))
+    sample = (jnp.arange(size, dtype=jnp.float32) + 0.5).reshape((1,) * start.ndim + (size, 1))
+    center = start[..., None, None] + sample * scale
+    pixel = jnp.arange(canvas, dtype=jnp.float32).reshape((1,) * (start.ndim + 1) + (canvas,))
     weights = cubic((pixel + 0.5 - center) / spread)
     weights = jnp.where(pixel < length[..., None, None], weights, 0.0)
     return weights / weights.sum(-1, keepdims=True)

@@ -1,0 +1,1 @@
+"""A teacher becomes a folder that PyTorch loads, and comes back."""

@@ -1,0 +1,302 @@
+"""Backbone parameters <-> a folder that `transformers.AutoModel.from_pretrained` loads, from NumPy alone.
+
+Without registers the folder is a stock `Dinov2Model`, with them a stock `Dinov2WithRegistersModel`. The names are those
+on disk, which every release of transformers reads and writes, whatever it calls its modules in memory. Weights are
+float32 and are only transposed, split or joined: the way there and back is exact to the bit.
+"""
+
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from curia2_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from curia2_jax.models.vit import ViTConfig
+
+Tree = dict[str, Any]
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+LAYER_NORM_EPS = 1e-6
+
+# Ours -> theirs; {i} is the block, and a block parameter of ours has all blocks on axis 0.
+_NAMES = {
+    "cls_token": "embeddings.cls_token",
+    "mask_token": "embeddings.mask_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "register_tokens": "embeddings.register_tokens",
+    "patch_embed/kernel": "embeddings.patch_embeddings.projection.weight",
+    "patch_embed/bias": "embeddings.patch_embeddings.projection.bias",
+    "norm/scale": "layernorm.weight",
+    "norm/bias": "layernorm.bias",
+    "blocks/norm1/scale": "encoder.layer.{i}.norm1.weight",
+    "blocks/norm1/bias": "encoder.layer.{i}.norm1.bias",
+    "blocks/norm2/scale": "encoder.layer.{i}.norm2.weight",
+    "blocks/norm2/bias": "encoder.layer.{i}.norm2.bias",
+    "blocks/attn/query/kernel": "encoder.layer.{i}.attention.attention.query.weight",
+    "blocks/attn/query/bias": "encoder.layer.{i}.attention.attention.query.bias",
+    "blocks/attn/key/kernel": "encoder.layer.{i}.attention.attention.key.weight",
+    "blocks/attn/key/bias": "encoder.layer.{i}.attention.attention.key.bias",
+    "blocks/attn/value/kernel": "encoder.layer.{i}.attention.attention.value.weight",
+    "blocks/attn/value/bias": "encoder.layer.{i}.attention.attention.value.bias",
+    "blocks/attn/out/kernel": "encoder.layer.{i}.attention.output.dense.weight",
+    "blocks/attn/out/bias": "encoder.layer.{i}.attention.output.dense.bias",
+    "blocks/ls1/gamma": "encoder.layer.{i}.layer_scale1.lambda1",
+    "blocks/ls2/gamma": "encoder.layer.{i}.layer_scale2.lambda1",
+    "blocks/ffn/fc1/kernel": "encoder.layer.{i}.mlp.fc1.weight",
+    "blocks/ffn/fc1/bias": "encoder.layer.{i}.mlp.fc1.bias",
+    "blocks/ffn/fc2/kernel": "encoder.layer.{i}.mlp.fc2.weight",
+    "blocks/ffn/fc2/bias": "encoder.layer.{i}.mlp.fc2.bias",
+    # Gate and up are the two halves of one matrix there.
+    "blocks/ffn/gate/kernel": "encoder.layer.{i}.mlp.weights_in.weight",
+    "blocks/ffn/up/kernel": "encoder.layer.{i}.mlp.weights_in.weight",
+    "blocks/ffn/gate/bias": "encoder.layer.{i}.mlp.weights_in.bias",
+    "blocks/ffn/up/bias": "encoder.layer.{i}.mlp.weights_in.bias",
+    "blocks/ffn/down/kernel": "encoder.layer.{i}.mlp.weights_out.weight",
+    "blocks/ffn/down/bias": "encoder.layer.{i}.mlp.weights_out.bias",
+}
+
+
+def shapes(model: "ViTConfig") -> dict[str, tuple[int, ...]]:
+    """Path -> shape of every backbone parameter, e.g. "blocks/attn/query/kernel" -> (L, D, D)."""
+    d, p, h = model.width, model.patch_size, model.hidden
+    out = {
+        "cls_token": (1, 1, d),
+        "mask_token": (1, d),
+        "pos_embed": (1, 1 + (model.image_size // p) ** 2, d),
+        "patch_embed/kernel": (p, p, model.in_channels, d),
+        "patch_embed/bias": (d,),
+        "norm/scale": (d,),
+        "norm/bias": (d,),
+    }
+    if model.registers:
+        out["register_tokens"] = (1, model.registers, d)
+    vectors = ("norm1/scale", "norm1/bias", "norm2/scale", "norm2/bias", "ls1/gamma", "ls2/gamma")
+    block: dict[str, tuple[int, ...]] = dict.fromkeys(vectors, (d,))
+    dense = {f"attn/{name}": (d, d) for name in ("query", "key", "value", "out")}
+    if model.ffn == "swiglu":
+        dense |= {"ffn/gate": (d, h), "ffn/up": (d, h), "ffn/down": (h, d)}
+    else:
+        dense |= {"ffn/fc1": (d, h), "ffn/fc2": (h, d)}
+    for name, shape in dense.items():
+        block |= {f"{name}/kernel": shape, f"{name}/bias": shape[1:]}
+    return out | {f"blocks/{name}": (model.depth, *shape) for name, shape in block.items()}
+
+
+def to_huggingface(backbone: Mapping[str, Any], model: "ViTConfig") -> dict[str, np.ndarray]:
+    """Name on disk -> float32 array, contiguous, in PyTorch's layout.
+
+    Args:
+      backbone: nested dict of arrays (the `backbone` of a teacher), blocks stacked on axis 0.
+    Raises:
+      UserError: a parameter is missing, unexpected, or of another shape or dtype than `model` says.
+    """
+    flat = {path: np.asarray(leaf) for path, leaf in _flat(backbone)}
+    _check("the checkpoint's backbone", {path: leaf.shape for path, leaf in flat.items()}, shapes(model))
+    for path, leaf in flat.items():
+        if leaf.dtype != np.float32:
+            raise UserError(f"the checkpoint's backbone: {path} is {leaf.dtype}; only float32 is exported")
+    out: dict[str, np.ndarray] = {}
+    for path, leaf in flat.items():
+        for i, one in enumerate(leaf) if path.startswith("blocks/") else [(None, leaf)]:
+            name = _NAMES[path].format(i=i)
+            if "/gate/" in path:
+                one = np.concatenate([one, flat[path.replace("gate", "up")][i]], axis=-1)
+            elif "/up/" in path:
+                continue
+            out[name] = np.ascontiguousarray(one.transpose(_axes(path)))
+    return out
+
+
+def from_huggingface(tensors: Mapping[str, np.ndarray], model: "ViTConfig", where: str) -> Tree:
+    """The inverse of `to_huggingface`: nested dict of float32 arrays, blocks stacked on axis 0.
+
+    Half-precision weights become the same numbers in float32.
+
+    Args:
+      where: what to call the source in errors.
+    Raises:
+      UserError: names missing or unexpected, of another shape than `model` says, or not floating point.
+    """
+    _check(where, {name: tensor.shape for name, tensor in tensors.items()}, _shapes_on_disk(model))
+    tree: Tree = {}
+    for path, shape in shapes(model).items():
+        stacked = path.startswith("blocks/")
+        leaf = np.empty(shape, np.float32)
+        for i in range(model.depth) if stacked else [None]:
+            name = _NAMES[path].format(i=i)
+            if tensors[name].dtype.name not in ("float32", "float16", "bfloat16"):
+                raise UserError(f"{where}: {name} is {tensors[name].dtype}; write float32, float16 or bfloat16 weights")
+            tensor = tensors[name].transpose(np.argsort(_axes(path)))
+            if "/gate/" in path or "/up/" in path:
+                tensor = np.split(tensor, 2, axis=-1)["/up/" in path]
+            leaf[... if i is None else i] = tensor
+        node = tree
+        *folders, last = path.split("/")
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[last] = leaf
+    return tree
+
+
+def model_config(model: "ViTConfig") -> dict[str, Any]:
+    """What goes into config.json.
+
+    Raises:
+      UserError: transformers would interpolate the position table otherwise than this model was trained with.
+    """
+    form = "antialias" if model.registers else "size"
+    if model.position_form != form:
+        raise UserError(
+            f"config.model.interpolation: {model.position_form!r} with {model.registers} registers has no counterpart "
+            f"in transformers, which resizes the position table in the form {form!r}; export a run trained with that"
+        )
+    config = {
+        "architectures": ["Dinov2WithRegistersModel" if model.registers else "Dinov2Model"],
+        "model_type": "dinov2_with_registers" if model.registers else "dinov2",
+        "hidden_size": model.width,
+        "num_hidden_layers": model.depth,
+        "num_attention_heads": model.heads,
+        "mlp_ratio": 4,
+        "hidden_act": "gelu",
+        "use_swiglu_ffn": model.ffn == "swiglu",
+        "image_size": model.image_size,
+        "patch_size": model.patch_size,
+        "num_channels": model.in_channels,
+        "qkv_bias": True,
+        "layerscale_value": model.layerscale,
+        "layer_norm_eps": LAYER_NORM_EPS,
+        "drop_path_rate": 0.0,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": 0.02,
+        "torch_dtype": "float32",
+    }
+    return config | ({"num_register_tokens": model.registers} if model.registers else {"use_mask_token": True})
+
+
+def model_section(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The arguments of `ViTConfig` that describe the model of a config.json.
+
+    Raises:
+      UserError: another kind of model, or a variant that DINOv2 does not have.
+    """
+    kind = config.get("model_type")
+    if kind not in ("dinov2", "dinov2_with_registers"):
+        raise UserError(f"{where}: model_type is {kind!r}; write a folder of a dinov2 or dinov2_with_registers model")
+    fixed = {"mlp_ratio": 4, "hidden_act": "gelu", "qkv_bias": True, "layer_norm_eps": LAYER_NORM_EPS}
+    for key, value in fixed.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{where}: {key} is {config[key]!r}; only models with {value!r} can be read")
+    defaults = {"image_size": 224, "num_channels": 3, "layerscale_value": 1.0, "use_swiglu_ffn": False}
+    needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
+    for key in needed:
+        if key not in config:
+            raise UserError(f"{where}: no {key}; write a folder with a whole config.json")
+    got = defaults | dict(config)
+    for key in (*needed, "image_size", "num_channels"):
+        if not isinstance(got[key], int):
+            raise UserError(f"{where}: {key} is {got[key]!r}; only one whole number (a square) can be read")
+    return {
+        "width": got["hidden_size"],
+        "depth": got["num_hidden_layers"],
+        "heads": got["num_attention_heads"],
+        "patch_size": got["patch_size"],
+        "in_channels": got["num_channels"],
+        "image_size": got["image_size"],
+        "ffn": "swiglu" if got["use_swiglu_ffn"] else "mlp",
+        "registers": got.get("num_register_tokens", 4) if kind == "dinov2_with_registers" else 0,
+        "layerscale": float(got["layerscale_value"]),
+    }
+
+
+def write(directory: pathlib.Path, backbone: Mapping[str, Any], model: "ViTConfig") -> None:
+    """Writes config.json and model.safetensors into an existing folder. Raises UserError as the functions above."""
+    config, tensors = model_config(model), to_huggingface(backbone, model)
+    safetensors.numpy.save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def read_config(directory: pathlib.Path) -> dict[str, Any]:
+    """The arguments of `ViTConfig` for the model of a folder. Raises UserError."""
+    path = directory / "config.json"
+    return model_section(_json(path), str(path))
+
+
+def read_weights(directory: pathlib.Path, model: "ViTConfig") -> Tree:
+    """The backbone parameters of a folder, float32.
+
+    Reads model.safetensors, or the shards that model.safetensors.index.json names.
+    Raises:
+      UserError: files missing or damaged, or not the weights of `model`.
+    """
+    index = directory / INDEX
+    if (directory / WEIGHTS).exists() or not index.exists():
+        files = [directory / WEIGHTS]
+    else:
+        files = [directory / name for name in sorted(set(_json(index).get("weight_map", {}).values()))]
+    tensors: dict[str, np.ndarray] = {}
+    for file in files:
+        try:
+            tensors |= safetensors.numpy.load_file(file)
+        except FileNotFoundError:
+            raise UserError(f"{file}: not there; write a folder with safetensors weights") from None
+        except safetensors.SafetensorError as e:
+            raise UserError(f"{file}: not a whole safetensors file ({e}); fetch it again") from None
+    return from_huggingface(tensors, model, str(files[0] if len(files) == 1 else index))
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; write a folder made by save_pretrained or by --checkpoint") from None
+    except ValueError as e:
+        raise UserError(f"{path}: not JSON ({e}); fetch it again") from None
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}/")
+        else:
+            yield prefix + key, value
+
+
+def _axes(path: str) -> tuple[int, ...]:
+    """How one block's array of ours is transposed for PyTorch."""
+    if path == "patch_embed/kernel":
+        return (3, 2, 0, 1)  # (P, P, C, D) -> (D, C, P, P)
+    if path.endswith("/kernel"):
+        return (1, 0)
+    return tuple(range({"cls_token": 3, "pos_embed": 3, "register_tokens": 3, "mask_token": 2}.get(path, 1)))
+
+
+def _shapes_on_disk(model: "ViTConfig") -> dict[str, tuple[int, ...]]:
+    out = {}
+    for path, shape in shapes(model).items():
+        stacked = path.startswith("blocks/")
+        one = shape[1:] if stacked else shape
+        if "/gate/" in path or "/up/" in path:
+            one = (*one[:-1], 2 * one[-1])
+        one = tuple(one[axis] for axis in _axes(path))
+        out |= {_NAMES[path].format(i=i): one for i in range(model.depth if stacked else 1)}
+    return out
+
+
+def _check(where: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    def some(names: list[str]) -> str:
+        return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+    if missing := sorted(expected.keys() - found.keys()):
+        raise UserError(f"{where}: no {some(missing)}; the config says {len(expected)} parameters, found {len(found)}")
+    if unexpected := sorted(found.keys() - expected.keys()):
+        raise UserError(f"{where}: {some(unexpected)} has no place in the model that the config describes")
+    for name, shape in expected.items():
+        if tuple(found[name]) != shape:
+            raise UserError(f"{where}: {name} is {tuple(found[name])}, the config says {shape}")

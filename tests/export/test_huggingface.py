@@ -1,0 +1,219 @@
+"""Weights and features against transformers' own models."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+import transformers
+
+from curia2_jax.errors import UserError
+from curia2_jax.export import huggingface
+from curia2_jax.models.vit import ViT, ViTConfig
+
+MODELS = [  # ffn, channels, registers: both classes, both feed-forward nets, 1 and 3 channels
+    ("swiglu", 1, 0),
+    ("mlp", 3, 0),
+    ("swiglu", 3, 4),
+    ("mlp", 1, 4),
+]
+SIZES = [(48, 48), (80, 80), (32, 64)]  # native, larger, smaller and not square
+
+
+def config_of(ffn="swiglu", channels=1, registers=0, **changes) -> ViTConfig:
+    shape = {"width": 64, "depth": 3, "heads": 2, "patch_size": 8, "image_size": 48}
+    shape |= {"ffn": ffn, "in_channels": channels, "registers": registers}
+    return ViTConfig(**shape, dtype="float32", remat="none", attention="xla", **changes)
+
+
+def config_from(folder) -> ViTConfig:
+    return dataclasses.replace(config_of(), **huggingface.read_config(folder))
+
+
+def random_params(config: ViTConfig, seed: int = 0) -> dict:
+    """Parameters far from their initial values, so that each of them matters."""
+    images = jnp.zeros((1, config.image_size, config.image_size, config.in_channels))
+    shapes = jax.eval_shape(ViT(config).init, jax.random.key(0), images)["params"]
+    draw = np.random.default_rng(seed)
+    leaf = lambda path, s: np.float32(draw.normal("scale" in jax.tree_util.keystr(path), 0.15, s.shape))  # noqa: E731
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+def ours(config: ViTConfig, params: dict, images: np.ndarray) -> np.ndarray:
+    with jax.default_matmul_precision("highest"):
+        out = ViT(config).apply({"params": params}, images.transpose(0, 2, 3, 1))
+    return np.concatenate([out["cls"][:, None], out["registers"], out["patches"]], axis=1)
+
+
+def theirs(model: torch.nn.Module, images: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.from_numpy(images)).last_hidden_state.numpy()
+
+
+def assert_same(a: dict, b: dict) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype == np.float32
+        assert np.array_equal(x, y), jax.tree_util.keystr(path)
+
+
+def images_of(config: ViTConfig, size: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(2, config.in_channels, *size)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("ffn", "channels", "registers"), MODELS)
+def test_export_gives_the_same_tokens(tmp_path, ffn, channels, registers):
+    config = config_of(ffn, channels, registers)
+    params = random_params(config)
+    huggingface.write(tmp_path, params, config)
+    model, info = transformers.AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(model).__name__ == ("Dinov2WithRegistersModel" if registers else "Dinov2Model")
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    assert model.dtype == torch.float32
+    for size in SIZES:
+        images = images_of(config, size)
+        expected = theirs(model, images)
+        assert np.abs(expected).max() > 1  # features, not zeros
+        np.testing.assert_allclose(ours(config, params, images), expected, rtol=0, atol=1e-5)
+    assert_same(huggingface.read_weights(tmp_path, config), params)
+    assert config_from(tmp_path) == config
+
+
+@pytest.mark.parametrize(("ffn", "channels", "registers"), MODELS)
+def test_import_gives_the_same_tokens(tmp_path, ffn, channels, registers):
+    kind = transformers.Dinov2WithRegistersConfig if registers else transformers.Dinov2Config
+    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": 8, "image_size": 48}
+    model = transformers.AutoModel.from_config(kind(**sizes, num_channels=channels, use_swiglu_ffn=ffn == "swiglu"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    model.eval().save_pretrained(tmp_path, max_shard_size="100KB")
+    assert (tmp_path / huggingface.INDEX).exists()  # several files
+
+    config = config_from(tmp_path)
+    assert (config.ffn, config.in_channels, config.registers) == (ffn, channels, registers)
+    params = huggingface.read_weights(tmp_path, config)
+    for size in SIZES:
+        images = images_of(config, size)
+        np.testing.assert_allclose(ours(config, params, images), theirs(model, images), rtol=0, atol=1e-5)
+
+    # And back: every tensor of theirs, bit for bit.
+    again = huggingface.to_huggingface(params, config)
+    stored = {}
+    for file in tmp_path.glob("*.safetensors"):
+        stored |= safetensors.numpy.load_file(file)
+    assert again.keys() == stored.keys()
+    assert all(np.array_equal(again[name], stored[name]) and again[name].dtype == stored[name].dtype for name in stored)
+
+
+def test_shapes_are_those_of_the_model():
+    for ffn, channels, registers in MODELS:
+        config = config_of(ffn, channels, registers)
+        params = random_params(config)
+        found = {
+            "/".join(key.key for key in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        }
+        assert huggingface.shapes(config) == found
+
+
+def test_half_precision_becomes_the_same_numbers(tmp_path):
+    config = config_of()
+    model = transformers.AutoModel.from_config(transformers.Dinov2Config(**_plain(config))).to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    params = huggingface.read_weights(tmp_path, config)
+    expected = dict(model.named_parameters())["embeddings.cls_token"].detach().float().numpy()
+    assert np.array_equal(params["cls_token"], expected)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+
+
+def _plain(config: ViTConfig) -> dict:
+    full = huggingface.model_config(config)
+    return {key: full[key] for key in full if key not in ("architectures", "model_type", "torch_dtype")}
+
+
+@pytest.mark.parametrize(("registers", "interpolation"), [(0, "offset"), (0, "antialias"), (4, "size"), (4, "offset")])
+def test_refuses_what_transformers_would_interpolate_otherwise(tmp_path, registers, interpolation):
+    config = config_of(registers=registers, interpolation=interpolation)
+    with pytest.raises(UserError, match="interpolation") as error:
+        huggingface.write(tmp_path, random_params(config), config)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def _drop(tensors):
+    del tensors["encoder.layer.1.mlp.weights_in.bias"]
+
+
+def _add(tensors):
+    tensors["classifier.weight"] = np.zeros(3, np.float32)
+
+
+def _reshape(tensors):
+    tensors["layernorm.weight"] = np.zeros(65, np.float32)
+
+
+def _widen(tensors):
+    tensors["layernorm.weight"] = tensors["layernorm.weight"].astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_drop, r"no encoder\.layer\.1\.mlp\.weights_in\.bias"),
+        (_add, r"classifier\.weight has no place"),
+        (_reshape, r"layernorm\.weight is \(65,\), the config says \(64,\)"),
+        (_widen, r"layernorm\.weight is float64"),
+    ],
+)
+def test_refuses_other_weights(tmp_path, damage, words):
+    config = config_of()
+    tensors = huggingface.to_huggingface(random_params(config), config)
+    damage(tensors)
+    safetensors.numpy.save_file(tensors, tmp_path / huggingface.WEIGHTS)
+    with pytest.raises(UserError, match=words) as error:
+        huggingface.read_weights(tmp_path, config)
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_refuses_damaged_files(tmp_path):
+    config = config_of()
+    with pytest.raises(UserError, match="not there"):
+        huggingface.read_weights(tmp_path, config)
+    huggingface.write(tmp_path, random_params(config), config)
+    weights = tmp_path / huggingface.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-5])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        huggingface.read_weights(tmp_path, config)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        huggingface.read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "vit"}, "model_type is 'vit'"),
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ({"layer_norm_eps": 1e-5}, "layer_norm_eps"),
+        ({"image_size": [48, 64]}, "image_size"),
+    ],
+)
+def test_refuses_other_models(tmp_path, change, words):
+    config = huggingface.model_config(config_of()) | change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=words):
+        huggingface.read_config(tmp_path)
+
+
+def test_refuses_a_checkpoint_of_another_shape():
+    config = config_of()
+    params = random_params(config)
+    with pytest.raises(UserError, match=r"blocks/attn/key/bias is \(3, 64\), the config says \(4, 64\)|blocks/"):
+        huggingface.to_huggingface(params, dataclasses.replace(config, depth=4))
+    with pytest.raises(UserError, match="float64"):
+        huggingface.to_huggingface({**params, "cls_token": params["cls_token"].astype(np.float64)}, config)

@@ -1,0 +1,190 @@
+"""Orbax -> PyTorch -> Orbax through the command line, on a tiny run."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from absl import flags
+
+from configs import common
+from curia2_jax.export import huggingface
+from curia2_jax.training import checkpoints, initial
+from curia2_jax.training.recipe import recipe_from
+from curia2_jax.training.state import abstract_state
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def tiny(**model) -> dict:
+    config = common.curia2("S")
+    config.model.update({"width": 32, "depth": 2, "heads": 2, "patch_size": 8, **model})
+    config.crops.global_size, config.crops.local_size = 32, 16
+    config.heads.update(
+        {"dino_prototypes": 16, "ibot_prototypes": 16, "hidden": 16, "dino_bottleneck": 8, "ibot_bottleneck": 8}
+    )
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def save_run(run: pathlib.Path, config: dict) -> dict[int, dict]:
+    """A run with checkpoints at 3 and 5, teacher unlike student; {step: teacher's backbone}."""
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(config))
+    recipe = recipe_from(config)
+    draw = np.random.default_rng(0)
+    backbones = {}
+    with checkpoints.manager(run, recipe.checkpoint) as writer:
+        for step in (3, 5):
+            state = jax.tree.map(lambda a: draw.normal(0.3, 0.2, a.shape).astype(a.dtype), abstract_state(recipe))
+            state = state.replace(step=np.int32(step))
+            checkpoints.save(writer, state, {"corpus": "0" * 64})
+            backbones[step] = state.teacher["backbone"]
+    return backbones
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return folder, save_run(folder, tiny())
+
+
+@pytest.fixture(scope="module")
+def convert():
+    """`launch/convert.py` in this process: main(arguments) -> exit code."""
+    from launch import convert
+
+    def main(*arguments: str) -> int:
+        flags.FLAGS.unparse_flags()
+        for name in ("checkpoint", "from-pretrained", "output", "verify"):
+            flags.FLAGS[name].unparse()
+        return convert.main(convert.FLAGS(["convert.py", *map(str, arguments)]))
+
+    return main
+
+
+def assert_same(a, b) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_there_and_back(run, convert, tmp_path, capsys):
+    folder, backbones = run
+    model = recipe_from(tiny()).model
+    assert convert("--checkpoint", folder, "--output", tmp_path / "hf") == 0
+    assert convert("--checkpoint", f"{folder}@3", "--output", tmp_path / "hf3") == 0
+    assert {path.name for path in (tmp_path / "hf").iterdir()} == {
+        "README.md",
+        "config.json",
+        "curia_image_processor.py",
+        "model.safetensors",
+        "preprocessing.json",
+        "preprocessor_config.json",
+    }
+    # The newest step by default, another by name; the teacher and not the student.
+    assert_same(huggingface.read_weights(tmp_path / "hf", model), backbones[5])
+    assert_same(huggingface.read_weights(tmp_path / "hf3", model), backbones[3])
+    assert json.loads((tmp_path / "hf3" / "preprocessing.json").read_text())["source"]["step"] == 3
+
+    assert convert("--from-pretrained", tmp_path / "hf", "--output", tmp_path / "orbax") == 0
+    found, at = checkpoints.parse(str(tmp_path / "orbax"))
+    for item in ("params", "teacher"):
+        assert_same(checkpoints.restore_item(found, at, item), {"backbone": backbones[5]})
+    recipe = dataclasses.replace(recipe_from(tiny()), init_from=str(tmp_path / "orbax"))
+    for tree in initial.pretrained(recipe):  # what training starts from
+        assert_same(tree, {"backbone": backbones[5]})
+    again = huggingface.to_huggingface(checkpoints.restore_item(found, at, "teacher")["backbone"], model)
+    stored = safetensors.numpy.load_file(tmp_path / "hf" / "model.safetensors")
+    assert again.keys() == stored.keys() and all(again[k].tobytes() == stored[k].tobytes() for k in stored)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "hf3", "orbax"]  # no partial folders
+
+
+def test_an_earlier_export_is_replaced_anything_else_is_not(run, convert, tmp_path, capsys):
+    folder, backbones = run
+    hf, orbax = tmp_path / "hf", tmp_path / "orbax"
+    for step in (3, 5):
+        assert convert("--checkpoint", f"{folder}@{step}", "--output", hf) == 0
+        assert convert("--from-pretrained", hf, "--output", orbax) == 0
+        assert_same(checkpoints.restore_item(orbax, 0, "params")["backbone"], backbones[step])
+
+    capsys.readouterr()
+    for arguments in (("--checkpoint", folder), ("--from-pretrained", hf)):
+        assert convert(*arguments, "--output", folder) == 2  # a run is no export
+        line = capsys.readouterr().err
+        assert line.startswith("error: --output") and line.count("\n") == 1
+    assert checkpoints.steps(folder) == [3, 5]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "orbax"]
+
+
+def test_a_failure_leaves_the_earlier_export(run, convert, tmp_path, capsys, monkeypatch):
+    folder, backbones = run
+    hf = tmp_path / "hf"
+    assert convert("--checkpoint", f"{folder}@3", "--output", hf) == 0
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    assert convert("--checkpoint", folder, "--output", hf) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert_same(huggingface.read_weights(hf, recipe_from(tiny()).model), backbones[3])
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "either --checkpoint RUN or --from-pretrained"),
+        (["--checkpoint", "a", "--from-pretrained", "b"], "either"),
+        (["--checkpoint", "a"], "--output: missing"),
+        (["--checkpoint", "nowhere", "--output", "{tmp}/x"], "nowhere"),
+        (["--checkpoint", "{run}@4", "--output", "{tmp}/x"], "write one of 3, 5"),
+        (["--from-pretrained", "{tmp}", "--output", "{tmp}/x"], "config.json: not there"),
+        (["--checkpoint", "{run}", "--output", "{run}/config.json"], "--output"),
+        (["--checkpoint", "{run}", "--output", "{run}/config.json/x"], "cannot write"),
+        (["{run}"], "unexpected"),
+    ],
+)
+def test_a_mistake_is_one_line(run, convert, tmp_path, capsys, arguments, words):
+    arguments = [a.format(run=run[0], tmp=tmp_path) for a in arguments]
+    assert convert(*arguments) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and words in line and line.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_refuses_a_model_that_transformers_lacks(run, convert, tmp_path, capsys):
+    shutil.copytree(run[0], tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(tiny(interpolation="offset")))
+    assert convert("--checkpoint", tmp_path / "run", "--output", tmp_path / "hf") == 2
+    assert "interpolation" in capsys.readouterr().err
+    assert not (tmp_path / "hf").exists()
+
+
+def test_verify_agrees(run, tmp_path):
+    """The whole command in its own process, PyTorch in another."""
+    command = [sys.executable, "launch/convert.py", "--checkpoint", run[0], "--output", tmp_path / "hf", "--verify"]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "verify at 32 px: 17 tokens" in done.stdout and "verify at 48 px: 37 tokens" in done.stdout
+    assert (tmp_path / "hf" / "model.safetensors").exists()
+
+
+def test_verify_finds_a_wrong_weight(run, convert, tmp_path, capsys, monkeypatch):
+    """One transposed kernel: loads without a complaint, computes something else."""
+    right = huggingface.to_huggingface
+
+    def wrong(backbone, model):
+        tensors = right(backbone, model)
+        name = "encoder.layer.1.attention.output.dense.weight"
+        return {**tensors, name: np.ascontiguousarray(tensors[name].T)}
+
+    monkeypatch.setattr(huggingface, "to_huggingface", wrong)
+    assert convert("--checkpoint", run[0], "--output", tmp_path / "hf", "--verify") == 1
+    assert "differ by more than" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
