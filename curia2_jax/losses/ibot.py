@@ -12,13 +12,13 @@ def masked_patches(masks: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     """Where the masked patches of each group are, and what each weighs.
 
     masks: (groups, crops, N) bool with exactly ``count`` (static) true entries in every group. Returns index
-    (groups, count) int32 into the group's crops * N patches, ascending, and weight (groups, count) float32 =
-    1 / (masked patches of the same crop).
+    (groups, count) int32 into the group's crops * N patches, ascending, and weight (groups, count) =
+    1 / (masked patches of the same crop), float32, or float64 under x64.
     """
     groups, crops, patches = masks.shape
     flat = masks.reshape(groups, crops * patches)
     index = jax.vmap(lambda group: jnp.nonzero(group, size=count)[0])(flat).astype(jnp.int32)
-    per_crop = 1 / jnp.maximum(masks.sum(axis=-1, dtype=jnp.float32), 1)
+    per_crop = 1 / jnp.maximum(masks.sum(axis=-1).astype(float), 1)
     return index, jnp.take_along_axis(per_crop, index // patches, axis=1)
 
 

@@ -69,22 +69,24 @@ def _scan(features, kernel, targets, weights, mixing, temp, chunk, differentiate
     accumulator = jnp.promote_types(features.dtype, jnp.float32)
     matrix = kernel.astype(features.dtype)
     weights = weights.astype(accumulator)
-    mass = jnp.asarray([sum(row) for row in mixing], accumulator).reshape(1, 1, rows, 1)
+    mass = jnp.asarray([sum(row) for row in mixing], accumulator)
     matmul = functools.partial(jnp.einsum, preferred_element_type=accumulator)
 
     def step(carry, start, size):
         parts, d_kernel = carry
         x = take_rows(features, start, size).reshape(shards, size * rows, -1)
-        logits = (matmul("snd,dk->snk", x, matrix) / temp).reshape(shards, size, rows, -1)
-        normalizer = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-        q = chunk_probabilities(targets, start * teachers, size * teachers).reshape(shards, size, teachers, -1)
-        target = _mix(mixing, q)
         w = take_rows(weights, start, size)
-        parts = parts + (w * jnp.sum(target * (normalizer - logits), axis=-1)).sum(axis=1)
+        logits = matmul("snd,dk->snk", x, matrix)
+        peak = logits.max(axis=-1, keepdims=True)
+        normalizer = peak + temp * jnp.log(jnp.sum(jnp.exp((logits - peak) / temp), axis=-1, keepdims=True))
+        target = _mix(mixing, chunk_probabilities(targets, start * teachers, size * teachers))
+        entropy = jnp.sum(target * (normalizer - logits), axis=-1) / temp
+        parts = parts + (w * entropy.reshape(w.shape)).sum(axis=1)
         if not differentiate:
             return (parts, d_kernel), None
-        slope = (mass * jnp.exp(logits - normalizer) - target) * (w[..., None] / temp)
-        slope = slope.astype(features.dtype).reshape(shards, size * rows, -1)
+        total = jnp.tile(mass, size).reshape(1, -1, 1)
+        slope = total * jnp.exp((logits - normalizer) / temp) - target
+        slope = (slope * (w.reshape(shards, -1, 1) / temp)).astype(features.dtype)
         d_kernel = d_kernel + matmul("snd,snk->sdk", x, slope)
         d_x = matmul("snk,dk->snd", slope, matrix).astype(features.dtype)
         return (parts, d_kernel), d_x.reshape(shards, size, rows, -1)
@@ -94,8 +96,10 @@ def _scan(features, kernel, targets, weights, mixing, temp, chunk, differentiate
 
 
 def _mix(mixing, q):
-    """(shards, n, V, K) -> (shards, n, R, K). Elementwise, so that it fuses with the exponential."""
-    constants = np.asarray(mixing)
-    return sum(
-        jnp.asarray(constants[:, v], q.dtype).reshape(1, 1, -1, 1) * q[:, :, v : v + 1] for v in range(q.shape[2])
-    )
+    """(shards, n * V, K) -> (shards, n * R, K). Elementwise, so that it can fuse with the exponential."""
+    if mixing == ((1.0,),):
+        return q
+    shards, _, prototypes = q.shape
+    q = q.reshape(shards, -1, len(mixing[0]), 1, prototypes)
+    columns = jnp.asarray(mixing, q.dtype).T.reshape(1, 1, len(mixing[0]), len(mixing), 1)
+    return sum(columns[:, :, v] * q[:, :, v] for v in range(len(mixing[0]))).reshape(shards, -1, prototypes)

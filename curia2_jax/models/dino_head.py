@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from curia2_jax.errors import UserError
-from curia2_jax.models.vit import gelu
+from curia2_jax.models.vit import Dense, gelu, wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,21 +56,15 @@ class DINOHead(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., D) -> (..., bottleneck) of unit length, in ``config.dtype``; the norm is taken in float32 or better."""
         config = self.config
-        dtype = jnp.dtype(config.dtype)
         for index in range(config.layers):
             last = index == config.layers - 1
-            x = nn.Dense(
-                config.bottleneck if last else config.hidden,
-                dtype=dtype,
-                kernel_init=nn.initializers.normal(0.02),
-                name=f"mlp_{index}",
-            )(x)
+            x = Dense(config.bottleneck if last else config.hidden, config.dtype, name=f"mlp_{index}")(x)
             if not last:
                 x = gelu(x)
         LastLayer(config, name="last_layer")()
-        x = x.astype(jnp.promote_types(dtype, jnp.float32))
+        x = x.astype(wide(config.dtype))
         # max(norm, 1e-12), written so that the gradient at a zero vector is 0 and not NaN.
-        return (x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))).astype(dtype)
+        return (x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))).astype(config.dtype)
 
 
 def last_layer_kernel(params: dict) -> jax.Array:

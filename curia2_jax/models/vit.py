@@ -1,8 +1,8 @@
 """DINOv2's vision transformer (DINOv2, arXiv 2304.07193, section 4) as a pure function of (parameters, images, masks).
 
 Parameters are float32 and stacked over the layers on axis 0; matmuls and the residual stream are in ``config.dtype``,
-as in DINOv2's own half-precision runs; LayerNorm statistics, softmax, position table and the sum of a patch with its
-position are in ``promote_types(dtype, float32)``. Float64 parameters with ``dtype="float64"`` give a float64 model.
+as in DINOv2's own half-precision runs; LayerNorm statistics, softmax, biases, LayerScale and the position table are
+in ``promote_types(dtype, float32)``. Float64 parameters with ``dtype="float64"`` give a float64 model.
 """
 
 import dataclasses
@@ -102,8 +102,26 @@ def gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-def _dense(features: int, dtype: str, name: str) -> nn.Dense:
-    return nn.Dense(features, dtype=jnp.dtype(dtype), kernel_init=nn.initializers.normal(0.02), name=name)
+def wide(dtype: str) -> jnp.dtype:
+    """Where sums are accumulated: float32, or float64 for float64."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+class Dense(nn.Module):
+    """Linear layer: the matmul in ``dtype``, the bias added in float32 or better, the result in ``dtype``.
+
+    Adding in float32 costs nothing once fused, and makes the bias's gradient, a sum over all tokens, a float32 sum.
+    """
+
+    features: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype)).astype(wide(self.dtype))
+        return (y + bias.astype(y.dtype).reshape((1,) * (x.ndim - 1) + (-1,))).astype(self.dtype)
 
 
 def layer_norm(dtype, name: str) -> nn.LayerNorm:
@@ -135,8 +153,7 @@ class PatchEmbed(nn.Module):
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, fan_in)
         # Rounded to the compute dtype first: a float32 output would make both matmuls of the backward pass float32.
         tokens = jnp.matmul(patches, kernel.reshape(fan_in, -1).astype(dtype))
-        wide = jnp.promote_types(dtype, jnp.float32)
-        return tokens.astype(wide) + bias.astype(wide).reshape(1, 1, -1)
+        return tokens.astype(wide(dtype)) + bias.astype(wide(dtype)).reshape(1, 1, -1)
 
 
 class Attention(nn.Module):
@@ -151,11 +168,11 @@ class Attention(nn.Module):
         b, tokens, width = x.shape
         heads = (b, tokens, config.heads, width // config.heads)
         query, key, value = (
-            checkpoint_name(_dense(width, config.dtype, name)(x), "qkv").reshape(heads)
+            checkpoint_name(Dense(width, config.dtype, name=name)(x), "qkv").reshape(heads)
             for name in ("query", "key", "value")
         )
         mixed = attention.attention(query, key, value, config.attention, self.batch_spec)
-        return _dense(width, config.dtype, "out")(mixed.reshape(x.shape))
+        return Dense(width, config.dtype, name="out")(mixed.reshape(x.shape))
 
 
 class FeedForward(nn.Module):
@@ -168,21 +185,22 @@ class FeedForward(nn.Module):
         config = self.config
 
         def hidden(name):
-            return checkpoint_name(_dense(config.hidden, config.dtype, name)(x), "ffn_hidden")
+            return checkpoint_name(Dense(config.hidden, config.dtype, name=name)(x), "ffn_hidden")
 
         if config.ffn == "swiglu":
-            return _dense(config.width, config.dtype, "down")(nn.silu(hidden("gate")) * hidden("up"))
-        return _dense(config.width, config.dtype, "fc2")(gelu(hidden("fc1")))
+            return Dense(config.width, config.dtype, name="down")(nn.silu(hidden("gate")) * hidden("up"))
+        return Dense(config.width, config.dtype, name="fc2")(gelu(hidden("fc1")))
 
 
 class LayerScale(nn.Module):
-    """Learned per-channel factor of a residual branch (CaiT), times a constant."""
+    """Learned per-channel factor of a residual branch (CaiT), times a constant; in float32 or better."""
 
-    init: float
+    initial: float
 
     @nn.compact
     def __call__(self, x, factor: float):
-        gamma = self.param("gamma", nn.initializers.constant(self.init), (x.shape[-1],))
+        gamma = self.param("gamma", nn.initializers.constant(self.initial), (x.shape[-1],))
+        x = x.astype(wide(x.dtype))
         return x * (gamma * factor).astype(x.dtype).reshape(1, 1, -1)
 
 
@@ -206,7 +224,7 @@ class Block(nn.Module):
                 return scale(net(norm(tokens)), factor)
 
             if drop_path_keys is None or config.drop_path == 0:
-                x = x + branch(x, 1.0)
+                x = (x + branch(x, 1.0)).astype(x.dtype)
             else:
                 keys = jax.vmap(lambda key, index=index: jax.random.fold_in(key, 2 * layer + index))(drop_path_keys)
                 x = on_subset(branch, x, keys, config.drop_path)
@@ -229,7 +247,7 @@ def on_subset(branch: Callable, x: jax.Array, keys: jax.Array, rate: float) -> j
     index = jax.vmap(lambda key: jnp.sort(jax.random.permutation(key, crops)[:kept]))(keys)
     grouped = x.reshape(groups, crops, *x.shape[1:])
     subset = jax.vmap(lambda group, i: group.at[i].get(indices_are_sorted=True, unique_indices=True))(grouped, index)
-    change = branch(subset.reshape(groups * kept, *x.shape[1:]), crops / kept).reshape(subset.shape)
+    change = branch(subset.reshape(groups * kept, *x.shape[1:]), crops / kept).astype(x.dtype).reshape(subset.shape)
     add = jax.vmap(lambda group, i, c: group.at[i].add(c, indices_are_sorted=True, unique_indices=True))
     return add(grouped, index, change).reshape(x.shape)
 
@@ -272,7 +290,7 @@ class ViT(nn.Module):
             unroll=1 if config.scan else config.depth,
         )(config, self.batch_spec, name="blocks")
         x, _ = blocks(x, jnp.arange(config.depth), drop_path_keys)
-        x = layer_norm(jnp.promote_types(config.dtype, jnp.float32), "norm")(x)
+        x = layer_norm(wide(config.dtype), "norm")(x)
         first_patch = 1 + config.registers
         return {"cls": x[:, 0], "registers": x[:, 1:first_patch], "patches": x[:, first_patch:]}
 

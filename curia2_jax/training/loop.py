@@ -20,10 +20,12 @@ from curia2_jax.data.corpus import Corpus
 from curia2_jax.data.pipeline import Batches
 from curia2_jax.data.pipeline import batches as make_batches
 from curia2_jax.errors import UserError
-from curia2_jax.parallel import sharding
+from curia2_jax.parallel import compiler, sharding
 from curia2_jax.parallel.mesh import BATCH, batch_shards, check_batch, local_rows, make_mesh
+from curia2_jax.parallel.processes import StopRequests, first_alone
 from curia2_jax.telemetry import metrics as metrics_files
 from curia2_jax.telemetry import pictures
+from curia2_jax.telemetry.profile import Profile
 from curia2_jax.telemetry.progress import Progress, duration
 from curia2_jax.training import checkpoints, optimizer, views, workdir
 from curia2_jax.training.initial import abstract_sharded_state, initial_state
@@ -35,12 +37,19 @@ from curia2_jax.training.step import VIEWS, step_key, train_step
 DONE, STOPPED, NONFINITE = 0, 42, 43
 
 
-def train(config: Mapping[str, Any], run: pathlib.Path, stop_requested: Callable[[], bool] = lambda: False) -> int:
+def train(
+    config: Mapping[str, Any],
+    run: pathlib.Path,
+    stop_requested: Callable[[], bool] = lambda: False,
+    *,
+    profile: bool = False,
+) -> int:
     """Pre-trains, or goes on from the run's newest checkpoint.
 
     Args:
       config: nested dict of configs/common.py. run: the working directory; made, or taken up again.
-      stop_requested: asked after every step; if it says so, the state is saved and STOPPED returned.
+      stop_requested: asked after every step; if it says so in any process, all save and return STOPPED.
+      profile: trace a few steps (telemetry/profile.py).
     Returns:
       DONE, STOPPED (saved; safe to call again) or NONFINITE (the last good checkpoint stands; nonfinite.json tells).
     Raises:
@@ -52,7 +61,7 @@ def train(config: Mapping[str, Any], run: pathlib.Path, stop_requested: Callable
     if not recipe.data.corpus:
         raise UserError("config.data.corpus: no corpus; write --config.data.corpus=FOLDER, made by launch/ingest.py")
     corpus = Corpus(recipe.data.corpus)
-    workdir.claim(run, config)
+    first_alone(lambda: workdir.claim(run, config))
     contract = corpus.contract["hash"]
     total = recipe.schedule.total_steps
     meta = {"config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(), "corpus": contract}
@@ -69,6 +78,10 @@ def train(config: Mapping[str, Any], run: pathlib.Path, stop_requested: Callable
             make_batches(*sections, seed=recipe.seed, start_step=start, stop_step=total, rows=rows, corpus=corpus)
         )
         put = functools.partial(to_devices, sharding=NamedSharding(mesh, BATCH))
+        stop_agreed = StopRequests(mesh, stop_requested)
+        trace = Profile(run, start) if profile and main else None
+        if trace:
+            closing.callback(trace.close)
         log = metrics_files.MetricsWriter(run, start) if main else None
         if log:
             closing.callback(log.close)
@@ -84,13 +97,15 @@ def train(config: Mapping[str, Any], run: pathlib.Path, stop_requested: Callable
         unread: list[tuple[int, dict[str, Array]]] = []
 
         for step in range(start + 1, total + 1):
+            if trace:
+                trace.before(step)
             state, metrics = compiled(state, batch)
             unread.append((step, metrics))
             if step < total:
                 began = time.monotonic()
                 batch = put(next(batches))
                 progress.waited += time.monotonic() - began
-            stop = stop_requested()
+            stop = stop_agreed()
             save = stop or step == total or step % recipe.checkpoint.every_steps == 0
             # The host reads a step's metrics while the device does the next one; before a save it waits for all.
             while len(unread) > (0 if save else 1):
@@ -128,7 +143,8 @@ def compile_step(recipe: Recipe, mesh: Mesh, state: TrainState, batch: dict[str,
     began = time.monotonic()
     shardings = jax.tree.map(lambda a: a.sharding, abstract_sharded_state(recipe, mesh))
     step = functools.partial(train_step, recipe=recipe, mesh=mesh)
-    compiled = jax.jit(step, out_shardings=(shardings, None), donate_argnums=0).lower(state, batch).compile()
+    compiled = jax.jit(step, out_shardings=(shardings, None), donate_argnums=0).lower(state, batch)
+    compiled = compiled.compile(compiler.options(jax.default_backend()))
     if talk:
         print(f"compiled in {duration(time.monotonic() - began)}", flush=True)
     return compiled
@@ -159,9 +175,9 @@ def report_nonfinite(run: pathlib.Path, step: int, values: dict[str, Array], bat
 
 
 def finish(run: pathlib.Path, state: TrainState, main: bool) -> int:
+    digest = state_hash(state)
     if main:
-        if jax.process_count() == 1:
-            workdir.write_atomically(run / "state.sha256", state_hash(state) + "\n")
+        workdir.write_atomically(run / "state.sha256", digest + "\n")
         print(f"done: {int(state.step):,} steps; {checkpoints.directory(run)}", flush=True)
     return DONE
 

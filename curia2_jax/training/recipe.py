@@ -91,13 +91,27 @@ def recipe_from(config: Mapping[str, Any]) -> Recipe:
         if kind is ScheduleConfig:
             values["total_steps"] = total_steps
         if kind is ViTConfig:
-            values["image_size"] = config["crops"]["global_size"]
+            values["image_size"] = sections["crops"].global_size
+            _whole_patches(sections["crops"], values)
         types_of = typing.get_type_hints(kind)
         _known(f"config.{name}", values, types_of)
-        sections[name] = kind(**{key: _value(f"config.{name}.{key}", values[key], types_of[key]) for key in types_of})
+        typed = {key: _value(f"config.{name}.{key}", values[key], types_of[key]) for key in types_of}
+        try:
+            sections[name] = kind(**typed)
+        except UserError as e:  # a section's own check names its key
+            raise UserError(f"config.{name}.{e}") from e
     recipe = Recipe(**sections)
     _check(recipe)
     return recipe
+
+
+def _whole_patches(crops: CropsConfig, model: Mapping[str, Any]) -> None:
+    patch = _value("config.model.patch_size", model.get("patch_size"), int)
+    for key in ("global_size", "local_size"):
+        size = getattr(crops, key)
+        if size <= 0 or size % patch:
+            near = max(round(size / patch), 1) * patch
+            raise UserError(f"config.crops.{key}: {size} is no multiple of the patch size {patch}; write {near}")
 
 
 def _known(where: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
@@ -143,22 +157,10 @@ def _one_of(where: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _check(r: Recipe) -> None:
     """What the types cannot say."""
-    _one_of("config.crops.placement", r.crops.placement, ("anatomical", "uniform"))
-    _one_of("config.masks.placement", r.masks.placement, ("anatomical", "uniform"))
     _one_of("config.views.normalize", r.views.normalize, ("slice", "crop"))
-    _one_of("config.model.ffn", r.model.ffn, ("swiglu", "mlp"))
     _one_of("config.objective.centering", r.objective.centering, ("sinkhorn_knopp", "softmax_centering"))
     _one_of("config.objective.regularizer", r.objective.regularizer, ("sigreg", "koleo", "none"))
     _one_of("config.objective.sigreg_placement", r.objective.sigreg_placement, ("backbone", "head"))
-    for key in ("global_size", "local_size"):
-        size = getattr(r.crops, key)
-        if size <= 0 or size % r.model.patch_size:
-            near = max(round(size / r.model.patch_size), 1) * r.model.patch_size
-            raise UserError(
-                f"config.crops.{key}: {size} is no multiple of the patch size {r.model.patch_size}; write {near}"
-            )
-    if r.model.width % r.model.heads:
-        raise UserError(f"config.model.heads: {r.model.heads} does not divide the width {r.model.width}")
     if r.data.global_batch % r.data.group_size:
         near = max(round(r.data.global_batch / r.data.group_size), 1) * r.data.group_size
         raise UserError(

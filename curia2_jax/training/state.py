@@ -11,6 +11,7 @@ from jax import Array
 
 from curia2_jax.models.dino_head import DINOHead
 from curia2_jax.models.vit import ViT
+from curia2_jax.parallel.processes import whole
 from curia2_jax.training.optimizer import adam
 from curia2_jax.training.recipe import Recipe
 
@@ -75,7 +76,7 @@ def state_hash(state: TrainState) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of every array: equal states, bit for bit, have equal hashes."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        value = np.asarray(leaf)
+        value = whole(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
         digest.update(np.ascontiguousarray(value).tobytes())
     return digest.hexdigest()

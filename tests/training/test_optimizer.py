@@ -1,0 +1,101 @@
+"""AdamW and its groups against torch and the multipliers of DINOv2."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+import torch
+from tiny import tiny_config
+
+from curia2_jax.training import optimizer
+from curia2_jax.training import state as states
+from curia2_jax.training.optimizer import OptimConfig
+from curia2_jax.training.recipe import recipe_from
+
+# ViT-S, layer-wise decay 0.9, patch embedding 0.2.
+REFERENCE = reference.VALUES["schedules_and_lr_decay"]
+
+
+def test_multipliers_of_a_twelve_block_model():
+    c = OptimConfig(1e-3, 1e-6, 0.9, 0.999, 3.0, 0.9, 0.2)
+
+    def group(*path):
+        return optimizer.group_of(path, 12, c)
+
+    blocks = group("backbone", "blocks", "attn", "query", "kernel")
+    np.testing.assert_allclose(blocks.lr_mult, [0.9 ** (12 - i) for i in range(12)], rtol=1e-12)
+    assert (blocks.wd_mult, blocks.last_layer) == (1.0, False)
+    assert group("backbone", "patch_embed", "kernel").lr_mult == pytest.approx(0.2 * 0.9**13, rel=1e-12)
+    assert group("backbone", "patch_embed", "bias").wd_mult == 0.0
+    assert group("backbone", "pos_embed") == optimizer.Group(pytest.approx(0.9**13), 1.0, False)
+    assert group("backbone", "norm", "scale") == optimizer.Group(1.0, 0.0, False)
+    assert group("backbone", "blocks", "norm1", "scale").wd_mult == 0.0
+    assert group("backbone", "blocks", "ls1", "gamma").wd_mult == 0.0
+    assert group("dino_head", "last_layer", "g") == optimizer.Group(1.0, 1.0, True)
+    assert group("dino_head", "mlp_0", "bias") == optimizer.Group(1.0, 0.0, False)
+
+
+def test_equals_torch_adamw_with_a_rate_and_a_decay_for_every_block():
+    rng = np.random.default_rng(0)
+    c = OptimConfig(1e-3, 1e-6, 0.9, 0.999, 3.0, 0.9, 0.2)
+    with jax.enable_x64(True):
+        params = {
+            "backbone": {
+                "blocks": {"fc": {"kernel": rng.normal(size=(3, 4, 5)), "bias": rng.normal(size=(3, 5))}},
+                "patch_embed": {"kernel": rng.normal(size=(2, 2, 1, 4))},
+            },
+            "dino_head": {"last_layer": {"v": rng.normal(size=(4, 6))}},
+        }
+        params = jax.tree.map(jnp.asarray, params)
+        peers, torch_groups = [], []
+        for leaf, group in zip(
+            jax.tree.leaves(params),
+            jax.tree.leaves(optimizer.param_groups(params, c), is_leaf=lambda g: isinstance(g, optimizer.Group)),
+            strict=True,
+        ):
+            pieces = list(leaf) if isinstance(group.lr_mult, tuple) else [leaf]
+            mults = group.lr_mult if isinstance(group.lr_mult, tuple) else [group.lr_mult]
+            mine = [torch.nn.Parameter(torch.tensor(np.array(piece))) for piece in pieces]
+            peers.append(mine)
+            torch_groups += [
+                {"params": [p], "lr": (2e-3 if group.last_layer else 1e-2) * m, "weight_decay": 0.1 * group.wd_mult}
+                for p, m in zip(mine, mults, strict=True)
+            ]
+        adamw = torch.optim.AdamW(torch_groups, betas=(0.9, 0.999), eps=1e-8)
+        opt_state = optimizer.adam(c).init(params)
+        for _ in range(3):
+            grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), params)
+            directions, opt_state = optimizer.adam(c).update(grads, opt_state)
+            groups = optimizer.param_groups(params, c)
+            params = optimizer.apply_updates(
+                params, directions, groups, jnp.float64(1e-2), jnp.float64(2e-3), jnp.float64(0.1)
+            )
+            for mine, grad in zip(peers, jax.tree.leaves(grads), strict=True):
+                for number, p in enumerate(mine):
+                    p.grad = torch.tensor(np.array(grad[number] if len(mine) > 1 else grad))
+            adamw.step()
+        for mine, leaf in zip(peers, jax.tree.leaves(params), strict=True):
+            expected = np.stack([p.detach().numpy() for p in mine]) if len(mine) > 1 else mine[0].detach().numpy()
+            np.testing.assert_allclose(leaf, expected, rtol=1e-12)
+
+
+def test_clipping_is_of_each_module_apart_and_equals_torch():
+    rng = np.random.default_rng(1)
+    grads = {name: {"w": rng.normal(size=(7,)) * scale} for name, scale in (("backbone", 10.0), ("dino_head", 0.1))}
+    with jax.enable_x64(True):
+        clipped, norms = optimizer.clip_by_module(jax.tree.map(jnp.asarray, grads), 3.0)
+    for name, tree in grads.items():
+        p = torch.nn.Parameter(torch.zeros(7, dtype=torch.float64))
+        p.grad = torch.tensor(tree["w"])
+        norm = torch.nn.utils.clip_grad_norm_([p], 3.0)
+        np.testing.assert_allclose(norms[name], norm.item(), rtol=1e-12)
+        np.testing.assert_allclose(clipped[name]["w"], p.grad.numpy(), rtol=1e-12)
+
+
+def test_the_table_counts_every_parameter_once():
+    recipe = recipe_from(tiny_config())
+    params = states.abstract_state(recipe).params
+    rows = optimizer.table(params, recipe.optim)
+    assert sum(row["parameters"] for row in rows) == states.count(params)
+    assert {row["module"] for row in rows} == {"backbone", "dino_head", "ibot_head"}
