@@ -1,0 +1,207 @@
+"""Frozen features: tokens of a backbone, pooled under a mask, and the raw-pixel features that they must beat.
+
+With a mask the feature is the mean of the patch tokens under it, without one it is the class token (CuriaBench). A
+volume's feature is the average over its slices, those without a masked pixel left out (Curia-2, rule of the 3-D track).
+"""
+
+import hashlib
+import json
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch.nn import functional
+
+from curia2_jax.curiabench.tasks import Split, read_sample
+from curia2_jax.errors import UserError
+
+Processor = Callable[..., dict[str, torch.Tensor]]
+HELD = 512  # slices of one series that wait for each other at most
+
+
+class Backbone(NamedTuple):
+    """A frozen model on its device. `prefix`: number of tokens before the patches (class and registers)."""
+
+    model: torch.nn.Module
+    patch_size: int
+    prefix: int
+
+
+class Model(NamedTuple):
+    """An exported folder: the trained backbone, one of the same shape with random weights, and the image processor."""
+
+    trained: Backbone
+    random: Backbone
+    processor: Processor
+    sha256: str  # of the weight files
+    parameters: int
+
+
+def load_model(folder: str | Path, device: str, seed: int = 0) -> Model:
+    """Loads an exported folder without any network access. Raises UserError when a part of it is missing.
+
+    The random backbone has the initial weights that transformers gives this configuration after
+    `torch.manual_seed(seed)`.
+    """
+    folder = Path(folder)
+    weights = sorted(folder.glob("*.safetensors"))
+    for name in ("config.json", "preprocessor_config.json", "curia_image_processor.py"):
+        if not (folder / name).is_file():
+            raise UserError(f"--model: {folder} has no {name}; write the folder that launch/convert.py made")
+    if not weights:
+        raise UserError(f"--model: {folder} has no model.safetensors; write the folder that launch/convert.py made")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: found cuda, but PyTorch sees no GPU; write --device cpu")
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        model, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"--model: transformers cannot load {folder}: {str(error).splitlines()[0]}") from None
+    wrong = [key for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in info[kind]]
+    if wrong:
+        raise UserError(f"--model: {folder}: {len(wrong)} weights do not fit config.json, first {wrong[0]}")
+    if model.config.model_type not in ("dinov2", "dinov2_with_registers"):
+        raise UserError(f"--model: {folder}: found model_type {model.config.model_type}; write dinov2")
+    torch.backends.cudnn.allow_tf32 = False  # PyTorch's default for convolutions, of which the patch embedding is one
+    torch.manual_seed(seed)
+    random = transformers.AutoModel.from_config(model.config)
+    digest = hashlib.sha256()
+    for path in weights:
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    frozen = [_freeze(one, device) for one in (model, random)]
+    return Model(*frozen, load_processor(folder), digest.hexdigest(), parameters)
+
+
+def _freeze(model: transformers.PreTrainedModel, device: str) -> Backbone:
+    model.requires_grad_(False).eval().to(device=device, dtype=torch.float32)
+    return Backbone(model, model.config.patch_size, 1 + getattr(model.config, "num_register_tokens", 0))
+
+
+def load_processor(folder: Path) -> Processor:
+    """The image processor that lies beside the weights, set up by preprocessor_config.json.
+
+    It turns one slice (H, W) into {"pixel_values": (1, 1, R, R) float32}, clipped below air or not. The file is run
+    without being imported, so that nothing is written into the folder. Raises UserError.
+    """
+    path = folder / "preprocessor_config.json"
+    try:
+        settings = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); write the folder that launch/convert.py made") from None
+    path = folder / "curia_image_processor.py"
+    module = sys.modules[path.stem] = types.ModuleType(path.stem)  # transformers looks a class's module up
+    exec(compile(path.read_text(), path, "exec"), module.__dict__)
+    return module.CuriaImageProcessor(**settings)
+
+
+def to_pixels(processor: Processor, image: np.ndarray, modality: str) -> torch.Tensor:
+    """A slice (H, W) as the model saw it in training, (1, 1, R, R): CT is clipped below air, MR is not."""
+    return processor(image, clip_below_air=modality == "CT" if modality else None)["pixel_values"]
+
+
+@torch.inference_mode()
+def tokens(backbone: Backbone, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Final-norm tokens of (B, 1, R, R) pixels, on the CPU: class token (B, D) and patches (B, g, g, D), float32."""
+    hidden = backbone.model(pixels.to(backbone.model.device)).last_hidden_state.float().cpu()
+    grid = pixels.shape[-1] // backbone.patch_size
+    return hidden[:, 0], hidden[:, backbone.prefix :].reshape(len(pixels), grid, grid, -1)
+
+
+def patch_mask(mask: np.ndarray, resolution: int, patch_size: int) -> torch.Tensor:
+    """Which patches lie under a mask: (H, W) bool with a nonzero pixel -> (g, g) bool with a nonzero patch.
+
+    As in CuriaBench: resized to the resolution of the model with antialiased bilinear weights, cut at 0.5, or at half
+    of the maximum where nothing reaches 0.5, so that small structures stay, then max-pooled to the grid.
+    """
+    mask = torch.from_numpy(mask.astype(np.float32))[None, None]
+    weight = functional.interpolate(
+        mask, size=(resolution, resolution), mode="bilinear", antialias=True, align_corners=False
+    )
+    inside = weight > 0.5
+    if not inside.any():
+        inside = weight > 0.5 * weight.max()
+    return functional.max_pool2d(inside.float(), patch_size)[0, 0] > 0
+
+
+def raw_pixels(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Mean and spread of the native pixels of a slice (H, W) under the mask, or of all: (2,) float32."""
+    values = image if mask is None else image[mask]
+    return np.array([values.mean(dtype=np.float64), values.std(dtype=np.float64)], np.float32)
+
+
+class Features(NamedTuple):
+    """Features of n samples: `rows[name]` (n, D) float32; `slices` (n,) hashes of the images (of a volume's first
+    masked slice), equal where samples share one."""
+
+    rows: dict[str, np.ndarray]
+    slices: np.ndarray
+
+
+def extract(split: Split, model: Model, batch_size: int = 32) -> Features:
+    """Features of the three rows `trained`, `random` and `pixels` in one pass over the files.
+
+    A slice of a series on which several structures are marked is encoded once.
+    """
+    backbones = {"trained": model.trained, "random": model.random}
+    sums: dict[str, list] = {name: [0] * len(split.images) for name in (*backbones, "pixels")}
+    counts = np.zeros((len(split.images), 1), np.float32)
+    slices = np.zeros(len(split.images), "U32")
+    waiting: dict[tuple, _Waiting] = {}
+
+    def encode():
+        items = list(waiting.values())
+        for start in range(0, len(items), batch_size):
+            chunk = items[start : start + batch_size]
+            pixels = torch.cat([item.pixels for item in chunk])
+            for name, backbone in backbones.items():
+                for item, cls, patches in zip(chunk, *tokens(backbone, pixels), strict=True):
+                    for index, mask in item.samples:
+                        feature = _pool(cls, patches, mask, pixels.shape[-1], backbone.patch_size)
+                        sums[name][index] = sums[name][index] + feature.numpy()
+        waiting.clear()
+
+    last = None
+    for index in np.argsort(split.series, kind="stable"):
+        if len(waiting) >= batch_size and (split.series[index] != last or len(waiting) >= HELD):
+            encode()
+        last, modality = split.series[index], split.modalities[index]
+        for content, one, mask in _slices(*read_sample(split, index)):
+            key = (content, modality)
+            slices[index] = slices[index] or content
+            if key not in waiting:
+                waiting[key] = _Waiting(to_pixels(model.processor, one, modality), [])
+            waiting[key].samples.append((index, mask))
+            sums["pixels"][index] = sums["pixels"][index] + raw_pixels(one, mask)
+            counts[index] += 1
+    encode()
+    return Features({name: np.stack(rows) / counts for name, rows in sums.items()}, slices)
+
+
+class _Waiting(NamedTuple):
+    pixels: torch.Tensor  # (1, 1, R, R)
+    samples: list[tuple[int, np.ndarray | None]]  # index and mask of every sample on this slice
+
+
+def _pool(cls: torch.Tensor, patches: torch.Tensor, mask: np.ndarray | None, resolution: int, patch_size: int):
+    return cls if mask is None else patches[patch_mask(mask, resolution, patch_size)].mean(0)
+
+
+def _slices(image: np.ndarray, mask: np.ndarray | None):
+    """Yields (hash, slice, mask) of a slice, or of the slices of a volume that have a masked pixel."""
+    if image.ndim == 2:
+        image, mask = image[..., None], None if mask is None else mask[..., None]
+    for s in range(image.shape[2]):
+        if mask is None or mask[..., s].any():
+            one = np.ascontiguousarray(image[..., s])
+            content = hashlib.blake2b(repr(one.shape).encode() + one.tobytes(), digest_size=16).hexdigest()
+            yield content, one, None if mask is None else mask[..., s]

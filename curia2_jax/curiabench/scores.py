@@ -1,0 +1,77 @@
+"""Accuracy, balanced accuracy and AUROC with bootstrap intervals over patients, exact for every resample.
+
+A resample of patients is a vector of multiplicities w (how often each patient was drawn). All three scores depend on
+sums over patients only: confusion counts, and for the AUROC the number of pairs (positive sample of patient p, negative
+sample of patient q) that are in the right order, which is w' U w. So a resample costs a product of small matrices
+instead of a sort, and thousands are drawn in a moment.
+"""
+
+import numpy as np
+
+METRICS = ("accuracy", "balanced_accuracy", "auroc")
+DRAWS = 2000
+INTERVAL = (2.5, 97.5)
+
+
+def resample(num_groups: int, seed: int, draws: int = DRAWS) -> np.ndarray:
+    """Multiplicities of `num_groups` groups drawn with replacement: (draws, num_groups) float64."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=draws).astype(np.float64)
+
+
+def evaluate(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> dict:
+    """Scores of every resample: {metric: (draws,) float64}.
+
+    targets (n,) are columns of probabilities (n, K); groups (n,) are numbers of rows of patients, 0..G-1; weights
+    (draws, G), ones for the score itself. The predicted class is that of the largest probability, the first on a tie.
+    Balanced accuracy is the mean recall of the classes that occur in the resample; the AUROC is one class against the
+    rest, averaged over the classes for which the resample has both, and NaN when there is none (ties count half).
+    """
+    num_groups, num_classes = weights.shape[1], probabilities.shape[1]
+    right = (probabilities.argmax(1) == targets).astype(np.float64)
+    hits, total = np.zeros((num_groups, num_classes)), np.zeros((num_groups, num_classes))
+    np.add.at(hits, (groups, targets), right)
+    np.add.at(total, (groups, targets), 1)
+    hits, total = weights @ hits, weights @ total
+    areas = np.full((len(weights), num_classes), np.nan)
+    for k in range(num_classes):
+        pairs, positives, negatives = _ordered_pairs(targets == k, probabilities[:, k], groups, num_groups)
+        possible = (weights @ positives) * (weights @ negatives)
+        ordered = np.einsum("dp,dp->d", weights @ pairs, weights)
+        areas[:, k] = np.where(possible > 0, ordered / np.maximum(possible, 1), np.nan)
+    with np.errstate(invalid="ignore"):
+        return {
+            "accuracy": hits.sum(1) / total.sum(1),
+            "balanced_accuracy": _mean_over_classes(hits / np.where(total > 0, total, np.nan)),
+            "auroc": _mean_over_classes(areas),
+        }
+
+
+def _ordered_pairs(positive: np.ndarray, score: np.ndarray, groups: np.ndarray, num_groups: int):
+    """U (G, G): pairs of a positive of group p above a negative of group q; and how many of both each group has."""
+    pairs = np.zeros((num_groups, num_groups))
+    for q in np.unique(groups[~positive]):
+        others = np.sort(score[~positive & (groups == q)])
+        below = np.searchsorted(others, score[positive], "left") + np.searchsorted(others, score[positive], "right")
+        pairs[:, q] = np.bincount(groups[positive], below / 2, num_groups)
+    counts = (np.bincount(groups[side], minlength=num_groups).astype(np.float64) for side in (positive, ~positive))
+    return pairs, *counts
+
+
+def _mean_over_classes(values: np.ndarray) -> np.ndarray:
+    known = ~np.isnan(values)
+    return np.where(known, values, 0).sum(1) / np.where(known.any(1), known.sum(1), np.nan)
+
+
+def summary(point: float, draws: np.ndarray) -> list[float | None]:
+    """[score, lower, upper]: the score and the 95 % percentile interval of its resamples; None where undefined."""
+    known = draws[~np.isnan(draws)]
+    low, high = np.percentile(known, INTERVAL) if len(known) else (np.nan, np.nan)
+    return [None if np.isnan(value) else float(value) for value in (point, low, high)]
+
+
+def confusion(targets: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts (K, K) int64: row = true class, column = predicted class."""
+    counts = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(counts, (targets, predicted), 1)
+    return counts

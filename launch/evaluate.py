@@ -1,0 +1,57 @@
+"""Score an exported model on labelled slices, frozen: nearest neighbours and a linear probe.
+
+    python launch/evaluate.py --model HF_DIR --data DIR --output REPORT [--task NAME...] [--device cuda] [--run RUN]
+
+DIR is a benchmark, as `launch/ingest.py --labels` writes it. REPORT becomes a folder with report.html and results.json.
+Without --task, every task of DIR is scored. With --run, the report also shows the crops that this training run saw, and
+its curves.
+Exit codes: 0 done, or no labels to score on; 1 a fault; 2 your mistake (one line says which).
+"""
+
+import pathlib
+
+from absl import flags
+
+from curia2_jax.curiabench.tasks import benchmark_folder, task_names
+from curia2_jax.errors import UserError
+from launch import command
+
+_MODEL = flags.DEFINE_string("model", None, "Folder that launch/convert.py wrote.")
+_DATA = flags.DEFINE_string("data", None, "Folder of a benchmark, or a corpus that holds one.")
+_TASK = flags.DEFINE_multi_string("task", [], "Tasks to score; more names may follow. Default: all of --data.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for report.html and results.json.")
+_DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Where the backbone runs.")
+_RUN = flags.DEFINE_string("run", None, "Training run whose pictures go into the report.")
+
+
+def run(argv: list[str]) -> int:
+    for flag in (_MODEL, _DATA, _OUTPUT):
+        if not flag.value:
+            raise UserError(f"--{flag.name}: missing; write --{flag.name}={'REPORT' if flag is _OUTPUT else 'DIR'}")
+    if argv[1:] and not _TASK.value:
+        raise UserError(f"found {argv[1]!r} without a flag; write --task {argv[1]}")
+    for flag in (_MODEL, _DATA, _RUN):
+        if flag.value and not pathlib.Path(flag.value).is_dir():
+            raise UserError(f"--{flag.name}: found {flag.value}, which is no folder")
+    folder = benchmark_folder(_DATA.value)
+    if folder is None:
+        print(f"no labels in {_DATA.value}: nothing to score. Ingest with --labels to get a benchmark.")
+        return 0
+    try:
+        from curia2_jax.curiabench import report
+        from curia2_jax.curiabench.run import evaluate  # after the flags: a wrong one needs no PyTorch
+    except ModuleNotFoundError as e:
+        raise UserError(f"{e.name} is not installed; write: pip install -e '.[eval]'") from None
+    names = [*_TASK.value, *argv[1:]] or task_names(folder)
+    run_pictures = sorted(pathlib.Path(_RUN.value, "images").glob("*.png")) if _RUN.value else []
+    results = evaluate(_MODEL.value, folder, names, _OUTPUT.value, _DEVICE.value, run_pictures)
+    print()
+    print(report.table(results))
+    print()
+    print(results["verdict"])
+    print(f"report: {pathlib.Path(_OUTPUT.value) / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    command.start(run)

@@ -1,0 +1,143 @@
+import copy
+import html.parser
+
+import pytest
+
+from curia2_jax.curiabench import report
+from curia2_jax.curiabench.pictures import SlicePicture
+
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+
+
+class Page(html.parser.HTMLParser):
+    """Text and attributes of a page, and whether its elements close in order."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.text, self.open, self.links, self.images = [], [], [], []
+        self.feed(source)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.links += [found[name] for name in ("src", "href") if name in found]
+        self.images += [found["src"]] if tag == "img" else []
+        if tag not in ("img", "meta"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def part(trained, random, pixels, margin):
+    scores = {"trained": trained, "random": random, "pixels": pixels}
+    metrics = ("accuracy", "balanced_accuracy", "auroc")
+
+    def about(value, signed=False):
+        return {head: {m: [value, value - margin, value + margin] for m in metrics} for head in ("linear", "knn")}
+
+    rows = {row: about(value) for row, value in scores.items()}
+    return {"rows": rows, "trained_minus": {row: about(trained - scores[row]) for row in ("random", "pixels")}}
+
+
+def results(trained=0.8, random=0.6, pixels=0.3, margin=0.1, patients=12):
+    one = part(trained, random, pixels, margin)
+    count = {"samples": 1234, "slices": 300, "patients": patients, "per_class": [600, 634, 0]}
+    task = {
+        "classes": ["liver", "<spleen>", "kidney"],
+        "train": count,
+        "test": count,
+        "test_samples_seen_in_train": 0,
+        "resampled": "patient" if patients > 1 else "slice",
+        "confusion": {"trained": {"linear": [[597, 3, 0], [34, 600, 0], [0, 0, 0]]}},
+        **one,
+    }
+    model = {
+        "folder": "runs/<b>", "sha256": "f00d", "parameters": 21507840, "width": 384, "depth": 12,
+        "patch_size": 16, "resolution": 256,
+    }  # fmt: skip
+    settings = {
+        "bootstrap_draws": 2000,
+        "neighbours": 20,
+        "temperature": 0.07,
+        "device": "cpu",
+        "versions": {"torch": "2"},
+    }
+    out = {"model": model, "settings": settings, "tasks": {"organs": task}, "mean": one}
+    return out | {"verdict": report.verdict(out)}
+
+
+@pytest.mark.parametrize(
+    ("random", "pixels", "words"),
+    [
+        (
+            0.6,
+            0.3,
+            "is better than raw pixels (0.300; difference +0.500, 95 % interval +0.400 to +0.600) and better than",
+        ),
+        (0.75, 0.3, "and not distinguishable from the same backbone with random weights (0.750; difference +0.050"),
+        (
+            0.95,
+            0.95,
+            "is worse than raw pixels (0.950; difference -0.150, 95 % interval -0.250 to -0.050) and worse than",
+        ),
+    ],
+)
+def test_verdict_says_better_only_when_the_interval_is_above_zero(random, pixels, words):
+    assert words in report.verdict(results(random=random, pixels=pixels))
+
+
+def test_verdict_says_on_how_many_patients_and_tasks():
+    assert "(balanced accuracy 0.800, on 12 test patients)" in results()["verdict"]
+    assert "(balanced accuracy 0.800, on slices of one patient)" in results(patients=1)["verdict"]
+    two = results()
+    two["tasks"]["second"] = copy.deepcopy(two["tasks"]["organs"])
+    two["tasks"]["second"]["test"]["patients"] = 3
+    assert "mean of 2 tasks, on 3 test patients in the smallest)" in report.verdict(two)
+
+
+def test_page_is_whole_escaped_and_loads_nothing_from_elsewhere():
+    pictures = {"organs": [SlicePicture(PIXEL + "a", PIXEL + "b", PIXEL + "c")] * 2}
+    source = report.render(results(), pictures, {"crops": PIXEL + "crop", "other": PIXEL + "more"})
+    page = Page(source)
+    text = " ".join("".join(page.text).split())
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert "http" not in source.replace("<!doctype html>", "")
+    assert "@import" not in source
+    assert "url(" not in source
+    assert "<script" not in source
+    order = [image.removeprefix(PIXEL) for image in page.images]
+    assert order == ["a", "a", "b", "b", "c", "c", "crop", "more"]
+    assert "What the student saw of the first images" in text
+    assert "<spleen>" in text
+    assert "runs/<b>, 21,507,840 parameters" in text
+    assert results()["verdict"] in text
+    assert "0.800 0.700 to 0.900" in text.replace("0.8000.7", "0.800 0.7")
+    assert "1,234 samples on 300 slices of 12 patients" in text
+    assert "597" in text
+    assert "kidney" in text
+
+
+def test_page_warns_of_few_patients_and_of_one():
+    assert "they are coarse" not in report.render(results(), {"organs": []}, {})
+    assert "With 4 patients they are coarse" in report.render(results(patients=4), {"organs": []}, {})
+    assert "too narrow" in report.render(results(patients=1), {"organs": []}, {})
+
+
+def test_an_undefined_score_is_said_to_be_so():
+    undefined = results()
+    for place in (undefined["mean"], undefined["tasks"]["organs"]):
+        place["rows"]["pixels"]["knn"]["auroc"] = [None, None, None]
+        place["trained_minus"]["pixels"]["knn"]["auroc"] = [None, None, None]
+    Page(report.render(undefined, {"organs": []}, {}))
+    assert report.table(undefined).count("undefined") == 1
+
+
+def test_table_has_a_line_a_row():
+    lines = report.table(results()).splitlines()
+    assert len(lines) == 4
+    assert lines[1].startswith("organs  Trained backbone")
+    assert lines[1].count("0.800 [0.700, 0.900]") == 4

@@ -1,0 +1,79 @@
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import small_benchmark
+from PIL import Image
+
+SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "launch" / "evaluate.py"
+
+
+def evaluate(*arguments):
+    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return small_benchmark.write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmark")
+    rng = np.random.default_rng(0)
+    for name in ("first", "second", "third"):
+        images = [rng.normal(size=(32, 32)) * 100 + 50 * (number % 2) for number in range(16)]
+        rows = [(one, np.ones((32, 32)), number % 2, f"p{number // 4}", "MR") for number, one in enumerate(images)]
+        small_benchmark.write_task(folder / name, {"train": rows[:8], "test": rows[8:]}, {0: "a", 1: "b"})
+    return folder
+
+
+def test_scores_the_tasks_asked_for_and_shows_what_the_run_saw(model, benchmark, tmp_path):
+    (tmp_path / "run" / "images").mkdir(parents=True)
+    Image.new("L", (7, 5), 99).save(tmp_path / "run" / "images" / "crops.png")
+    done = evaluate(
+        "--model", model, "--task", "first", "third", "--data", benchmark, "--output", tmp_path / "report",
+        "--run", tmp_path / "run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert list(results["tasks"]) == ["first", "third"]
+    assert results["verdict"] in done.stdout
+    assert done.stdout.splitlines()[-1] == f"report: {tmp_path / 'report' / 'report.html'}"
+    assert "What the student saw of the first images" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_a_corpus_without_labels_is_no_mistake(model, tmp_path):
+    (tmp_path / "contract.json").write_text("{}")
+    done = evaluate("--model", model, "--data", tmp_path, "--output", tmp_path / "report")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"no labels in {tmp_path}: nothing to score.")
+    assert not (tmp_path / "report").exists()
+
+
+def test_mistakes_are_one_line_and_code_2(model, benchmark, tmp_path):
+    right = {"--model": model, "--data": benchmark, "--output": tmp_path / "report"}
+
+    def with_flag(name, value):
+        return [str(part) for pair in (right | {name: value}).items() for part in pair]
+
+    mistakes = [
+        ([], "--model: missing"),
+        (with_flag("--data", tmp_path / "nowhere"), f"--data: found {tmp_path / 'nowhere'}, which is no folder"),
+        (with_flag("--data", model), "neither a task (NAME/task.json) nor a corpus"),
+        (with_flag("--model", benchmark), "has no config.json"),
+        (with_flag("--device", "tpu"), "--device=tpu"),
+        (with_flag("--devise", "cpu"), "devise"),
+        (with_flag("--run", tmp_path / "nowhere"), "--run: found"),
+        ([*with_flag("--device", "cpu"), "first"], "found 'first' without a flag; write --task first"),
+    ]
+    for arguments, message in mistakes:
+        done = evaluate(*arguments)
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert message in done.stderr
+        assert done.stderr.startswith("error: ")
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert not (tmp_path / "report").exists()
