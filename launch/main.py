@@ -3,60 +3,56 @@
     python launch/main.py --config=configs/vitg.py --config.data.corpus=CORPUS [--workdir=runs/vitg]
 
 Called again with the same --workdir it goes on from the newest checkpoint. SIGTERM, SIGINT or SIGUSR1: it saves and
-exits with code 42. Exit codes: 0 done, 1 a fault, 2 your mistake (one line says which), 42 stopped early and safe to
-requeue, 43 do not requeue (a loss was not finite).
+exits with code 42; of several processes all do if one is asked. Exit codes: 0 done, 1 a fault, 2 your mistake (one
+line says which), 42 stopped early and safe to requeue, 43 do not requeue (a loss was not finite).
 """
 
 import os
 import pathlib
 import signal
-import sys
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from curia2_jax.errors import UserError
+from launch import command, hosts
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/ and the name of the config.")
+_PROFILE = flags.DEFINE_bool("profile", False, "Trace steps 10 to 15 into the folder profile/ of the run.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; default: what the scheduler says.")
+_PROCESSES = flags.DEFINE_integer("num-processes", None, "Processes of this run, all told.")
+_PROCESS = flags.DEFINE_integer("process-id", None, "Number of this one, from 0.")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def run(_: list[str]) -> int:
+    if _CONFIG.value is None:
+        raise UserError("--config: missing; write --config=configs/vitb.py")
+    name = flags.FLAGS["config"].config_filename
+    try:
+        config = _CONFIG.value.to_dict()
+    except OSError:
+        raise UserError(f"--config={name}: cannot be read; write a file such as configs/vitb.py") from None
+    cluster = hosts.cluster(os.environ, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    import jax  # after the flags: a wrong one needs no backend
+
+    from curia2_jax.parallel import compiler
+    from curia2_jax.training.loop import train
+
+    if cluster is not None:
+        hosts.start(cluster)
+    compiler.configure(jax.default_backend())
+    hosts.check_alone(cluster, jax.process_count())
     requests: list[int] = []
     for number in SIGNALS:
         signal.signal(number, lambda received, _: requests.append(received))
-    if _CONFIG.value is None:
-        raise UserError("--config: missing; write --config=configs/vitb.py")
-    import jax  # after the flags: a wrong one needs no backend
-
-    from curia2_jax.training.loop import train
 
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/curia2_jax/xla"))
     jax.config.update("jax_compilation_cache_dir", cache)
-    config = _CONFIG.value.to_dict()
-    name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
-    workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}")
-    return train(config, workdir, lambda: bool(requests))
-
-
-def parse(argv: list[str]) -> list[str]:
-    """Flags as absl reads them, but a wrong one is one line and exit code 2."""
-    try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as e:
-        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
-        sys.exit(2)
-
-
-def main(argv: list[str]) -> None:
-    try:
-        code = run(argv)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        code = 2
-    sys.exit(code)
+    workdir = pathlib.Path(_WORKDIR.value or f"runs/{pathlib.Path(name).stem}")
+    return train(config, workdir, lambda: bool(requests), profile=_PROFILE.value)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    command.start(run)

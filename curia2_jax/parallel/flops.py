@@ -6,6 +6,7 @@ interpolation are matrix products too, so there are no convolutions. Elementwise
 A recipe is a `curia2_jax.training.recipe.Recipe`; only its sizes are read.
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -45,7 +46,7 @@ def interpolation(model: Any, patches: int) -> float:
 def head(width: int, c: Any) -> float:
     """The MLP of a projection head on one token, forward; without the last layer."""
     sizes = [width, *[c.hidden] * (c.layers - 1), c.bottleneck]
-    return sum(2.0 * a * b for a, b in zip(sizes, sizes[1:], strict=False))
+    return sum(2.0 * a * b for a, b in itertools.pairwise(sizes))
 
 
 def update(recipe: Any, masked_per_group: int) -> dict[str, float]:

@@ -14,9 +14,12 @@ _BITS = {"pred": 8, "token": 0, "opaque": 0}
 _SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+[a-z]*)?)\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _INSTRUCTION = re.compile(r"^(?:ROOT )?%?([\w.\-]+) = (\([^=]*?\)|\S+) ([\w\-]+)\((.*)$")
+_COMMENT = re.compile(r"/\*.*?\*/")
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))? \{([^}]*)\}")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _NAME = re.compile(r'op_name="([^"]*)"')
 
 
@@ -63,7 +66,7 @@ def size(text: str) -> int:
 
 def _computations(text: str) -> tuple[str, dict[str, list[_Instruction]]]:
     entry, found, current = "", {}, None
-    for line in text.splitlines():
+    for line in _COMMENT.sub("", text).splitlines():
         if line and not line[0].isspace() and (m := _COMPUTATION.match(line)):
             current = found.setdefault(m.group(2), [])
             entry = m.group(2) if m.group(1) else entry
@@ -72,8 +75,25 @@ def _computations(text: str) -> tuple[str, dict[str, list[_Instruction]]]:
     return entry, found
 
 
+def _trips(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> int:
+    """How often a loop runs: as noted by XLA, else the constant that its condition compares the counter with."""
+    if m := _TRIPS.search(loop.rest):
+        return int(m.group(1))
+    condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
+    instructions = {i.name: i for i in computations.get(condition.group(1), [])}
+    for i in instructions.values():
+        if i.opcode == "compare" and "direction=LT" in i.rest:
+            bound = instructions.get(_operands(i.rest).split("%")[-1].strip())
+            if bound is not None and bound.opcode == "constant":
+                return int(re.search(r"\d+", bound.rest).group())
+    return 1
+
+
 def _group(rest: str) -> int:
-    """Devices of one replica group: `{{0,1},{2,3}}`, `[4,2]<=[8]`, or source-target pairs."""
+    """Devices of one replica group: `mesh['a'=4,'b'=2] {'a'}`, `{{0,1},{2,3}}`, `[4,2]<=[8]`; 2 of a permutation."""
+    if m := _MESH.search(rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", m.group(1)))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", m.group(2)))
     if m := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
         return int(m.group(2))
     if m := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
@@ -96,17 +116,19 @@ def _operands(rest: str) -> str:
 def operations(text: str) -> list[Operation]:
     """Every matrix product and collective of a compiled program (`jax.stages.Compiled.as_text()`).
 
-    A loop whose trip count XLA does not know counts once. Of a conditional every branch counts.
+    A loop whose trip count cannot be read counts once. Of a conditional every branch counts. TPUs spread a collective
+    over several fusions that overlap it with products; they share a channel and are one.
     """
     entry, computations = _computations(text)
     out: list[Operation] = []
+    channels: set[str] = set()
 
     def visit(name: str, times: int, loop: int) -> None:
         table = {i.name: i.shape for i in computations[name]}
         for i in computations[name]:
             kind = i.opcode.removesuffix("-start").removesuffix("-done")
-            if kind in ("async",) or i.opcode.endswith("-done"):
-                kind = ""
+            if i.opcode.endswith("-done"):
+                continue
             operand_text = _operands(i.rest)
             names = re.findall(r"%([\w.\-]+)", operand_text)
             operand_shapes = [table.get(n, "") for n in names] if names else [operand_text]
@@ -121,15 +143,21 @@ def operations(text: str) -> list[Operation]:
             elif kind == "convolution":
                 out.append(_convolution(i, operand_shapes, times, loop, where))
             elif kind in COLLECTIVES:
+                channel = m.group(1) if (m := _CHANNEL.search(i.rest)) else f"none {name} {i.name}"
+                if channel in channels:
+                    continue
+                channels.add(channel)
                 dtypes = tuple(dict.fromkeys(s[0] for shape in operand_shapes for s in shapes(shape)))
                 moved = sum(size(s) for s in operand_shapes) if kind == "reduce-scatter" else size(i.shape)
                 if i.opcode.endswith("-start") and kind in ("all-gather", "collective-permute"):
                     # (operand, result, ...): the operands are no part of the result.
-                    parts = [math.prod(d) * (_BITS.get(t) or int(re.search(r"\d+", t).group())) // 8
-                             for t, d in shapes(i.shape)]
+                    parts = [
+                        math.prod(d) * (_BITS.get(t) or int(re.search(r"\d+", t).group())) // 8
+                        for t, d in shapes(i.shape)
+                    ]
                     moved = max(parts)
                 out.append(Operation(kind, times, moved, 0.0, dtypes, _group(i.rest), loop, where))
-            trips = int(m.group(1)) if i.opcode == "while" and (m := _TRIPS.search(i.rest)) else 1
+            trips = _trips(i, computations) if i.opcode == "while" else 1
             called = _CALLED.findall(i.rest)
             if m := _BRANCHES.search(i.rest):
                 called += [c.strip().lstrip("%") for c in m.group(1).split(",")]

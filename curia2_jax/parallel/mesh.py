@@ -1,9 +1,14 @@
-"""The device mesh: `data` replicates the state, `fsdp` shards it; the batch is split over both."""
+"""The device mesh: `data` replicates the state, `fsdp` shards it; the batch is split over both.
+
+`fsdp` equal to the devices of a node (or slice) is hybrid sharding: weights are gathered over the fast links of a node
+only, and just the gradients of a device's own shard cross the network.
+"""
 
 import dataclasses
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from curia2_jax.errors import UserError
@@ -14,26 +19,36 @@ BATCH = PartitionSpec(BATCH_AXES)
 
 @dataclasses.dataclass(frozen=True)
 class ParallelConfig:
-    fsdp: int  # devices that share one copy of the state
+    fsdp: int  # devices that share one copy of the state; all of them where there are fewer
     accumulation: int  # micro-batches a step
 
 
 def make_mesh(c: ParallelConfig, devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh ("data", "fsdp") over all devices.
 
-    The fsdp axis is the minor one, so that a copy of the state lies within a node or a slice of neighbours.
+    The fsdp axis is the minor one: JAX numbers the devices of a process, and so of a node, in a row. On a TPU the axes
+    are laid along those of the torus where that is possible; between slices there is only `data`.
 
     Raises:
-      UserError: `parallel.fsdp` does not divide the number of devices.
+      UserError: `parallel.fsdp` does not divide the number of devices (of a slice, if there are several).
     """
     devices = jax.devices() if devices is None else devices
-    if c.fsdp < 1 or len(devices) % c.fsdp:
-        fits = [n for n in range(1, len(devices) + 1) if len(devices) % n == 0]
-        raise UserError(
-            f"config.parallel.fsdp: {c.fsdp} does not divide the {len(devices)} devices; write one of {fits}"
-        )
-    shape = (len(devices) // c.fsdp, c.fsdp)
-    return jax.make_mesh(shape, BATCH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    slices = len({getattr(d, "slice_index", 0) for d in devices})
+    fsdp, together = min(c.fsdp, len(devices)), len(devices) // slices
+    if c.fsdp < 1 or together % fsdp:
+        fits = [n for n in range(1, together + 1) if together % n == 0]
+        where = f"{len(devices)} devices" if slices == 1 else f"{together} devices of a slice"
+        raise UserError(f"config.parallel.fsdp: {c.fsdp} does not divide the {where}; write one of {fits}")
+    shape = (len(devices) // fsdp, fsdp)
+    if devices[0].platform == "tpu":
+        inside = (shape[0] // slices, fsdp)
+        if slices > 1:
+            array = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1), devices, allow_split_physical_axes=True)
+        else:
+            array = mesh_utils.create_device_mesh(inside, devices, allow_split_physical_axes=True)
+    else:
+        array = np.array(devices).reshape(shape)
+    return Mesh(array, BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def batch_shards(mesh: Mesh | None) -> int:
@@ -51,9 +66,11 @@ def check_batch(global_batch: int, group_size: int, accumulation: int, shards: i
     if global_batch % unit:
         low, high = global_batch // unit * unit, (global_batch // unit + 1) * unit
         nearest = f"{high}" if low == 0 else f"{low} or {high}"
+        groups = [g for g in range(group_size, 1, -1) if global_batch % (g * accumulation * shards) == 0]
+        other = f", or config.data.group_size={groups[0]}" if groups else ""
         raise UserError(
             f"config.data.global_batch: {global_batch} images are no whole groups of {group_size} in {accumulation} "
-            f"micro-batch(es) on {shards} device(s); write {nearest}, or another data.group_size"
+            f"micro-batch(es) on {shards} device(s); write {nearest}{other}"
         )
 
 

@@ -1,0 +1,174 @@
+"""Memory, operations, bytes on the wire and time of a step, before anything is paid for.
+
+What a compiler says about a program for the very chips (TPU topologies) is taken as it is; the rest is arithmetic on
+the sizes of a recipe (a `curia2_jax.training.recipe.Recipe`, only numbers are read) and is called an estimate.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+
+from curia2_jax.parallel import flops, hlo
+from curia2_jax.parallel.chips import Chip
+
+PyTree = Any
+# Matrix products of whole published ViT runs reach 30 to 45 % of the peak of A100s; an expectation, not a bound.
+EFFICIENCY = 0.40
+RECIPE_BATCH = 16_384  # beyond it nobody has shown this recipe to train
+HEADROOM = 0.93  # share of the memory that a program can have: the rest is the runtime's
+
+
+def device_bytes(tree: PyTree) -> int:
+    """Bytes that one device holds of arrays (or ShapeDtypeStructs) with shardings."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _itemsize(recipe: Any) -> int:
+    return {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}[recipe.model.dtype]
+
+
+def residuals(model: Any, tokens: int, itemsize: int) -> int:
+    """Bytes that one block keeps of one crop for the backward pass, by the remat policy; without its own input."""
+    hidden = (2 if model.ffn == "swiglu" else 1) * model.hidden
+    named = {"qkv": 3 * model.width, "attn_out": model.width, "ffn_hidden": hidden}
+    dense = 3 * model.width + 2 * model.width + hidden  # outputs of every matrix product with a weight
+    per_token = {
+        "nothing_saveable": 0,
+        "dots_with_no_batch_dims_saveable": dense,
+        "dots_saveable": dense + model.heads * tokens + model.width,
+    }.get(model.remat)
+    if per_token is None and model.remat in ("none", "everything_saveable"):
+        # Also norms (in float32 as well), scores before and after the softmax, and the product inside SwiGLU.
+        wide = 4 * model.width * (1 + 4 // itemsize)
+        per_token = dense + wide + 3 * model.heads * tokens + model.width + 2 * model.hidden
+    elif per_token is None:
+        per_token = sum(named[name.strip()] for name in model.remat.split(","))
+    return tokens * per_token * itemsize
+
+
+def activations(recipe: Any, masked_per_group: int, shards: int) -> dict[str, int]:
+    """Estimated bytes on one device at the peak of a step, by what they are; parameters and gradients not counted."""
+    m, c, size = recipe.model, recipe.crops, _itemsize(recipe)
+    images = recipe.data.global_batch // shards  # of one device
+    micro = images // recipe.parallel.accumulation
+    rows = images // recipe.data.group_size * masked_per_group
+    out = {"block inputs": 0, "kept by remat": 0}
+    working = 0
+    for side, crops in ((c.global_size, 2 * micro), (c.local_size, c.num_local * micro)):
+        if not crops:
+            continue
+        tokens = (side // m.patch_size) ** 2 + 1 + m.registers
+        kept = flops.kept_share(crops // (micro // recipe.data.group_size), m.drop_path)
+        out["block inputs"] += m.depth * crops * tokens * m.width * size
+        out["kept by remat"] += int(m.depth * crops * kept * residuals(m, tokens, size))
+        everything = dataclasses.replace(m, remat="none")
+        working = max(working, int(crops * kept * residuals(everything, tokens, size)))
+    out["one block, recomputed"] = working
+    heads = {"dino": (recipe.dino_head, 2 * images), "ibot": (recipe.ibot_head, rows)}
+    out["teacher logits"] = sum(n * h.prototypes * size for h, n in heads.values())
+    largest = max(h.prototypes for h, _ in heads.values())
+    out["one chunk of logits"] = 4 * recipe.objective.chunk * largest * 4  # logits, targets, slopes, exponentials
+    # Last layers gathered in float32, and their gradients of this device.
+    out["last layers"] = sum(2 * h.bottleneck * h.prototypes * 4 for h, _ in heads.values())
+    out["head features"] = sum(3 * (n + n * c.num_local // 2) * h.hidden * size for h, n in heads.values())
+    canvas = recipe.data.canvas
+    crops_bytes = images * 4 * (2 * c.global_size**2 + c.num_local * c.local_size**2) * m.in_channels
+    out["slices and crops"] = images * canvas * canvas * (2 + 4) + 2 * crops_bytes
+    return out
+
+
+def fewest_bytes(params: PyTree, recipe: Any) -> dict[str, float]:
+    """The least that the sharding makes one device send in a step, by collective, in bytes.
+
+    Every sharded parameter is gathered once a forward and once a backward pass (teacher on global crops; student on
+    global and local crops, each micro-batch), in the compute type inside the blocks and in float32 elsewhere; gradients
+    are reduce-scattered over fsdp after each backward pass and what is left all-reduced over data, in float32.
+    """
+    size, passes = _itemsize(recipe), recipe.parallel.accumulation
+    crops = 2 if recipe.crops.num_local else 1
+    total = {"all-gather": 0.0, "reduce-scatter": 0.0, "all-reduce": 0.0}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path)
+        whole = math.prod(leaf.shape) * leaf.dtype.itemsize
+        shard = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        fsdp, replicas = whole // shard, leaf.sharding.num_devices // (whole // shard)
+        blocks = "blocks" in name
+        backward = crops if "backbone" in name else 1
+        if fsdp > 1:
+            wire = whole * (size / leaf.dtype.itemsize if blocks else 1) * (fsdp - 1) / fsdp
+            total["all-gather"] += wire * passes * (1 + 2 * backward)
+            total["reduce-scatter"] += whole * (fsdp - 1) / fsdp * passes * backward
+        total["all-reduce"] += 2 * shard * (replicas - 1) / replicas * passes * backward
+    return total
+
+
+def memory_traffic(recipe: Any, params_bytes: int, masked_per_group: int, devices: int) -> float:
+    """Estimated bytes to and from the memory of one device in a step: operands and results of matrix products, the
+    optimiser's passes over the state, and the prototypes' logits."""
+    m, c, size = recipe.model, recipe.crops, _itemsize(recipe)
+    hidden = (2 if m.ffn == "swiglu" else 1) * m.hidden
+    per_token = size * (16 * m.width + 3 * hidden)
+    forward = 0.0
+    for side, crops, passes in ((c.global_size, 2, 4), (c.local_size, c.num_local, 3)):  # the teacher's is the fourth
+        tokens = (side // m.patch_size) ** 2 + 1 + m.registers
+        forward += passes * crops * tokens * m.depth * per_token
+    images = recipe.data.global_batch
+    rows = {"dino": 2 * images, "ibot": images // recipe.data.group_size * masked_per_group}
+    logits = sum(
+        n * getattr(recipe, f"{name}_head").prototypes * (6 * size + 4 * 4) for name, n in rows.items()
+    )  # six passes over the teacher's, about four arrays of float32 for the student's chunk
+    return (forward * images + logits) / devices + 10 * params_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Seconds a step by each limit; the longest is the least that the step can take."""
+
+    compute: float
+    memory: float
+    wire: float
+
+    @property
+    def lower_bound(self) -> float:
+        return max(self.compute, self.memory, self.wire)
+
+    @property
+    def expected(self) -> float:
+        """Products at EFFICIENCY of the peak, everything else hidden behind them where it is shorter."""
+        return max(self.compute / EFFICIENCY, self.memory, self.wire)
+
+
+def times(total_flops: float, traffic: float, inside: float, across: float, devices: int, chip: Chip) -> Times:
+    """Args: FLOPs of all devices; bytes of one: to and from memory, inside its node or slice, and across them."""
+    return Times(
+        compute=total_flops / devices / chip.flops,
+        memory=traffic / chip.bandwidth,
+        wire=max(inside / chip.links, across / chip.network),
+    )
+
+
+def split_wire(params: PyTree, recipe: Any, chip: Chip, devices: int) -> tuple[float, float]:
+    """(inside, across) a node, of the fewest bytes. Replicas over several nodes meet on the network."""
+    need = fewest_bytes(params, recipe)
+    node = chip.node or devices
+    sharded = need["all-gather"] + need["reduce-scatter"]
+    if devices <= node:
+        return sharded + need["all-reduce"], 0.0
+    if recipe.parallel.fsdp > node:
+        return 0.0, sharded + need["all-reduce"]
+    # Reduced inside the node first, then each device carries its share across.
+    return sharded + need["all-reduce"], need["all-reduce"] / max(node // recipe.parallel.fsdp, 1)
+
+
+def collective_table(text: str, params: PyTree, recipe: Any) -> list[dict[str, Any]]:
+    """Collectives of a compiled program by kind, beside the fewest bytes that the sharding needs.
+
+    A compiler may write a reduce-scatter as an all-reduce (CPU): then its bytes stand in that row.
+    """
+    found, need = hlo.collectives(text), fewest_bytes(params, recipe)
+    return [
+        {"kind": kind, **found.get(kind, {"count": 0, "runs": 0, "bytes": 0}), "fewest_wire_bytes": need.get(kind, 0.0)}
+        for kind in hlo.COLLECTIVES
+    ]

@@ -1,0 +1,34 @@
+"""How the commands of this folder read flags and end: a mistake of the user is one line and exit code 2."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from curia2_jax.errors import UserError
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Flags as absl reads them, but a wrong one is one line and exit code 2, and flags may follow other words."""
+    flags.FLAGS.set_gnu_getopt(True)
+    try:
+        return flags.FLAGS(argv)
+    # A config file that is not there, or a key or value that it does not take, comes as one of the other errors.
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
+        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def start(run: Callable[[list[str]], int | None]) -> None:
+    """Runs a command; it returns its exit code, None for 0."""
+
+    def main(argv: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # what libraries say beside that is not for our users
+        try:
+            code = run(argv)
+        except UserError as e:
+            print(f"error: {e}", file=sys.stderr)
+            code = 2
+        sys.exit(code)
+
+    app.run(main, flags_parser=parse)

@@ -1,0 +1,141 @@
+"""The whole program on this machine: studies -> corpus -> pre-training -> PyTorch folder -> report.
+
+    make demo                 synthetic studies; minutes on two cores
+    make demo INPUT=DIR       a folder of real scans; label maps in it are used if there are any
+    make evidence             three seeds, longer; does pre-training beat random weights on studies it never saw?
+
+It runs the commands that you would run, and prints them. Called again, it goes on where it was.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+
+from absl import flags
+
+from curia2_jax.data import phantom
+from curia2_jax.data.corpus import Corpus
+from curia2_jax.errors import UserError
+from launch import command
+
+_INPUT = flags.DEFINE_string("input", None, "Folder of studies; default: synthetic ones.")
+_PATIENTS = flags.DEFINE_string("patient-regex", None, "Passed on to launch/ingest.py.")
+_EVIDENCE = flags.DEFINE_bool("evidence", False, "Three seeds on synthetic studies.")
+_OUTPUT = flags.DEFINE_string("output", "demo", "Folder for everything that is made.")
+_STEPS = flags.DEFINE_integer("steps", None, "Training steps; default: 300, with --evidence 1,500.", lower_bound=1)
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PRETRAIN_STUDIES, LABELLED_STUDIES, LABELLED_SEED = 48, 36, 10_000
+ROWS = {"trained": "trained backbone", "random": "same, random weights", "pixels": "raw pixels"}
+
+
+def call(*line: str) -> None:
+    """Runs a command of this folder; its mistake or fault is this one's."""
+    print("\n$ python " + shlex.join(line), flush=True)
+    code = subprocess.run([sys.executable, *line], cwd=ROOT, check=False).returncode
+    if code:
+        sys.exit(code)
+
+
+def ingest(studies: pathlib.Path, corpus: pathlib.Path) -> pathlib.Path:
+    """A corpus of a folder, with the labels, names and patients that lie in it."""
+    line = ["launch/ingest.py", f"--input={studies}", f"--output={corpus}"]
+    for flag, name in (("labels", "labels.csv"), ("label-names", "label_names.json")):
+        if (studies / name).is_file():
+            line.append(f"--{flag}={studies / name}")
+    call(*line, *([f"--patient-regex={_PATIENTS.value}"] if _PATIENTS.value else []))
+    return corpus
+
+
+def phantom_studies(folder: pathlib.Path, count: int, seed: int) -> pathlib.Path:
+    if not (folder / "label_names.json").exists():
+        print(f"making {count} synthetic studies in {folder}", flush=True)
+        phantom.write_studies(folder, count, seed)
+    return folder
+
+
+def canvas_of(corpus: pathlib.Path) -> int:
+    """The smallest multiple of 32 pixels that holds every slice: on a CPU a larger canvas costs time."""
+    c = Corpus(corpus)
+    return -(-int(max(c.column("height").max(), c.column("width").max())) // 32) * 32
+
+
+def pretrain_and_score(
+    folder: pathlib.Path, corpus: pathlib.Path, benchmark: pathlib.Path, steps: int, seed: int
+) -> None:
+    run, model, report = folder / "run", folder / "huggingface", folder / "report"
+    call(
+        "launch/main.py", f"--config=configs/demo.py:{steps}", f"--config.data.corpus={corpus}", f"--workdir={run}",
+        f"--config.data.canvas={canvas_of(corpus)}", f"--config.seed={seed}",
+    )  # fmt: skip
+    call("launch/convert.py", f"--checkpoint={run}", f"--output={model}", "--verify")
+    call("launch/evaluate.py", f"--model={model}", f"--data={benchmark}", f"--output={report}", f"--run={run}")
+
+
+def demo(output: pathlib.Path) -> int:
+    if _INPUT.value:
+        studies = pathlib.Path(_INPUT.value).resolve()
+        if not studies.is_dir():
+            raise UserError(f"--input: no folder {_INPUT.value}; write a folder of NIfTI or DICOM studies")
+        folder = output / f"{studies.name}-{hashlib.sha256(str(studies).encode()).hexdigest()[:6]}"
+        benchmark = corpus = ingest(studies, folder / "corpus")
+    else:
+        folder = output / "phantom"
+        corpus = ingest(phantom_studies(folder / "studies", PRETRAIN_STUDIES, 0), folder / "corpus")
+        labelled = phantom_studies(folder / "held_out_studies", LABELLED_STUDIES, LABELLED_SEED)
+        benchmark = ingest(labelled, folder / "held_out_corpus")
+    pretrain_and_score(folder, corpus, benchmark, _STEPS.value or 300, 0)
+    print(f"\ncheckpoint      {folder / 'run' / 'checkpoints'}\nPyTorch folder  {folder / 'huggingface'}")
+    results = folder / "report" / "results.json"
+    if not results.exists():
+        print("no labels, so no scores: give label maps beside the scans to get a report")
+        return 0
+    print(f"report          {folder / 'report' / 'report.html'}\n")
+    scores = json.loads(results.read_text())
+    print(f"{'balanced accuracy, mean of the tasks':<38}{'linear probe':<24}kNN")
+    for row, name in ROWS.items():
+        cells = [
+            "{:.3f} [{:.3f}, {:.3f}]".format(*scores["mean"]["rows"][row][h]["balanced_accuracy"])
+            for h in ("linear", "knn")
+        ]
+        print(f"{name:<38}{cells[0]:<24}{cells[1]}")
+    print(f"\n{scores['verdict']}")
+    return 0
+
+
+def evidence(output: pathlib.Path) -> int:
+    """Three seeds, each pre-trained on its own studies and scored on the same studies that none of them saw."""
+    labelled = phantom_studies(output / "evidence" / "held_out_studies", LABELLED_STUDIES, LABELLED_SEED)
+    benchmark = ingest(labelled, output / "evidence" / "held_out_corpus")
+    rows = []
+    for seed in range(3):
+        folder = output / "evidence" / f"seed_{seed}"
+        corpus = ingest(phantom_studies(folder / "studies", PRETRAIN_STUDIES, seed), folder / "corpus")
+        if not (folder / "report" / "results.json").exists():
+            pretrain_and_score(folder, corpus, benchmark, _STEPS.value or 1_500, seed)
+        rows.append(json.loads((folder / "report" / "results.json").read_text())["mean"])
+    print(f"\n{'seed':<6}{'trained':<10}{'random':<10}{'pixels':<10}trained - random, 95 % interval over patients")
+    wins = 0
+    for seed, row in enumerate(rows):
+        score = {name: row["rows"][name]["linear"]["balanced_accuracy"][0] for name in ROWS}
+        difference = row["trained_minus"]["random"]["linear"]["balanced_accuracy"]
+        wins += difference[1] > 0
+        cells = "".join(f"{value:<10.3f}" for value in score.values())
+        print(f"{seed:<6}{cells}{difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]")
+    print(f"\nlinear probe, balanced accuracy: above random weights with the whole interval in {wins} of 3 seeds")
+    return 0
+
+
+def run(argv: list[str]) -> int:
+    if argv[1:]:
+        raise UserError(f"found {argv[1]!r}; write --input=DIR")
+    output = pathlib.Path(_OUTPUT.value)
+    output = output if output.is_absolute() else pathlib.Path(os.getcwd()) / output
+    return evidence(output) if _EVIDENCE.value else demo(output)
+
+
+if __name__ == "__main__":
+    command.start(run)

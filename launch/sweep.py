@@ -1,0 +1,144 @@
+"""Run the ablations of a sweep one after another, score each, and draw them up in one table and one picture.
+
+    python launch/sweep.py --sweep=configs/ablations.py:NAME --workdir=DIR --corpus=CORPUS [--data=BENCHMARK]
+
+Every run has its own folder in DIR; called again, it goes on where it was and leaves out what is finished.
+Further words behind the flags are overrides for every stage, as launch/main.py takes them: --config.seed=1 and so on
+stand behind a lone `--`.
+"""
+
+import csv
+import importlib.util
+import json
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import matplotlib
+from absl import flags
+
+from curia2_jax.errors import UserError
+from launch import command
+
+_SWEEP = flags.DEFINE_string("sweep", None, "FILE:NAME of a sweep, such as configs/ablations.py:ladder.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs.")
+_CORPUS = flags.DEFINE_string("corpus", None, "Corpus to train on.")
+_DATA = flags.DEFINE_string("data", None, "Benchmark to score on; default: the corpus, if it has labels.")
+_DRY_RUN = flags.DEFINE_bool("dry-run", False, "Print the commands and run none of them.")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SCORES = ("linear", "knn")
+
+
+def stages_of(sweep: str) -> dict[str, list[tuple[str, dict]]]:
+    """The runs of `FILE:NAME`."""
+    file, _, name = sweep.rpartition(":")
+    path = pathlib.Path(file)
+    if not path.is_file():
+        raise UserError(f"--sweep={sweep}: no file {file!r}; write configs/ablations.py:ladder")
+    spec = importlib.util.spec_from_file_location("sweep_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if name not in module.SWEEPS:
+        raise UserError(f"--sweep={sweep}: no sweep {name!r} in {file}; write one of {', '.join(module.SWEEPS)}")
+    return module.SWEEPS[name]
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_")
+
+
+def commands(
+    run: pathlib.Path, stages: list[tuple[str, dict]], corpus: str, data: str, extra: list[str]
+) -> list[list[str]]:
+    """The command lines of one run: a training for each stage, the export of the last, and its scores."""
+    lines, before = [], None
+    for number, (config, overrides) in enumerate(stages, 1):
+        folder = run / f"stage_{number}"
+        values = {"data.corpus": corpus} | overrides | ({"init_from": str(before)} if before else {})
+        line = ["launch/main.py", f"--config={config}", f"--workdir={folder}"]
+        lines.append([*line, *(f"--config.{key}={value}" for key, value in values.items()), *extra])
+        before = folder
+    lines.append(["launch/convert.py", f"--checkpoint={before}", f"--output={run / 'huggingface'}"])
+    lines.append(
+        ["launch/evaluate.py", f"--model={run / 'huggingface'}", f"--data={data}", f"--output={run / 'report'}"]
+    )
+    return lines
+
+
+def run(argv: list[str]) -> int:
+    for flag in (_SWEEP, _WORKDIR, _CORPUS):
+        if not flag.value:
+            raise UserError(f"--{flag.name}: missing")
+    runs = stages_of(_SWEEP.value)
+    data = _DATA.value or _CORPUS.value
+    for flag, folder in ((_CORPUS, _CORPUS.value.split(",")[0].split(":")[0]), (_DATA, data)):
+        if not pathlib.Path(folder).is_dir():
+            raise UserError(f"--{flag.name}: no folder {folder}")
+    workdir = pathlib.Path(_WORKDIR.value)
+    for number, (name, stages) in enumerate(runs.items()):
+        folder = workdir / f"{number}_{slug(name)}"
+        if (folder / "report" / "results.json").exists():
+            print(f"{name}: done before, {folder}", flush=True)
+            continue
+        print(f"{name}: {folder}", flush=True)
+        for line in commands(folder, stages, _CORPUS.value, data, argv[1:]):
+            print("  $ python " + shlex.join(line), flush=True)
+            if _DRY_RUN.value:
+                continue
+            code = subprocess.run([sys.executable, *line], cwd=ROOT, check=False).returncode
+            if code:
+                print(f"error: {name}: {line[0]} ended with code {code}", file=sys.stderr)
+                return code
+    if not _DRY_RUN.value:
+        summarise(workdir, runs)
+    return 0
+
+
+def summarise(workdir: pathlib.Path, runs: dict[str, list]) -> None:
+    """DIR/table.md, DIR/table.csv and DIR/picture.png from the results.json of every run."""
+    rows = []
+    for number, name in enumerate(runs):
+        path = workdir / f"{number}_{slug(name)}" / "report" / "results.json"
+        if not path.exists():
+            raise UserError(f"{path}: no scores; the data have no labels: write --data=BENCHMARK")
+        results = json.loads(path.read_text())
+        rows.append((name, {head: results["mean"]["rows"]["trained"][head]["balanced_accuracy"] for head in SCORES}))
+    header = ["run", *(f"{head}{part}" for head in SCORES for part in ("", " low", " high"))]
+    table = [[name, *(f"{x:.4f}" for head in SCORES for x in scores[head])] for name, scores in rows]
+    with (workdir / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *table])
+    lines = ["| run | linear probe | kNN |", "|---|---|---|"]
+    for name, scores in rows:
+        lines.append(f"| {name} | " + " | ".join("{:.3f} [{:.3f}, {:.3f}]".format(*scores[h]) for h in SCORES) + " |")
+    text = "Balanced accuracy, mean of the tasks, 95 % interval over patients.\n\n" + "\n".join(lines) + "\n"
+    (workdir / "table.md").write_text(text)
+    draw(workdir / "picture.png", rows)
+    print(f"\n{text}\n{workdir / 'table.md'}, table.csv, picture.png")
+
+
+def draw(path: pathlib.Path, rows: list[tuple[str, dict[str, list[float]]]]) -> None:
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 0.55 * len(rows) + 1.2))
+    for offset, head, marker in ((-0.12, "linear", "o"), (0.12, "knn", "s")):
+        values = [scores[head] for _, scores in rows]
+        middle = [v[0] for v in values]
+        spread = [[v[0] - v[1] for v in values], [v[2] - v[0] for v in values]]
+        places = [i + offset for i in range(len(rows))]
+        label = "linear probe" if head == "linear" else "kNN"
+        axis.errorbar(middle, places, xerr=spread, fmt=marker, label=label, capsize=3)
+    axis.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axis.invert_yaxis()
+    axis.set_xlabel("balanced accuracy (95 % interval over patients)")
+    axis.grid(axis="x", alpha=0.3)
+    axis.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    command.start(run)

@@ -1,0 +1,169 @@
+"""A run: stopped, killed, resumed, poisoned. All on a corpus of noise and a model of two blocks."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax.numpy as jnp
+import pytest
+from small_corpus import write_small_corpus
+from tiny import tiny_config
+
+from curia2_jax.errors import UserError
+from curia2_jax.telemetry import metrics
+from curia2_jax.training import checkpoints
+from curia2_jax.training.loop import DONE, NONFINITE, STOPPED, train
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TIMES = ("images_per_s", "data_wait", "eta_s")  # the only figures that two equal runs may differ in
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("data") / "corpus"
+    write_small_corpus(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> pathlib.Path:
+    """One compilation cache for all processes of this file."""
+    return tmp_path_factory.mktemp("xla")
+
+
+def command(folder: pathlib.Path, config: dict, run: pathlib.Path) -> list[str]:
+    """launch/main.py on a config file that holds `config`."""
+    file = folder / "tiny_run.py"
+    file.write_text(
+        "import json\nfrom ml_collections import ConfigDict\n\n\ndef get_config(arg=None):\n"
+        f"    return ConfigDict(json.loads({json.dumps(json.dumps(config))}))\n"
+    )
+    return [sys.executable, str(ROOT / "launch" / "main.py"), f"--config={file}", f"--workdir={run}"]
+
+
+def environment(cache: pathlib.Path) -> dict[str, str]:
+    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def what_happened(run: pathlib.Path) -> tuple[list[dict], str]:
+    """(rows of metrics without the times, hash of the final state)."""
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in metrics.read(run / "metrics.jsonl")]
+    return rows, (run / "state.sha256").read_text()
+
+
+def run_with_kills(tmp_path: pathlib.Path, corpus: pathlib.Path, cache: pathlib.Path, kills: int, steps: int) -> None:
+    """One run left alone, one killed at random steps and once told to stop: they must not differ in one bit."""
+    config = tiny_config(data__corpus=str(corpus)) | {"total_steps": steps}
+    env = environment(cache)
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    subprocess.run(command(tmp_path, config, alone), check=True, env=env, timeout=300, stdout=subprocess.DEVNULL)
+
+    rng = random.Random(kills)
+    go = command(tmp_path, config, killed)
+    for number in range(kills + 1):
+        gentle = number == kills
+        patience = rng.randint(1, 4)  # progress lines to wait for
+        with subprocess.Popen(go, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            for line in process.stdout:
+                patience -= line.startswith("step ")
+                if patience <= 0:
+                    time.sleep(rng.uniform(0, 0.05))
+                    process.send_signal(signal.SIGTERM if gentle else signal.SIGKILL)
+                    break
+            rest = process.stdout.read()
+            code = process.wait(timeout=60)
+        if gentle:
+            assert code in (DONE, STOPPED), rest
+            assert code == DONE or "stopped at step" in rest
+        else:
+            assert code in (-signal.SIGKILL, DONE), rest
+    subprocess.run(go, check=True, env=env, timeout=300, stdout=subprocess.DEVNULL)
+    assert what_happened(killed) == what_happened(alone)
+    assert len(what_happened(alone)[0]) == steps
+    assert checkpoints.steps(killed)[-2:] == checkpoints.steps(alone)[-2:]
+
+
+def test_killed_three_times_equals_left_alone(tmp_path, corpus, cache):
+    run_with_kills(tmp_path, corpus, cache, kills=3, steps=16)
+
+
+@pytest.mark.soak
+def test_killed_twenty_times_equals_left_alone(tmp_path, corpus, cache):
+    run_with_kills(tmp_path, corpus, cache, kills=20, steps=90)
+
+
+def test_a_poisoned_step_changes_and_saves_nothing(tmp_path, corpus, capsys):
+    """A learning rate beyond float32 makes the second loss infinite or NaN."""
+    config = tiny_config(
+        data__corpus=str(corpus), data__group_size=1, optim__base_lr=1e38, schedule__warmup_steps=0,
+        checkpoint__every_steps=1,
+    )  # fmt: skip
+    run = tmp_path / "run"
+    assert train(config, run) == NONFINITE
+    report = json.loads((run / "nonfinite.json").read_text())
+    assert checkpoints.steps(run) == list(range(1, report["step"]))
+    assert len(report["batch"]) == 8 and report["batch"][0].startswith("record ")
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: step {report['step']}: loss") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data__corpus": ""}, "config.data.corpus: no corpus; write --config.data.corpus=FOLDER"),
+        ({"data__corpus": "/nowhere/corpus"}, "/nowhere/corpus"),
+        ({"parallel__fsdp": 3}, "config.parallel.fsdp: 3 does not divide the 8 devices"),
+        ({"data__group_size": 8}, "config.data.global_batch: 8 images are no whole groups of 8"),
+        ({"data__canvas": 32}, "data.canvas"),
+        ({"init_from": "/nowhere/run"}, "/nowhere/run"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_checkpoint(tmp_path, corpus, change, message):
+    batch = {"data__global_batch": 8, "data__group_size": 1, "masks__probability": 0.5}
+    config = tiny_config(**({"data__corpus": str(corpus)} | batch | change))
+    with pytest.raises(UserError) as error:
+        train(config, tmp_path / "run")
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not checkpoints.steps(tmp_path / "run")
+
+
+def test_a_working_directory_belongs_to_one_config(tmp_path, corpus):
+    from curia2_jax.training import workdir
+
+    config = tiny_config(data__corpus=str(corpus))
+    workdir.claim(tmp_path / "run", config)
+    workdir.claim(tmp_path / "run", config | {"log": {"every_steps": 7}})  # may change
+    with pytest.raises(UserError, match=r"a run with config\.optim\.base_lr = 0\.001, now 0\.5"):
+        workdir.claim(tmp_path / "run", tiny_config(data__corpus=str(corpus), optim__base_lr=0.5))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty and no run"):
+        workdir.claim(tmp_path / "other", config)
+
+
+def test_command_line_mistakes(tmp_path, corpus, cache):
+    go = command(tmp_path, tiny_config(data__corpus=str(corpus)), tmp_path / "run")
+    for arguments, message in (
+        ([go[0], go[1]], "error: --config: missing"),
+        ([*go, "--config.optim.base_lrr=1"], "base_lrr"),
+        ([*go, "--config.data.global_batch=many"], "global_batch"),
+        ([go[0], go[1], "--config=configs/nowhere.py"], "nowhere"),
+    ):
+        done = subprocess.run(arguments, capture_output=True, text=True, env=environment(cache), cwd=ROOT, timeout=120)
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_hash_tells_states_apart():
+    from curia2_jax.training.state import TrainState, state_hash
+
+    def state(x):
+        return TrainState(jnp.int32(0), {"w": jnp.float32(x)}, {"w": jnp.float32(1)}, {}, {})
+
+    assert state_hash(state(1.0)) == state_hash(state(1.0)) != state_hash(state(1.0 + 2**-23))
