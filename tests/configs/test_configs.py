@@ -1,0 +1,97 @@
+"""The shipped configs: counts, differences, and that they are data."""
+
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from configs import ablations, common
+from curia2_jax.training.recipe import recipe_from
+from curia2_jax.training.state import abstract_state, count
+from curia2_jax.training.workdir import flat
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+NAMES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common", "ablations"))
+# Backbone parameters at the config's own grid: 16 x 16 in stage 1, 32 x 32 at 512 pixels.
+COUNTS = {
+    "vits": 21_507_840,
+    "vitb": 85_483_008,
+    "vitl": 303_315_200,
+    "vitg": 1_134_261_248,
+    "vitb_hires": 86_072_832,
+    "vitl_hires": 304_101_632,
+    "vitg_hires": 1_135_440_896,
+    "curia_vitb": 86_072_832,
+}
+
+
+def config(name: str, arg: str | None = None):
+    return importlib.import_module(f"configs.{name}").get_config(arg)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_builds_its_abstract_state(name):
+    recipe = recipe_from(config(name).to_dict())
+    state = abstract_state(recipe)
+    assert count(state.teacher) == count(state.params) == count(state.opt_state.mu)
+    if name != "demo":
+        assert count(state.params["backbone"]) == COUNTS[name]
+
+
+def test_importing_every_config_starts_no_backend():
+    code = (
+        "import sys, importlib\n"
+        f"for name in {NAMES!r}: importlib.import_module('configs.' + name).get_config()\n"
+        "assert 'jax' not in sys.modules, 'a config imported jax'"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+def differences(name: str, base: str) -> dict:
+    a, b = (dict(flat(config(n).to_dict())) for n in (base, name))
+    assert a.keys() == b.keys()
+    return {key: [a[key], b[key]] for key in sorted(a) if a[key] != b[key]}
+
+
+def test_curia_differs_from_curia_2_in_seven_keys():
+    assert set(differences("curia_vitb", "vitb")) == {
+        "crops.placement", "masks.placement", "objective.regularizer", "objective.regularizer_weight",
+        "crops.global_size", "crops.local_size", "optim.base_lr",
+    }  # fmt: skip
+
+
+def test_sizes_and_stages_differ_as_the_golden_list_says():
+    golden = json.loads((ROOT / "tests" / "configs" / "differences.json").read_text())
+    assert {name: differences(name, golden[name]["from"]) for name in golden} == {
+        name: golden[name]["changes"] for name in golden
+    }
+    assert set(golden) | {"vitb", "curia_vitb", "demo"} == set(NAMES)
+
+
+def test_the_argument_is_the_side_of_the_global_crops():
+    assert config("vitg", "512").crops.global_size == 512
+
+
+def test_every_override_of_the_ablations_is_a_key():
+    for name, runs in ablations.SWEEPS.items():
+        for stages in runs.values():
+            for file, overrides in stages:
+                stem, _, arg = file.partition(":")
+                c = config(pathlib.Path(stem).stem, arg or None)
+                for key, value in overrides.items():
+                    c.update_from_flattened_dict({key: value})
+                recipe_from(c.to_dict())
+        assert name
+
+
+def test_the_ladder_ends_where_curia_2_begins():
+    """All rungs together turn curia_vitb into vitb, but for the chain's second stage."""
+    stages = list(ablations.SWEEPS["ladder"].values())[-1]
+    c = config("curia_vitb")
+    c.update_from_flattened_dict(stages[0][1])
+    assert dict(flat(c.to_dict())) == dict(flat(config("vitb").to_dict()))
+    assert [len(s) for s in ablations.SWEEPS["ladder"].values()] == [1, 1, 1, 1, 1, 2]
+    assert set(common.SIZES) == {"S", "B", "L", "g"}

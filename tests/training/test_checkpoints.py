@@ -1,0 +1,69 @@
+"""What is saved comes back, whole and on other meshes; what is not there is one line."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from tiny import tiny_config
+
+from curia2_jax.errors import UserError
+from curia2_jax.parallel.mesh import ParallelConfig, make_mesh
+from curia2_jax.training import checkpoints
+from curia2_jax.training import state as states
+from curia2_jax.training.checkpoints import CheckpointConfig
+from curia2_jax.training.initial import abstract_sharded_state
+from curia2_jax.training.recipe import recipe_from
+
+
+@pytest.fixture(scope="module")
+def state():
+    """A state of noise: every array differs from every other."""
+    abstract = states.abstract_state(recipe_from(tiny_config()))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda a: jax.numpy.asarray(rng.normal(size=a.shape) * 10, a.dtype), abstract)
+
+
+@pytest.fixture(scope="module")
+def run(state, tmp_path_factory):
+    """A run with checkpoints 1 to 8, of which the newest two and multiples of five are kept."""
+    folder = tmp_path_factory.mktemp("run")
+    with checkpoints.manager(folder, CheckpointConfig(every_steps=1, latest=2, keep_every_steps=5)) as writer:
+        for step in range(1, 9):
+            checkpoints.save(writer, state.replace(step=np.int32(step)), {"config": "c", "corpus": "d"})
+    return folder
+
+
+def test_the_newest_and_the_spaced_ones_are_kept(run):
+    assert checkpoints.steps(run) == [5, 7, 8]
+    assert checkpoints.steps(run / "nowhere") == []
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(1, 1), (8, 4)])
+def test_comes_back_on_any_mesh(run, state, devices, fsdp):
+    recipe = recipe_from(tiny_config())
+    mesh = make_mesh(ParallelConfig(fsdp, 1), jax.devices()[:devices])
+    with checkpoints.manager(run, recipe.checkpoint) as reader:
+        back, meta = checkpoints.restore(reader, 8, abstract_sharded_state(recipe, mesh))
+    assert meta == {"config": "c", "corpus": "d", "step": 8} and int(back.step) == 8
+    assert states.state_hash(back) == states.state_hash(state.replace(step=jax.numpy.int32(8)))
+    assert all(isinstance(leaf.sharding, NamedSharding) for leaf in jax.tree.leaves(back.params))
+
+
+def test_one_item_needs_no_mesh(run, state):
+    teacher, meta = checkpoints.restore_teacher(run, 7)
+    assert meta["step"] == 7
+    for a, b in zip(jax.tree.leaves(teacher), jax.tree.leaves(state.teacher), strict=True):
+        assert isinstance(a, np.ndarray)
+        np.testing.assert_array_equal(a, b)
+
+
+def test_parse(run, tmp_path):
+    assert checkpoints.parse(str(run)) == (run, 8)
+    assert checkpoints.parse(f"{run}@5") == (run, 5)
+    for name, message in (
+        (f"{run}@6", "no step 6; write one of 5, 7, 8"),
+        (str(tmp_path / "nowhere"), "no folder"),
+        (str(tmp_path), "no finished checkpoint"),
+    ):
+        with pytest.raises(UserError, match=message):
+            checkpoints.parse(name)

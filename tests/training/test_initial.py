@@ -1,0 +1,47 @@
+"""The second stage: weights of a run at a finer grid, heads kept, and no model but the same one."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_config
+
+from curia2_jax.errors import UserError
+from curia2_jax.training import checkpoints, initial
+from curia2_jax.training import state as states
+from curia2_jax.training.recipe import recipe_from
+
+
+@pytest.fixture(scope="module")
+def stage_1(tmp_path_factory):
+    """(folder, parameters) of a 4 x 4 grid."""
+    abstract = states.abstract_state(recipe_from(tiny_config())).params
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype), abstract)
+    folder = tmp_path_factory.mktemp("stage_1")
+    checkpoints.save_init(folder, params, {})
+    return folder, params
+
+
+def test_grids_are_interpolated_as_torch_does_and_heads_are_kept(stage_1):
+    folder, params = stage_1
+    recipe = recipe_from(tiny_config(init_from=str(folder), crops__global_size=64))
+    for tree in initial.pretrained(recipe):
+        table = params["backbone"]["pos_embed"]
+        grid = torch.tensor(table[0, 1:].reshape(4, 4, -1)).permute(2, 0, 1)[None].double()
+        expected = torch.nn.functional.interpolate(grid, size=(8, 8), mode="bicubic", align_corners=False)
+        found = tree["backbone"]["pos_embed"]
+        np.testing.assert_allclose(found[0, 1:].reshape(8, 8, -1), expected[0].permute(1, 2, 0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(found[:, :1], table[:, :1])
+        for a, b in zip(jax.tree.leaves(tree["dino_head"]), jax.tree.leaves(params["dino_head"]), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_another_model_is_one_line(stage_1):
+    folder, _ = stage_1
+    for change in ({"model__width": 64}, {"heads__dino_prototypes": 64}, {"heads__shared": True}):
+        with pytest.raises(
+            UserError, match=r"config\.init_from: .* in this config; write a run with the same"
+        ) as error:
+            initial.pretrained(recipe_from(tiny_config(init_from=str(folder), **change)))
+        assert "\n" not in str(error.value)
