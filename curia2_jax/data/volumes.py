@@ -1,0 +1,177 @@
+"""A volume of one series, its geometry, and the slices of it that a corpus stores.
+
+Stored slices have the orientation of CuriaBench: rows towards Posterior and columns towards Left for axial ones (PL),
+Inferior and Left for coronal ones (IL), Inferior and Posterior for sagittal ones (IP). Every reader hands over voxels
+in one order, (S, P, L): slices towards Superior, rows towards Posterior, columns towards Left.
+"""
+
+import dataclasses
+import itertools
+
+import nibabel as nib
+import numpy as np
+
+# Why a file gives no slices. The list is closed: quarantine tables and tests count on it.
+REASONS = {
+    "corrupt": "damaged, cut off or empty; its checksum or its decoder says so",
+    "wrong_format": "the content is not what the file name says",
+    "unsupported_pixel_type": "colour, complex or vector voxels",
+    "unsupported_dimensions": "not a volume: 2-D without a place in space, or 5-D",
+    "no_geometry": "nothing says where left is",
+    "irregular_geometry": "tilted, sheared, unevenly spaced, repeated or mixed slices",
+    "not_hounsfield": "a CT whose values are not Hounsfield units and whose offset cannot be found",
+    "too_small": "a side of the slices is under 32 pixels",
+    "too_large": "more slices in one series than a shard holds",
+    "no_foreground": "nothing but background in every slice",
+    "label_map": "flat regions of whole numbers: a segmentation that --labels does not name",
+    "not_an_image": "DICOM without an image, or without what is needed to read it",
+    "wrong_modality": "neither CT nor MR",
+    "derived_object": "secondary capture, dose, structure set, segmentation, presentation or report",
+    "localizer": "a scout view",
+    "lossy_compression": "compressed with loss",
+    "unsafe_archive": "an archive with paths that leave it, or with too much in it",
+    "unreadable": "the operating system does not let the file be read",
+    "reader_failed": "a fault of a reader, worth reporting",
+    "other_file": "not a medical image format",
+    "duplicate": "the same voxels as another series",
+    "label_unpaired": "a label map without its image, or whose image was refused",
+    "label_geometry": "a label map on another grid than its image",
+    "label_values": "values of a label map that are no labels",
+}
+
+MIN_SIDE = 32
+MAX_SIDE = 512
+# Ratio of the largest to the smallest spacing up to which other planes may be cut from a volume.
+NEAR_ISOTROPIC = 1.5
+PLANES = ("axial", "coronal", "sagittal")
+# Cosine between two axes of a volume above which it counts as sheared: 0.3 degrees off the right angle.
+_MAX_SHEAR = 0.005
+
+
+class Refusal(ValueError):
+    """A file that gives no slices: `reason` is a key of REASONS, `detail` says what was found."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self):
+        return Refusal, (self.reason, self.detail)
+
+
+@dataclasses.dataclass
+class Volume:
+    """One series as a regular grid.
+
+    Attributes:
+      raw: (S, P, L) stored numbers of any real dtype; perhaps a view of a file.
+      slope, intercept: raw * slope + intercept is HU for CT, the scanner's unit for MR.
+      affine: (4, 4) float64, (s, p, l, 1) -> millimetres in RAS+, the world of NIfTI.
+      modality: "CT", "MR", or "" where the file does not say.
+      patient, study, series: identifiers as the file has them, "" where it has none.
+      across: axis of `raw` along which the slices were acquired, None where the file does not say.
+      padding: raw numbers that stand for "nothing was measured here".
+      notes: (what, detail) of everything that was corrected or assumed.
+    """
+
+    raw: np.ndarray
+    affine: np.ndarray
+    slope: float = 1.0
+    intercept: float = 0.0
+    modality: str = ""
+    patient: str = ""
+    study: str = ""
+    series: str = ""
+    across: int | None = None
+    padding: tuple[float, ...] = ()
+    notes: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """(3,) float64 millimetres between slices, rows and columns."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def obliquity(self) -> float:
+        """Largest angle between an axis of the volume and the nearest one of the patient, degrees."""
+        return float(np.degrees(np.abs(nib.affines.obliquity(self.affine)).max()))
+
+    @property
+    def voxels(self) -> np.ndarray:
+        """(S, P, L) float32 in HU or the scanner's unit."""
+        return self.raw.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
+
+
+def from_xyz(raw: np.ndarray, affine: np.ndarray, across: int | None = None, **fields) -> Volume:
+    """Volume of raw (X, Y, Z) whose affine maps (x, y, z, 1) to RAS+ millimetres: turned to (S, P, L) along the nearest
+    axes of the patient, without copying. `across` is the axis of the (X, Y, Z) array that counts acquired slices.
+    Raises Refusal."""
+    check_affine(affine)
+    orientation = nib.io_orientation(affine)
+    target = nib.orientations.axcodes2ornt("SPL")
+    transform = nib.orientations.ornt_transform(orientation, target)
+    turned = affine @ nib.orientations.inv_ornt_aff(transform, raw.shape)
+    if across is not None:
+        across = int(transform[across, 0])
+    return Volume(nib.apply_orientation(raw, transform), turned, across=across, **fields)
+
+
+def check_affine(affine: np.ndarray) -> None:
+    """Raises Refusal unless the affine (4, 4) is finite with three independent, orthogonal axes."""
+    axes = affine[:3, :3]
+    length = np.linalg.norm(axes, axis=0)
+    if not np.isfinite(affine).all() or not (length > 1e-6).all() or not (length < 1e4).all():
+        raise Refusal("no_geometry", f"voxel sizes {length.tolist()} mm")
+    unit = axes / length
+    cosine = max(abs(float(unit[:, a] @ unit[:, b])) for a, b in itertools.combinations(range(3), 2))
+    if cosine > _MAX_SHEAR:
+        raise Refusal("irregular_geometry", f"axes {np.degrees(np.arccos(min(cosine, 1))):.1f} degrees apart, not 90")
+
+
+def planes_of(
+    shape: tuple[int, ...], spacing: np.ndarray, asked: tuple[str, ...], across: int | None = None
+) -> tuple[str, ...]:
+    """Planes in which a volume of `shape` and `spacing` (S, P, L) is stored.
+
+    A near-isotropic volume with 32 or more voxels along every axis gives the planes asked for. Any other gives the one
+    it was acquired in: across the axis `across`; else across the axis whose spacing differs by half or more from that
+    of two alike ones; else across the shortest axis. Raises Refusal when a side of the slices is too small.
+    """
+    if max(spacing) <= NEAR_ISOTROPIC * min(spacing) and min(shape) >= MIN_SIDE:
+        return tuple(asked)
+    if across is None:
+        apart = np.abs(np.log(np.divide.outer(spacing, spacing)))
+        pairs = [(axis, [other for other in range(3) if other != axis]) for axis in range(3)]
+        odd = [
+            axis
+            for axis, (a, b) in pairs
+            if apart[a, b] < np.log(1.2) and min(apart[axis, a], apart[axis, b]) > np.log(NEAR_ISOTROPIC)
+        ]
+        across = odd[0] if odd else min(range(3), key=lambda axis: (shape[axis], axis))
+    sides = [shape[axis] for axis in range(3) if axis != across]
+    if min(sides) < MIN_SIDE:
+        raise Refusal("too_small", f"slices of {sides[0]} x {sides[1]} pixels, {MIN_SIDE} is the least")
+    return (PLANES[across],)
+
+
+def in_plane(array: np.ndarray, plane: str) -> np.ndarray:
+    """View of an (S, P, L) array as (slices, rows, columns) of a plane: PL towards S, IL towards P, IP towards L."""
+    if plane == "axial":
+        return array
+    if plane == "coronal":
+        return array.transpose(1, 0, 2)[:, ::-1]
+    return array.transpose(2, 0, 1)[:, ::-1]
+
+
+def plane_affine(volume: Volume, plane: str) -> np.ndarray:
+    """(4, 4) float64, (slice, row, column, 1) of `in_plane(volume.raw, plane)` -> millimetres in RAS+."""
+    order, last = [0, 1, 2], volume.raw.shape[0] - 1
+    affine = volume.affine
+    if plane != "axial":
+        flip = np.eye(4)
+        flip[0, 0], flip[0, 3] = -1, last
+        affine = affine @ flip
+        order = [1, 0, 2] if plane == "coronal" else [2, 0, 1]
+    out = affine.copy()
+    out[:, :3] = affine[:, order]
+    return out

@@ -1,0 +1,163 @@
+"""Studies -> corpus.
+
+python launch/ingest.py --input DIR --output CORPUS [--labels GLOB|CSV] [--planes axial,coronal] [--workers N]
+python launch/ingest.py --output CORPUS --preview 4
+python launch/ingest.py --verify CORPUS
+python launch/ingest.py --statistics CORPUS
+"""
+
+import collections.abc
+import contextlib
+import errno
+import os
+import pathlib
+import sys
+
+from absl import app, flags
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from curia2_jax.data import audit, ingest, labels, runners
+from curia2_jax.errors import UserError
+
+_INPUT = flags.DEFINE_multi_string("input", [], "Folder or file of studies; may be given several times.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the corpus to make, or to carry on with.")
+_LABELS = flags.DEFINE_string(
+    "labels", labels.DEFAULT, "Which files are label maps: globs, or a CSV image,label[,kind]."
+)
+_NAMES = flags.DEFINE_string("label-names", None, "JSON with the names of the labels.")
+_PLANES = flags.DEFINE_list("planes", ["axial"], "Planes to cut near-isotropic volumes in: axial,coronal,sagittal.")
+_MODALITY = flags.DEFINE_string("modality", None, "CT or MR, instead of what the files say or seem to be.")
+_ORIENTATION = flags.DEFINE_string("orientation", None, "Axes of NIfTI files without an affine, such as RAS.")
+_REGEX = flags.DEFINE_string("patient-regex", None, "Finds the patient in a path; its first group, if it has one.")
+_PATIENTS = flags.DEFINE_string("patients", None, "CSV with the columns file,patient; paths relative to it.")
+_SALT = flags.DEFINE_string("salt", None, "File with the secret behind the keys: one for corpora that share patients.")
+_FRAMES = flags.DEFINE_enum("frames", "first", ["first", "all"], "Which volumes of a 4-D series to take.")
+_WORKERS = flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Processes.", lower_bound=1)
+_RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "What runs the shards.")
+_BEAM = flags.DEFINE_list("beam-options", [], "Options of the Beam pipeline, such as --runner=FlinkRunner.")
+_PREVIEW = flags.DEFINE_integer("preview", 0, "Pages of pictures to draw into CORPUS/preview.", lower_bound=0)
+_VERIFY = flags.DEFINE_string("verify", None, "Read and check every record of a corpus.")
+_STATISTICS = flags.DEFINE_string("statistics", None, "Tell what is in a corpus.")
+
+_NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def main(argv: list[str]) -> int:
+    try:
+        if len(argv) > 1:
+            raise UserError(f"found {argv[1]!r}; every argument is a flag, see --help")
+        if _VERIFY.value:
+            return _verify(pathlib.Path(_VERIFY.value))
+        if _STATISTICS.value:
+            return _statistics(pathlib.Path(_STATISTICS.value))
+        if not _OUTPUT.value or not (_INPUT.value or _PREVIEW.value):
+            raise UserError("nothing to do; write --input DIR --output CORPUS, --verify CORPUS or --statistics CORPUS")
+        if _INPUT.value:
+            _ingest(pathlib.Path(_OUTPUT.value))
+        if _PREVIEW.value:
+            _preview(pathlib.Path(_OUTPUT.value), _PREVIEW.value)
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in _NO_PLACE:
+            raise
+        what = f"{error.filename or _OUTPUT.value}: {error.strerror}"
+        print(f"error: {what}; make room or choose another --output, then call again: it carries on", file=sys.stderr)
+        return 2
+
+
+def _ingest(output: pathlib.Path) -> None:
+    options = ingest.Options(
+        input=tuple(_INPUT.value),
+        planes=tuple(_PLANES.value),
+        modality=_MODALITY.value,
+        orientation=_ORIENTATION.value,
+        every_frame=_FRAMES.value == "all",
+        labels=_LABELS.value,
+        label_names=_NAMES.value,
+        patient_regex=_REGEX.value,
+        patients=_PATIENTS.value,
+        salt=_SALT.value,
+    )
+    runner = runners.beam(_BEAM.value) if _RUNNER.value == "beam" else None
+    with _bars() as progress:
+        summary = ingest.ingest(output, options, _WORKERS.value, progress, runner)
+    contract = summary.contract
+    refused = {reason: n for reason, n in sorted(summary.refused.items()) if reason != "other_file"}
+    rows = {
+        "studies": contract["studies"],
+        "series": contract["series"],
+        "patients": contract["patients"],
+        "slices accepted": contract["slices"],
+        **{
+            f"  {name}": n for name, n in sorted((contract["slices_by_modality"] | contract["slices_by_plane"]).items())
+        },
+        "labels": summary.label_maps,
+        "benchmark tasks": len(summary.tasks),
+        "refused": sum(refused.values()),
+        **{f"  {reason}": n for reason, n in refused.items()},
+        "other files": summary.refused.get("other_file", 0),
+        "bytes": f"{contract['bytes']:,}",
+        "seconds": f"{summary.seconds:.1f}",
+        "slices/s": f"{summary.made / summary.seconds:.0f}" if summary.made else "all were there before",
+    }
+    _table(output, rows)
+    stages = ", ".join(f"{stage} {1000 * s / contract['slices']:.2f}" for stage, s in summary.stages.items())
+    print(f"milliseconds of a core for a slice: {stages}")
+    for warning in summary.warnings:
+        print(f"warning: {warning}")
+    print(f"why each file was refused: {output}/{ingest.LOCAL}/quarantine.csv")
+
+
+def _verify(folder: pathlib.Path) -> int:
+    with _bars() as progress:
+        problems = audit.verify(folder, _WORKERS.value, progress)
+    for problem in problems:
+        print(f"error: {folder}: {problem}", file=sys.stderr)
+    if not problems:
+        print(f"{folder}: every record is as it was written")
+    return 1 if problems else 0
+
+
+def _statistics(folder: pathlib.Path) -> int:
+    _table(folder, audit.statistics(folder))
+    return 0
+
+
+def _preview(folder: pathlib.Path, pages: int) -> None:
+    from curia2_jax.data import preview  # matplotlib, which nothing else here needs
+
+    for page in preview.draw(folder, pages):
+        print(page)
+
+
+def _table(folder: pathlib.Path, rows: dict[str, object]) -> None:
+    table = Table(title=f"corpus {folder}", show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    Console(width=100).print(table)
+
+
+@contextlib.contextmanager
+def _bars() -> collections.abc.Iterator[ingest.Progress]:
+    """Progress bars on stderr with rate and time left; the stages appear as they begin."""
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        tasks: dict[str, int] = {}
+
+        def progress(stage: str, done: int, total: int, slices: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, rate="")
+            elapsed = bars.tasks[tasks[stage]].elapsed
+            rate = f"{slices / elapsed:.0f} slices/s" if slices and elapsed else ""
+            bars.update(tasks[stage], completed=done, rate=rate)
+
+        yield progress
+
+
+if __name__ == "__main__":
+    app.run(main)

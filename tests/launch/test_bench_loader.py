@@ -1,0 +1,47 @@
+"""The loader's benchmark on a small corpus: it runs, and its PIL crops are those that the accelerator cuts."""
+
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import common
+from curia2_jax.data import pipeline
+from curia2_jax.training import views
+from curia2_jax.training.recipe import recipe_from
+from launch import bench_loader
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "data"))
+
+from small_corpus import write_small_corpus
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    write_small_corpus(tmp_path / "corpus")
+    config = common.curia2("S")
+    config.data.update(corpus=str(tmp_path / "corpus"), global_batch=8, group_size=4, canvas=80, num_threads=1)
+    config.crops.update(global_size=32, local_size=16, num_local=2)
+    return recipe_from(config.to_dict())
+
+
+def test_rates_are_positive_and_ordered(recipe, capsys):
+    loader, reading, pil = bench_loader.run(recipe, seconds=0.3)
+    assert 0 < pil.per_core < loader.per_core < reading.per_core
+    out = capsys.readouterr().out
+    assert "8 slices a batch" in out and "first batch after" in out and "loader + crops by PIL" in out
+
+
+def test_pil_cuts_the_crops_of_the_accelerator(recipe):
+    with pipeline.batches(recipe.data, recipe.crops, recipe.masks, 16, seed=0) as stream:
+        batch = next(stream)
+    crops = bench_loader._pil(batch, recipe)
+    assert len(crops) == 8 * 4
+    cut = jax.jit(views.crop_and_resize, static_argnums=3)
+    for name, views_of, size in (("global_boxes", slice(0, 2), 32), ("local_boxes", slice(2, 4), 16)):
+        ours = np.asarray(cut(batch["slices"].astype(np.float32), batch["extent"], batch[name], size))
+        for row in range(8):
+            theirs = np.stack(crops[row * 4 : row * 4 + 4][views_of])
+            np.testing.assert_allclose(ours[row], theirs, atol=2.0)  # of 2048 grey values

@@ -1,0 +1,107 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def call(*arguments, **environment) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "launch" / "ingest.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | environment)
+
+
+def write_study(folder: pathlib.Path) -> None:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    voxels = rng.normal(-1000, 10, (40, 44, 6))
+    voxels[8:32, 8:36] += 1040
+    nib.save(nib.Nifti1Image(voxels.astype(np.int16), np.diag([1, 1, 3, 1])), folder / "ct.nii.gz")
+    (folder / "broken.nii.gz").write_bytes(b"\x1f\x8b broken")
+
+
+def test_ingest_verify_statistics_and_preview(tmp_path):
+    write_study(tmp_path / "in")
+    corpus = tmp_path / "corpus"
+    done = call("--input", tmp_path / "in", "--output", corpus, "--workers", 1, "--preview", 1)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "slices accepted",
+        "refused",
+        "corrupt",
+        "slices/s",
+        "labels",
+        "quarantine.csv",
+        "page_00.png",
+        "bytes",
+    ):
+        assert words in done.stdout
+    again = call("--input", tmp_path / "in", "--output", corpus, "--workers", 1)
+    assert again.returncode == 0 and "all were there before" in again.stdout
+    verified = call("--verify", corpus, "--workers", 1)
+    assert verified.returncode == 0 and "as it was written" in verified.stdout
+    told = call("--statistics", corpus)
+    assert told.returncode == 0 and "slices of CT" in told.stdout
+    shard = next(corpus.glob("*.array_record-*"))
+    data = bytearray(shard.read_bytes())
+    data[data.index(b"slice") + 100] ^= 1
+    shard.write_bytes(data)
+    damaged = call("--verify", corpus, "--workers", 1)
+    assert damaged.returncode == 1 and shard.name in damaged.stderr and "Traceback" not in damaged.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "nothing to do"),
+        (("--input", "IN"), "nothing to do"),
+        (("--input", "IN", "--output", "OUT", "stray"), "found 'stray'"),
+        (("--input", "nowhere", "--output", "OUT"), "--input nowhere: does not exist"),
+        (("--input", "IN", "--output", "IN/out"), "lies inside of"),
+        (("--input", "IN", "--output", "OUT", "--planes", "oblique"), "--planes: found oblique"),
+        (("--input", "IN", "--output", "/proc/none"), "/proc/none"),
+        (("--verify", "IN"), "no corpus"),
+        (("--statistics", "IN"), "no corpus"),
+        (("--output", "IN", "--preview", "1"), "no corpus"),
+        (("--input", "IN/broken.nii.gz", "--output", "OUT"), "no slice was accepted (corrupt 1)"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(tmp_path, arguments, message):
+    write_study(tmp_path / "in")
+    replaced = [a.replace("IN", str(tmp_path / "in")).replace("OUT", str(tmp_path / "out")) for a in arguments]
+    done = call(*replaced, "--workers", 1)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(lines) == 1 and message in lines[0], done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out" / "contract.json").exists()
+
+
+def test_beam_that_is_not_installed_is_told_in_one_line(tmp_path):
+    write_study(tmp_path / "in")
+    (tmp_path / "none" / "apache_beam").mkdir(parents=True)
+    (tmp_path / "none" / "apache_beam" / "__init__.py").write_text("raise ImportError('not here')")
+    done = call(
+        "--input", tmp_path / "in", "--output", tmp_path / "out", "--runner", "beam", PYTHONPATH=str(tmp_path / "none")
+    )
+    assert done.returncode == 2 and "apache_beam is not installed" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path):
+    """A file size limit stands in for a full disk: the write fails in the same place."""
+    write_study(tmp_path / "in")
+    limit = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); " \
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); sys.argv = sys.argv[1:]; " \
+        "runpy.run_path(sys.argv[0], run_name='__main__')"  # fmt: skip
+    arguments = [
+        str(ROOT / "launch" / "ingest.py"),
+        f"--input={tmp_path / 'in'}",
+        f"--output={tmp_path / 'out'}",
+        "--workers=1",
+    ]
+    done = subprocess.run([sys.executable, "-c", limit, *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "error: " in done.stderr and not (tmp_path / "out" / "contract.json").exists()
+    assert call(*arguments[1:]).returncode == 0
