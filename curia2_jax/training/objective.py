@@ -70,10 +70,14 @@ class _Layout:
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, BATCH_AXES)))
 
     def gathered(self, kernel: Array) -> Array:
-        """Prototypes are sharded at rest; every device needs all of them in the loss, once and not once a chunk."""
-        if self.mesh is None:
+        """Prototypes (bottleneck, K) are sharded at rest; every device needs all of them in the loss, once and not once
+        a chunk. Their gradient goes back in shards: summed whole on every device it would be twice the bytes."""
+        if self.mesh is None or kernel.shape[1] % self.mesh.shape["fsdp"]:
             return kernel
-        return jax.lax.with_sharding_constraint(kernel, NamedSharding(self.mesh, PartitionSpec()))
+        whole, shards = (NamedSharding(self.mesh, PartitionSpec(None, axis)) for axis in (None, "fsdp"))
+        gather = jax.custom_vjp(lambda k: jax.lax.with_sharding_constraint(k, whole))
+        gather.defvjp(lambda k: (gather(k), None), lambda _, g: (jax.lax.with_sharding_constraint(g, shards),))
+        return gather(kernel)
 
 
 def gradients(
@@ -169,8 +173,8 @@ def _masked(patches: Array, masks: Array, recipe: "Recipe", layout: _Layout) -> 
 def _teacher_logits(teacher: PyTree, m: dict[str, Array], recipe: "Recipe", layout: _Layout) -> dict[str, Array]:
     """Logits of the unmasked global crops: {dino: (shards, 2b/shards, K), ibot: (shards, rows, K)}.
 
-    They are kept for the whole step, so in two bytes where the model computes in two: as float16, whose step near 1 is an
-    eighth of bfloat16's. Divided by a temperature of 0.04, bfloat16's would be an error of 0.1 in the exponent.
+    They are kept for the whole step, so in two bytes where the model computes in two: as float16, whose step near 1 is
+    an eighth of bfloat16's. Divided by a temperature of 0.04, bfloat16's would be an error of 0.1 in the exponent.
     """
     out = _backbone(recipe, layout).apply({"params": teacher["backbone"]}, m["global_crops"])
     patches, _ = _masked(out["patches"], m["masks"], recipe, layout)
