@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INPUT ?=
+# A regular expression that finds the patient in a path, for scans whose file names say who is who.
+PATIENT_REGEX ?=
 
-.PHONY: demo test soak evidence lint clean
+.PHONY: demo test soak evidence lint plan-venv clean
 
 $(INSTALLED): pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "error: PYTHON: %d.%d found; Python 3.11 or newer is needed, e.g. make PYTHON=python3.12" % v[:2])'
@@ -14,7 +16,7 @@ $(INSTALLED): pyproject.toml requirements.txt
 	@touch $@
 
 demo: $(INSTALLED)
-	@$(BIN)/python launch/demo.py $(if $(INPUT),--input="$(INPUT)")
+	@$(BIN)/python launch/demo.py $(if $(INPUT),--input="$(INPUT)") $(if $(PATIENT_REGEX),--patient-regex='$(PATIENT_REGEX)')
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .
@@ -28,6 +30,11 @@ soak: $(INSTALLED)
 
 evidence: $(INSTALLED)
 	@$(BIN)/python launch/demo.py --evidence
+
+# The TPU compiler for `launch/plan.py --topology`, apart: libtpu complains at every start where there is no TPU.
+plan-venv:
+	@test -x .venv-tpu/bin/python || $(PYTHON) -m venv .venv-tpu
+	@.venv-tpu/bin/python -m pip install --quiet --disable-pip-version-check -e '.[tpu]'
 
 clean:
 	rm -rf demo runs

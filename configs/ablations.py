@@ -49,7 +49,7 @@ SWEEPS: dict[str, dict[str, list[Stage]]] = {
         },
     )
     | {
-        "+ low resolution, then 96": [
+        "+ low resolution, then 128": [
             ("configs/demo.py", {"crops.global_size": 64, "crops.local_size": 32}),
             ("configs/demo.py:100", {"optim.base_lr": 1e-3, "schedule.freeze_last_layer_steps": 0}),
         ]

@@ -1,11 +1,33 @@
 """How the commands of this folder read flags and end: a mistake of the user is one line and exit code 2."""
 
+import pathlib
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 
 from absl import app, flags, logging
 
 from curia2_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def call(line: list[str]) -> None:
+    """Prints and runs a command of this folder; a failure of it ends the caller with the same code.
+
+    Ctrl-C reaches both: the command answers it, the caller waits for that.
+    """
+    print("\n$ python " + shlex.join(line), flush=True)
+    with subprocess.Popen([sys.executable, *line], cwd=ROOT) as process:
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:
+                continue
+    if code:
+        sys.exit(code if code > 0 else 128 - code)
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -46,7 +46,7 @@ def test_console_and_python_blocks_run_as_written(clone):
     assert (clone / "reports" / "first" / "report.html").stat().st_size > 10_000
     for block in blocks("python"):
         out = run([sys.executable, "-c", block + "\nprint(tuple(tokens.shape))"], clone)
-        assert out.splitlines()[-1] == "(1, 145, 128)"  # 12 x 12 patches of the demo model
+        assert out.splitlines()[-1] == "(1, 65, 128)"  # class token and 8 x 8 patches of the demo model
 
 
 def test_the_table_of_configs_is_true():
