@@ -49,8 +49,7 @@ def phantom_studies(folder: pathlib.Path, count: int, seed: int) -> pathlib.Path
 
 def canvas_of(corpus: pathlib.Path) -> int:
     """The smallest multiple of 32 pixels that holds every slice: on a CPU a larger canvas costs time."""
-    c = Corpus(corpus)
-    return -(-int(max(c.column("height").max(), c.column("width").max())) // 32) * 32
+    return -(-max(Corpus(corpus).contract["largest"]) // 32) * 32
 
 
 def pretrain_and_score(

@@ -5,12 +5,15 @@ import hashlib
 import pathlib
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curia2_jax.data import index, parts, records, shards, spans
 from curia2_jax.data.corpus import Corpus
 from curia2_jax.data.plan import Progress
 from curia2_jax.data.runners import Pool
+
+_SIDES = ("height", "width")
 
 
 def verify(folder: pathlib.Path, workers: int, progress: Progress) -> list[str]:
@@ -39,15 +42,25 @@ def _index_problems(folder: pathlib.Path, contract: dict) -> list[str]:
     table = pq.ParquetFile(folder / index.FILE)
     if table.metadata.num_rows != contract["slices"] or sum(contract["shard_lengths"]) != contract["slices"]:
         return [f"{index.FILE}: {table.metadata.num_rows} rows, the contract says {contract['slices']} slices"]
-    problems, start, corpus = [], 0, Corpus(folder)
+    problems, start, corpus, largest = [], 0, Corpus(folder), [0, 0]
     for batch in table.iter_batches():
         rows = np.arange(start, start + batch.num_rows)
         for name in index.SCHEMA.names:
             column = batch.column(name)
             values = np.array(column.to_pylist(), str) if name in index.TEXT else column.to_numpy()
             if not np.array_equal(values, corpus.take(name, rows), equal_nan=name in index.NUMBERS):
-                problems.append(f"{index.COLUMNS}/{name}.npy: differs from {index.FILE} in rows {start} to {rows[-1]}")
+                file = index.ROWS if name in index.ROW.names else name
+                problems.append(
+                    f"{index.COLUMNS}/{file}.npy: {name} differs from {index.FILE} in rows {start} to {rows[-1]}"
+                )
+        if not np.array_equal(corpus.take("modality", rows) == "CT", corpus.rows(rows)["is_ct"]):
+            problems.append(
+                f"{index.COLUMNS}/{index.ROWS}.npy: is_ct is not the modality in rows {start} to {rows[-1]}"
+            )
+        largest = [max(old, pc.max(batch.column(side)).as_py()) for old, side in zip(largest, _SIDES, strict=True)]
         start += batch.num_rows
+    if largest != contract["largest"]:
+        problems.append(f"{index.FILE}: slices of up to {largest} pixels, the contract says {contract['largest']}")
     return problems
 
 

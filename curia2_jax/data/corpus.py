@@ -3,15 +3,18 @@
 A folder is a corpus when it holds `contract.json`, which ingest writes last.
 """
 
+import functools
 import hashlib
 import json
 import math
+import mmap
 import operator
 import pathlib
 import re
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from curia2_jax.data import index, records, shards
 from curia2_jax.data.sampling import SamplingPlan, Stratum, runs
@@ -19,7 +22,7 @@ from curia2_jax.data.spans import SpanReader
 from curia2_jax.errors import UserError
 
 CONTRACT = "contract.json"
-VERSION = 1
+VERSION = 2
 
 
 class Corpus:
@@ -42,13 +45,16 @@ class Corpus:
 
     @property
     def contract(self) -> dict:
-        """What every slice went through: options, versions, counts, hash. Of a mixture: the contracts and weights."""
+        """What every slice went through: options, versions, counts, the `largest` height and width, hash. Of a
+        mixture: the contracts, weights, largest and hash."""
         if len(self._parts) == 1:
             return self._parts[0][0].contract
         contracts = [folder.contract for folder, _ in self._parts]
         weights = [weight for _, weight in self._parts]
         text = json.dumps([[c["hash"] for c in contracts], weights])
-        return {"corpora": contracts, "weights": weights, "hash": hashlib.sha256(text.encode()).hexdigest()}
+        largest = np.max([c["largest"] for c in contracts], axis=0).tolist()
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return {"corpora": contracts, "weights": weights, "largest": largest, "hash": digest}
 
     def column(self, name: str) -> np.ndarray:
         """Index column (N,), kept once asked for. Numbers of a single corpus are memory-mapped; text becomes an array
@@ -57,6 +63,16 @@ class Corpus:
             columns = [folder.column(name) for folder, _ in self._parts]
             self._columns[name] = columns[0] if len(columns) == 1 else np.concatenate(columns)
         return self._columns[name]
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """What a loader asks of the slices `indices` (n,): a structured array (n,) of dtype index.ROW, for about one
+        page of the disk a slice. Shards are counted within each corpus of a mixture."""
+        part = np.searchsorted(self._offsets, indices, side="right") - 1
+        out = np.empty(len(indices), index.ROW)
+        for number, (folder, _) in enumerate(self._parts):
+            here = part == number
+            out[here] = folder.rows[indices[here] - self._offsets[number]]
+        return out
 
     def take(self, name: str, indices: np.ndarray) -> np.ndarray:
         """Values of an index column at `indices`, without loading the whole column of a mixture."""
@@ -111,7 +127,7 @@ class Corpus:
                 mine.append(("", *runs(series, keep, cap)))
             else:
                 codes, vocabulary = folder.codes("modality")
-                for code, modality in enumerate(vocabulary):
+                for code, modality in enumerate(vocabulary.to_pylist()):
                     chosen = codes == code if keep is None else keep & (codes == code)
                     mine.append((f" {modality}", *runs(series, chosen, cap)))
             mine = [m for m in mine if len(m[1])]
@@ -159,7 +175,7 @@ class _Folder:
         if self.contract.get("version") != VERSION:
             found = self.contract.get("version")
             raise UserError(f"{file}: corpus version {found}, this code reads {VERSION}; ingest the studies again")
-        self._kept: dict[str, np.ndarray] = {}
+        self._kept: dict[str, np.ndarray | pa.StringArray] = {}
         lengths = self.contract["shard_lengths"]
         self._records = SpanReader([path / shards.file_name(i, len(lengths)) for i in range(len(lengths))])
 
@@ -171,44 +187,59 @@ class _Folder:
             return self._kept[name]
         if name not in index.SCHEMA.names:
             raise KeyError(f"index column {name!r}; there are {', '.join(index.SCHEMA.names)}")
+        array = self._load(index.ROWS)[name] if name in index.ROW.names else self._load(name)
+        return self._kept.setdefault(name, array)
+
+    def _load(self, name: str) -> np.memmap:
         try:
-            return self._kept.setdefault(name, np.load(self.path / index.COLUMNS / f"{name}.npy", mmap_mode="r"))
+            return np.load(self.path / index.COLUMNS / f"{name}.npy", mmap_mode="r")
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path}: index column {name} cannot be read ({error}); ingest again") from None
 
-    def _vocabulary(self, name: str) -> np.ndarray:
-        key = f"{name}.vocabulary"
-        if key not in self._kept:
-            table = pq.read_table(self.path / index.COLUMNS / f"{key}.parquet")
-            self._kept[key] = np.array(table.column(name).to_pylist(), dtype=np.str_)
-        return self._kept[key]
+    @functools.cached_property
+    def rows(self) -> np.memmap:
+        """index.ROW of every slice (N,). A mapping of its own: here neighbours are not read ahead, in a column are."""
+        rows = self._load(index.ROWS)
+        rows.base.madvise(mmap.MADV_RANDOM)
+        return rows
 
-    def codes(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(codes int32 (N,) memory-mapped, the strings they stand for)."""
-        return self._raw(name), self._vocabulary(name)
+    def codes(self, name: str) -> tuple[np.ndarray, pa.StringArray]:
+        """(codes int32 (N,), the strings they stand for), both memory-mapped."""
+        codes, key = self._raw(name), f"{name}.vocabulary"
+        if key not in self._kept:
+            try:
+                self._kept[key] = index.read_vocabulary(self.path, name)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise UserError(f"{self.path}: index column {name} cannot be read ({error}); ingest again") from None
+        return codes, self._kept[key]
 
     def column(self, name: str) -> np.ndarray:
-        return self._vocabulary(name)[self._raw(name)] if name in index.TEXT else self._raw(name)
+        if name not in index.TEXT:
+            return self._raw(name)
+        codes, vocabulary = self.codes(name)
+        return np.array(vocabulary.to_pylist(), np.str_)[codes]
 
     def take(self, name: str, indices: np.ndarray) -> np.ndarray:
-        values = self._raw(name)[indices]
-        return self._vocabulary(name)[values] if name in index.TEXT else values
+        if name not in index.TEXT:
+            return self._raw(name)[indices]
+        codes, vocabulary = self.codes(name)
+        return np.array(vocabulary.take(pa.array(codes[indices])).to_pylist(), np.str_)
 
     def read(self, i: int, out: np.ndarray | None) -> np.ndarray:
-        place = (int(self._raw(name)[i]) for name in ("shard", "offset", "span"))
-        return records.decode(self._records.read(*place), out)
+        row = self.rows[i]
+        return records.decode(self._records.read(int(row["shard"]), int(row["offset"]), int(row["span"])), out)
 
     def select(self, where: str, split: str, held_out: float) -> np.ndarray | None:
         """Slices that meet the conditions, bool (N,); None when all do."""
         keep = None
         for condition in filter(None, (c.strip() for c in where.split(","))):
             chosen = self._condition(condition)
-            keep = chosen if keep is None else keep & chosen
+            keep = chosen if keep is None else np.logical_and(keep, chosen, out=keep)
         if split != "all":
             codes, patients = self.codes("patient")
-            out = np.array([patient_hash(p) < held_out for p in patients.tolist()])
+            out = np.fromiter((patient_hash(patient.as_py()) < held_out for patient in patients), bool, len(patients))
             chosen = (out if split == "held_out" else ~out)[codes]
-            keep = chosen if keep is None else keep & chosen
+            keep = chosen if keep is None else np.logical_and(keep, chosen, out=keep)
         return keep
 
     def _condition(self, condition: str) -> np.ndarray:
@@ -223,8 +254,8 @@ class _Folder:
             if sign not in ("=", "!="):
                 raise UserError(f"where: found {condition!r}; a text column takes = or !=")
             codes, vocabulary = self.codes(name)
-            wanted = [v.strip() for v in value.split("|")]
-            return (np.isin(vocabulary, wanted) == (sign == "="))[codes]
+            chosen = pc.is_in(vocabulary, value_set=pa.array([v.strip() for v in value.split("|")], pa.string()))
+            return (chosen.to_numpy(zero_copy_only=False) == (sign == "="))[codes]
         signs = {"=": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
         try:
             return getattr(operator, signs[sign])(self._raw(name), float(value))

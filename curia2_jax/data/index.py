@@ -1,15 +1,18 @@
-"""The index of a corpus: one row a slice, as Parquet for people and as memory-mapped columns for loaders.
+"""The index of a corpus: one row a slice, as Parquet for people and memory-mapped for loaders.
 
-`index.parquet` can be queried with any tool. `columns/NAME.npy` holds the same numbers, uncompressed, so that every
-process of a host shares one copy in the page cache; text columns are int32 codes into
-`columns/NAME.vocabulary.parquet`.
+`index.parquet` can be queried with any tool. Beside it lie the same values uncompressed, so that every process of a
+host shares one copy in the page cache: `columns/rows.npy` has side by side what a loader asks of each slice, since a
+random read costs a page of the disk, and `columns/NAME.npy` any other column. Text columns are int32 codes into the
+Arrow file `columns/NAME.vocabulary.arrow`.
 """
 
+import collections
 import collections.abc
 import pathlib
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 FILE = "index.parquet"
@@ -51,6 +54,16 @@ SCHEMA = pa.schema(
 TEXT = tuple(field.name for field in SCHEMA if field.type == _TEXT)
 NUMBERS = tuple(field.name for field in SCHEMA if field.type != _TEXT)
 
+ROWS = "rows"
+_PACKED = (
+    *("offset", "shard", "span", "height", "width", "spacing_y", "spacing_x"),
+    *("anatomy_y", "anatomy_x", "anatomy_std_y", "anatomy_std_x", "foreground"),
+)
+# One element of rows.npy, 56 bytes: columns as in SCHEMA, and whether the modality is CT.
+ROW = np.dtype(
+    [(name, SCHEMA.field(name).type.to_pandas_dtype()) for name in _PACKED] + [("is_ct", np.bool_)], align=True
+)
+
 
 def table(rows: list[dict]) -> pa.Table:
     """Arrow table of index rows, one dict a row with every column of SCHEMA."""
@@ -70,20 +83,27 @@ class _Vocabulary:
         return known[part.indices.to_numpy(zero_copy_only=False)]
 
 
-def write(folder: pathlib.Path, parts: collections.abc.Iterable[pa.Table], total: int) -> None:
-    """Index of `total` rows from the tables of the shards, in order, one in memory at a time."""
+def write(folder: pathlib.Path, parts: collections.abc.Iterable[pa.Table], total: int) -> dict:
+    """Index of `total` rows from the tables of the shards, in order, one in memory at a time.
+
+    Returns what the contract says of them: `studies` and `patients`, `slices_by_modality` and `slices_by_plane`, and
+    `largest`, the largest height and the largest width.
+    """
     columns = folder / COLUMNS
     columns.mkdir(exist_ok=True)
-    maps = {
-        name: np.lib.format.open_memmap(
-            columns / f"{name}.npy", "w+", SCHEMA.field(name).type.to_pandas_dtype(), (total,)
-        )
-        if name in NUMBERS
-        else np.lib.format.open_memmap(columns / f"{name}.npy", "w+", np.int32, (total,))
+
+    def create(name: str, dtype: np.typing.DTypeLike) -> np.memmap:
+        return np.lib.format.open_memmap(columns / f"{name}.npy", "w+", dtype, (total,))
+
+    rows = create(ROWS, ROW)
+    single = {
+        name: create(name, np.int32 if name in TEXT else SCHEMA.field(name).type.to_pandas_dtype())
         for name in SCHEMA.names
+        if name not in ROW.names
     }
     vocabularies = {name: _Vocabulary() for name in TEXT}
-    start = 0
+    counts = {name: collections.Counter() for name in ("modality", "plane")}
+    largest, start = np.zeros(2, np.int64), 0
     with pq.ParquetWriter(folder / FILE, SCHEMA, compression="zstd") as parquet:
         for part in parts:
             parquet.write_table(part)
@@ -91,11 +111,37 @@ def write(folder: pathlib.Path, parts: collections.abc.Iterable[pa.Table], total
             for name in SCHEMA.names:
                 column = part.column(name)
                 values = vocabularies[name].encode(column) if name in TEXT else column.to_numpy()
-                maps[name][start:stop] = values
+                (rows[name] if name in ROW.names else single[name])[start:stop] = values
+            rows["is_ct"][start:stop] = pc.equal(part.column("modality").cast(pa.string()), "CT").to_numpy()
+            largest = np.maximum(largest, [rows[side][start:stop].max(initial=0) for side in ("height", "width")])
+            for name, count in counts.items():
+                for item in pc.value_counts(part.column(name)).to_pylist():
+                    count[item["values"]] += item["counts"]
             start = stop
-    for name in SCHEMA.names:
-        maps[name].flush()
+    for array in (rows, *single.values()):
+        array.flush()
     for name, vocabulary in vocabularies.items():
-        pq.write_table(
-            pa.table({name: pa.array(list(vocabulary.code), pa.string())}), columns / f"{name}.vocabulary.parquet"
-        )
+        write_vocabulary(folder, name, list(vocabulary.code))
+    return {
+        "studies": len(vocabularies["study"].code),
+        "patients": len(vocabularies["patient"].code),
+        **{f"slices_by_{name}": dict(count) for name, count in counts.items()},
+        "largest": largest.tolist(),
+    }
+
+
+def write_vocabulary(folder: pathlib.Path, name: str, strings: list[str]) -> None:
+    """Arrow file of the strings that the codes of a text column stand for."""
+    batch = pa.record_batch([pa.array(strings, pa.string())], [name])
+    with pa.ipc.new_file(_vocabulary_file(folder, name), batch.schema) as file:
+        file.write_batch(batch)
+
+
+def read_vocabulary(folder: pathlib.Path, name: str) -> pa.StringArray:
+    """The strings that the codes of a text column stand for, memory-mapped. Raises OSError."""
+    with pa.ipc.open_file(pa.memory_map(_vocabulary_file(folder, name))) as file:
+        return file.get_batch(0).column(0)
+
+
+def _vocabulary_file(folder: pathlib.Path, name: str) -> str:
+    return str(folder / COLUMNS / f"{name}.vocabulary.arrow")

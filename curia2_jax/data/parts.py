@@ -18,7 +18,6 @@ import shutil
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curia2_jax.data import index, records, shards, spans
@@ -183,20 +182,16 @@ def publish(folder: pathlib.Path, count: int, drop: collections.abc.Container[st
                 table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
             yield table
 
-    index.write(folder, tables(), sum(lengths))
+    counts = index.write(folder, tables(), sum(lengths))
     total = sum((folder / shards.file_name(i, len(used))).stat().st_size for i in range(len(used)))
     shards.write_metadata(folder, lengths, total)
-    rows = pq.read_table(folder / index.FILE, columns=["modality", "plane"])
     kept = [s for part in kept_of for s in part if s["keep"]]
     contract = {
         "version": VERSION,
         **contract,
         "slices": sum(lengths),
         "series": len(kept),
-        "studies": _distinct(folder, "study"),
-        "patients": _distinct(folder, "patient"),
-        "slices_by_modality": _counts(rows, "modality"),
-        "slices_by_plane": _counts(rows, "plane"),
+        **counts,
         "bytes": total,
         "shard_lengths": lengths,
         "content_hash": content_hash(s["digest"] for s in kept),
@@ -208,14 +203,6 @@ def publish(folder: pathlib.Path, count: int, drop: collections.abc.Container[st
     _replace(temporary, folder / CONTRACT)
     shutil.rmtree(work)
     return contract
-
-
-def _distinct(folder: pathlib.Path, name: str) -> int:
-    return pq.read_metadata(folder / index.COLUMNS / f"{name}.vocabulary.parquet").num_rows
-
-
-def _counts(rows: pa.Table, name: str) -> dict[str, int]:
-    return {item["values"]: item["counts"] for item in pc.value_counts(rows.column(name)).to_pylist()}
 
 
 def _mask(series: list[dict]) -> np.ndarray:

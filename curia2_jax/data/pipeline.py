@@ -85,12 +85,12 @@ class StepLoader:
         """The batch, as `batches` describes it, plus `corrupt` int64 (n,): the record a row was to hold, or -1."""
         positions = step * self.data.global_batch + self.rows
         drawn = self.plan.records(positions, self.seed)
+        index = self.corpus.rows(drawn)
         # Zeros cost nothing before they are written; fresh memory, since a consumer may keep what it was given.
         slices = np.zeros((len(positions), self.data.canvas, self.data.canvas), np.int16)
         found = drawn.copy()
-        extent = np.stack([self.corpus.take(side, drawn) for side in ("height", "width")], -1).astype(np.int32)
         for row in range(len(positions)):
-            found[row] = self._read(int(positions[row]), int(drawn[row]), extent[row], slices[row])
+            found[row] = self._read(int(positions[row]), int(drawn[row]), index[row : row + 1], slices[row])
 
         uniform = np.empty((len(positions), 2 + self.crops.num_local, crops.DRAWS))
         mask_rngs = []
@@ -98,26 +98,29 @@ class StepLoader:
             generator = _generator(self.seed, int(position), _ROW)
             generator.random(out=uniform[row])
             mask_rngs.append(random.Random(int(generator.integers(1 << 63))))
-        geometry = geometry_of(self.corpus, found)
+        geometry = geometry_of(index)
         global_boxes, local_boxes, flips = crops.draw(uniform, geometry, self.crops)
         return {
             "slices": slices,
-            "extent": extent,
+            "extent": geometry.extent,
             "global_boxes": global_boxes,
             "local_boxes": local_boxes,
             "flips": flips,
             "masks": self._masks(mask_rngs, positions, geometry, global_boxes, flips[:, :2]),
-            "is_ct": self.corpus.take("modality", found) == "CT",
+            "is_ct": index["is_ct"].copy(),
             "corrupt": np.where(found == drawn, -1, drawn),
         }
 
-    def _read(self, position: int, record: int, extent: np.ndarray, canvas: np.ndarray) -> int:
-        """Reads `record`, or the first readable one of a sequence that belongs to this row; returns which."""
+    def _read(self, position: int, record: int, index: np.ndarray, canvas: np.ndarray) -> int:
+        """Reads `record`, or the first readable one of a sequence that belongs to this row; returns which.
+
+        `index` (1,) is the index row of `record` and becomes that of what was read.
+        """
         candidates = self._candidates(position, record)
         for candidate in candidates:
             if candidate != record:
-                extent[:] = [self.corpus.take(side, np.array([candidate]))[0] for side in ("height", "width")]
-            height, width = extent
+                index[:] = self.corpus.rows(np.array([candidate]))
+            height, width = index["height"][0], index["width"][0]
             with contextlib.suppress(CorruptRecord):
                 self.corpus.read(candidate, out=canvas[:height, :width])
                 return candidate
@@ -264,7 +267,7 @@ def batches(
         split="train" if data.held_out else "all",
         held_out=data.held_out,
     )
-    largest = max(int(corpus.column(side).max()) for side in ("height", "width"))
+    largest = max(corpus.contract["largest"])
     if largest > data.canvas:
         raise UserError(
             f"data.canvas: {data.canvas}, but {data.corpus} has slices of {largest} pixels; write {largest}"
@@ -281,17 +284,17 @@ def batches(
     return Batches(loader, iter(ahead))
 
 
-def geometry_of(corpus: Corpus, records: np.ndarray) -> crops.Geometry:
-    """What the index knows about the slices `records` (n,); no spread where no foreground was found."""
+def geometry_of(rows: np.ndarray) -> crops.Geometry:
+    """What crops depend on, from index rows (n,) of dtype index.ROW; no spread where no foreground was found."""
 
     def pair(first: str, second: str) -> np.ndarray:
-        return np.stack([corpus.take(first, records), corpus.take(second, records)], -1)
+        return np.stack([rows[first], rows[second]], -1)
 
     return crops.Geometry(
         extent=pair("height", "width"),
         spacing=pair("spacing_y", "spacing_x"),
         mean=pair("anatomy_y", "anatomy_x"),
-        std=np.where(corpus.take("foreground", records)[:, None] > 0, pair("anatomy_std_y", "anatomy_std_x"), 0.0),
+        std=np.where(rows["foreground"][:, None] > 0, pair("anatomy_std_y", "anatomy_std_x"), 0.0),
     )
 
 

@@ -47,7 +47,7 @@ def placement_statistics(
     chosen = np.sort(rng.choice(len(corpus), min(images, len(corpus)), replace=False))
     integrals = [_integral(corpus, int(i)) for i in chosen]
 
-    geometry = geometry_of(corpus, chosen)
+    geometry = geometry_of(corpus.rows(chosen))
     uniform = rng.random((len(chosen), 2 + crops_config.num_local, crops.DRAWS))
     rows, boxes, flips = [], None, None
     for placement in ("uniform", "anatomical"):
@@ -105,12 +105,13 @@ def _integral(corpus: Corpus, i: int) -> tuple[np.ndarray, int]:
     """Cumulated foreground of slice i, (rows + 1, columns + 1) in cells, and the pixels along a cell."""
     pixels = corpus.read(i)
     slope, intercept = (float(corpus.take(name, np.array([i]))[0]) for name in ("slope", "intercept"))
-    if corpus.take("modality", np.array([i]))[0] == "CT":
+    is_ct = bool(corpus.rows(np.array([i]))["is_ct"][0])
+    if is_ct:
         threshold = (anatomy.CT_THRESHOLD - intercept) / slope
     else:
         threshold = _mr_threshold(corpus, str(corpus.take("series", np.array([i]))[0]))
     reduced = anatomy.reduce(pixels[None])
-    mask = anatomy.foreground(reduced, threshold)[0]
+    mask = anatomy.foreground(reduced, threshold, is_ct)[0]
     table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
     table[1:, 1:] = mask.cumsum(0).cumsum(1)
     return table, -(-max(pixels.shape) // max(mask.shape))

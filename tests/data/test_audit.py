@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -44,6 +46,25 @@ def test_a_changed_index_is_noticed(corpus):
             np.array(column, np.float32) if name == "position" else [0] * 3 + [1] * 17,
         )
     assert any("content hash" in p or "differs" in p for p in audit.verify(corpus, 1, silent))
+
+
+def test_changed_rows_are_noticed(corpus):
+    """What only the packed rows say, and the contract's summary of them."""
+    path = corpus / "columns" / "rows.npy"
+    whole = np.load(path)
+    for name in whole.dtype.names:
+        changed = whole.copy()
+        changed[name][7] = not whole[name][7] if name == "is_ct" else whole[name][7] + 1
+        np.save(path, changed)
+        problems = audit.verify(corpus, 1, silent)
+        assert problems and all(f"columns/rows.npy: {name} " in problem for problem in problems)
+    np.save(path, whole)
+    assert audit.verify(corpus, 1, silent) == []
+    contract = json.loads((corpus / "contract.json").read_text())
+    assert contract["largest"] == [72, 56]
+    (corpus / "contract.json").write_text(json.dumps(contract | {"largest": [72, 57]}))
+    (problem,) = audit.verify(corpus, 1, silent)
+    assert problem == "index.parquet: slices of up to [72, 56] pixels, the contract says [72, 57]"
 
 
 def test_index_and_columns_changed_alike_do_not_fit_the_content_hash(corpus):

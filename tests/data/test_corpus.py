@@ -1,8 +1,11 @@
+import itertools
 import json
+import pathlib
 import pickle
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
@@ -53,8 +56,49 @@ def test_columns_are_those_of_the_parquet_index(made):
         np.testing.assert_array_equal(corpus.column(name), expected)
         np.testing.assert_array_equal(corpus.take(name, some), expected[some])
     assert isinstance(corpus.column("height"), np.memmap) and corpus.column("height") is corpus.column("height")
+    packed = corpus.rows(some)
+    assert packed.dtype == index.ROW and index.ROW.itemsize == 56
+    for name in packed.dtype.names[:-1]:
+        expected = table.column(name).to_numpy()[some]
+        assert packed[name].dtype == expected.dtype
+        np.testing.assert_array_equal(packed[name], expected)
+    assert packed["is_ct"].tolist() == [m == "CT" for m in table.column("modality").to_numpy()[some]]
+    files = {path.name for path in (folder / index.COLUMNS).iterdir()}
+    assert {"rows.npy", "position.npy"} <= files and "height.npy" not in files  # one truth
     with pytest.raises(KeyError, match="nonsense"):
         corpus.column("nonsense")
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/smaps").exists(), reason="Linux tells the advice of a mapping")
+def test_rows_are_not_read_ahead_but_columns_are(made):
+    corpus, rows = Corpus(made[0]), str(made[0] / index.COLUMNS / "rows.npy")
+
+    def advised() -> list[bool]:
+        """Whether each mapping of the file is advised to be random ("rr"), sorted."""
+        flags = itertools.pairwise(pathlib.Path("/proc/self/smaps").read_text().split("VmFlags:"))
+        return sorted("rr" in after.splitlines()[0].split() for before, after in flags if rows in before)
+
+    others = advised()
+    corpus.rows(np.arange(3))
+    corpus.column("height")
+    assert sorted([*others, False, True]) == advised()
+
+
+def test_keys_stay_on_disk(tmp_path):
+    """Neither filters nor splits nor names of slices make a copy of the keys."""
+    write_small_corpus(tmp_path / "c", series=40, slices=1)
+    corpus, before = Corpus(tmp_path / "c"), pa.total_allocated_bytes()
+    corpus.sampling_plan(where="series!=series3", split="train", held_out=0.5, temperature=2.0, cap=1)
+    assert corpus.take("patient", np.array([39, 2])).tolist() == ["patient19", "patient1"]
+    assert pa.total_allocated_bytes() == before
+
+
+def test_a_missing_vocabulary_is_told(tmp_path):
+    write_small_corpus(tmp_path / "c", series=2, slices=1)
+    for damage in (lambda file: file.write_bytes(b"nonsense"), lambda file: file.unlink()):
+        damage(tmp_path / "c" / index.COLUMNS / "series.vocabulary.arrow")
+        with pytest.raises(UserError, match="index column series cannot be read"):
+            Corpus(tmp_path / "c").take("series", np.array([0]))
 
 
 def test_a_mixture_reads_and_weighs_its_corpora(made, tmp_path):
@@ -66,6 +110,12 @@ def test_a_mixture_reads_and_weighs_its_corpora(made, tmp_path):
     np.testing.assert_array_equal(corpus.read(30), other[0])
     assert corpus.take("series", np.array([35, 0, 29])).tolist() == ["series1", "series0", "series5"]
     assert corpus.column("modality").tolist() == corpus.take("modality", np.arange(36)).tolist()
+    some = np.array([35, 0, 29, 30, 0])
+    for name in ("height", "width", "anatomy_x", "shard", "offset"):
+        np.testing.assert_array_equal(corpus.rows(some)[name], corpus.column(name)[some])
+    assert corpus.rows(some)["is_ct"].tolist() == (corpus.column("modality")[some] == "CT").tolist()
+    every = written + other
+    assert corpus.contract["largest"] == [max(s.shape[axis] for s in every) for axis in (0, 1)]
     drawn = corpus.sampling_plan().records(np.arange(4000), 0)
     assert abs((drawn < 30).mean() - 0.75) < 2e-3
 

@@ -240,6 +240,7 @@ def test_nothing_readable_stops_at_once(corpus, monkeypatch):
     ("changes", "message"),
     [
         ({"canvas": 64}, r"data.canvas: 64, but .* has slices of 72 pixels; write 72"),
+        ({"canvas": 71}, r"data.canvas: 71, but .* has slices of 72 pixels; write 72"),
         ({"corpus": ""}, r"data.corpus: no corpus given; write --config.data.corpus=FOLDER"),
         ({"group_size": 5}, r"data.group_size: 5 does not divide data.global_batch 16"),
         ({"prefetch": 0}, r"data.prefetch: found 0; write 1 or more"),
@@ -248,6 +249,15 @@ def test_nothing_readable_stops_at_once(corpus, monkeypatch):
 def test_mistakes_are_told_at_the_start(corpus, changes, message):
     with pytest.raises(UserError, match=message):
         batches(config(corpus[0], **changes))
+
+
+def test_a_canvas_must_hold_every_corpus_of_a_mixture(corpus, tmp_path):
+    """A wide corpus behind a smaller one; the contracts tell, without a look at the index."""
+    write_small_corpus(tmp_path / "wide", series=1, slices=1, shape=(40, 90), shards=1)
+    mixture = f"{corpus[0]}:5,{tmp_path / 'wide'}:1"
+    with pytest.raises(UserError, match=r"data.canvas: 89, but .* has slices of 90 pixels; write 90"):
+        batches(config(mixture, canvas=89))
+    batches(config(mixture, canvas=90)).close()
 
 
 def test_filters_and_splits_reach_the_corpus(corpus):
