@@ -6,8 +6,11 @@ is multiplied by the trip counts of the loops around it.
 
 import collections
 import dataclasses
+import functools
 import math
 import re
+
+import numpy as np
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _BITS = {"pred": 8, "token": 0, "opaque": 0}
@@ -117,13 +120,13 @@ def operations(text: str) -> list[Operation]:
     """Every matrix product and collective of a compiled program (`jax.stages.Compiled.as_text()`).
 
     A loop whose trip count cannot be read counts once. Of a conditional every branch counts. TPUs spread a collective
-    over several fusions that overlap it with products; they share a channel and are one.
+    over several fusions that overlap it with products: the same channel, shape and loop are one.
     """
     entry, computations = _computations(text)
     out: list[Operation] = []
-    channels: set[str] = set()
+    seen: set[tuple] = set()
 
-    def visit(name: str, times: int, loop: int) -> None:
+    def visit(name: str, times: int, loop: int, body: str) -> None:
         table = {i.name: i.shape for i in computations[name]}
         for i in computations[name]:
             kind = i.opcode.removesuffix("-start").removesuffix("-done")
@@ -143,10 +146,11 @@ def operations(text: str) -> list[Operation]:
             elif kind == "convolution":
                 out.append(_convolution(i, operand_shapes, times, loop, where))
             elif kind in COLLECTIVES:
-                channel = m.group(1) if (m := _CHANNEL.search(i.rest)) else f"none {name} {i.name}"
-                if channel in channels:
+                channel = m.group(1) if (m := _CHANNEL.search(i.rest)) else f"{name} {i.name}"
+                key = (channel, str(shapes(i.shape)), body)
+                if key in seen:
                     continue
-                channels.add(channel)
+                seen.add(key)
                 dtypes = tuple(dict.fromkeys(s[0] for shape in operand_shapes for s in shapes(shape)))
                 moved = sum(size(s) for s in operand_shapes) if kind == "reduce-scatter" else size(i.shape)
                 if i.opcode.endswith("-start") and kind in ("all-gather", "collective-permute"):
@@ -166,11 +170,12 @@ def operations(text: str) -> list[Operation]:
             before = len(out)
             for computation in called:
                 if computation in computations:
-                    visit(computation, times * trips, loop + (i.opcode == "while"))
+                    inner = computation if i.opcode == "while" else body
+                    visit(computation, times * trips, loop + (i.opcode == "while"), inner)
             if "all-reduce-scatter" in i.name or any("all-reduce-scatter" in c for c in called):
                 out[before:] = [_as_reduce_scatter(o) for o in out[before:]]
 
-    visit(entry, 1, 0)
+    visit(entry, 1, 0, entry)
     return out
 
 
@@ -180,12 +185,40 @@ def _as_reduce_scatter(o: Operation) -> Operation:
 
 
 def _convolution(i: _Instruction, operand_shapes: list[str], times: int, loop: int, where: str) -> Operation:
-    """TPUs write matrix products as convolutions: each result is a sum over the kernel but its output features."""
-    kernel, labels = shapes(operand_shapes[1])[0][1], re.search(r"dim_labels=\w+_(\w+)->", i.rest)
-    over = math.prod(kernel) / kernel[labels.group(1).index("o")] if labels else math.prod(kernel)
-    result = math.prod(shapes(i.shape)[0][1])
+    """TPUs write matrix products as convolutions: features are contracted, and so is a spatial axis of which the result
+    has one place; the others are axes of the batch, where a dilated window meets one place of the left side."""
+    left, right = (shapes(s)[0][1] for s in operand_shapes[:2])
+    result = shapes(i.shape)[0][1]
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", i.rest)
+    l_axes, r_axes, out_axes = (labels.group(n) for n in (1, 2, 3))
+    spatial = [c for c in r_axes if c.isdigit()]
+    window = {key: value.split("x") for key, value in re.findall(r"(\w+)=([\d_x]+)", _window(i.rest))}
+    pairs = 1.0
+    for n, axis in enumerate(spatial):
+        part = {key: value[n] for key, value in window.items()}
+        pairs *= _meetings(left[l_axes.index(axis)], right[r_axes.index(axis)], result[out_axes.index(axis)], part)
+    rest = math.prod(result[n] for n, axis in enumerate(out_axes) if axis in "bf")
+    flops = 2.0 * rest * right[r_axes.index("i")] * pairs
     dtypes = tuple(shapes(s)[0][0] for s in operand_shapes if shapes(s))
-    return Operation("dot", times, size(i.shape), 2.0 * result * over, dtypes, 0, loop, where)
+    return Operation("dot", times, size(i.shape), flops, dtypes, 0, loop, where)
+
+
+def _window(rest: str) -> str:
+    m = re.search(r"window=\{([^}]*)\}", rest)
+    return m.group(1) if m else ""
+
+
+@functools.lru_cache(maxsize=4096)
+def _count_meetings(left: int, right: int, out: int, stride: int, low: int, dilate: int, right_dilate: int) -> int:
+    place = np.arange(out)[:, None] * stride + np.arange(right)[None, :] * right_dilate - low
+    return int(((place >= 0) & (place <= (left - 1) * dilate) & (place % dilate == 0)).sum())
+
+
+def _meetings(left: int, right: int, out: int, window: dict[str, str]) -> int:
+    """How many (place of the result, place of the kernel) meet an element of the left side and not padding."""
+    numbers = (int(window.get(key, "1")) for key in ("stride", "lhs_dilate", "rhs_dilate"))
+    stride, dilate, right_dilate = numbers
+    return _count_meetings(left, right, out, stride, int(window.get("pad", "0_0").split("_")[0]), dilate, right_dilate)
 
 
 def total_flops(text: str) -> float:

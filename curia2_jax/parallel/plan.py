@@ -17,6 +17,7 @@ PyTree = Any
 # Matrix products of whole published ViT runs reach 30 to 45 % of the peak of A100s; an expectation, not a bound.
 EFFICIENCY = 0.40
 RECIPE_BATCH = 16_384  # beyond it nobody has shown this recipe to train
+FLASH_TOKENS = 512
 HEADROOM = 0.93  # share of the memory that a program can have: the rest is the runtime's
 
 
@@ -40,9 +41,11 @@ def residuals(model: Any, tokens: int, itemsize: int) -> int:
         "dots_saveable": dense + model.heads * tokens + model.width,
     }.get(model.remat)
     if per_token is None and model.remat in ("none", "everything_saveable"):
-        # Also norms (in float32 as well), scores before and after the softmax, and the product inside SwiGLU.
+        # Also norms (in float32 as well), the product inside SwiGLU, and scores before and after the softmax, unless
+        # a flash kernel runs, as "auto" chooses for long sequences.
         wide = 4 * model.width * (1 + 4 // itemsize)
-        per_token = dense + wide + 3 * model.heads * tokens + model.width + 2 * model.hidden
+        scores = 0 if model.attention != "xla" and tokens >= FLASH_TOKENS else 3 * model.heads * tokens
+        per_token = dense + wide + scores + model.width + 2 * model.hidden
     elif per_token is None:
         per_token = sum(named[name.strip()] for name in model.remat.split(","))
     return tokens * per_token * itemsize
@@ -83,24 +86,24 @@ def fewest_bytes(params: PyTree, recipe: Any) -> dict[str, float]:
     """The least that the sharding makes one device send in a step, by collective, in bytes.
 
     Every sharded parameter is gathered once a forward and once a backward pass (teacher on global crops; student on
-    global and local crops, each micro-batch), in the compute type inside the blocks and in float32 elsewhere; gradients
-    are reduce-scattered over fsdp after each backward pass and what is left all-reduced over data, in float32.
+    global and local crops, each micro-batch; the last layers once), in the compute type; gradients are
+    reduce-scattered over fsdp after each backward pass, what is left is all-reduced over data, in the compute type in
+    the blocks (their products give no more) and in float32 elsewhere.
     """
     size, passes = _itemsize(recipe), recipe.parallel.accumulation
     crops = 2 if recipe.crops.num_local else 1
     total = {"all-gather": 0.0, "reduce-scatter": 0.0, "all-reduce": 0.0}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path)
-        whole = math.prod(leaf.shape) * leaf.dtype.itemsize
-        shard = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        fsdp, replicas = whole // shard, leaf.sharding.num_devices // (whole // shard)
-        blocks = "blocks" in name
-        backward = crops if "backbone" in name else 1
-        if fsdp > 1:
-            wire = whole * (size / leaf.dtype.itemsize if blocks else 1) * (fsdp - 1) / fsdp
-            total["all-gather"] += wire * passes * (1 + 2 * backward)
-            total["reduce-scatter"] += whole * (fsdp - 1) / fsdp * passes * backward
-        total["all-reduce"] += 2 * shard * (replicas - 1) / replicas * passes * backward
+        whole = math.prod(leaf.shape) * size
+        fsdp = math.prod(leaf.shape) // math.prod(leaf.sharding.shard_shape(leaf.shape))
+        replicas = leaf.sharding.num_devices // fsdp
+        student = crops if "backbone" in name else 1
+        forward_and_backward = student if "last_layer" in name else 2 * student
+        gradient = whole if "blocks" in name else math.prod(leaf.shape) * 4
+        total["all-gather"] += whole * (fsdp - 1) / fsdp * passes * (1 + forward_and_backward)
+        total["reduce-scatter"] += gradient * (fsdp - 1) / fsdp * passes * student
+        total["all-reduce"] += 2 * gradient / fsdp * (replicas - 1) / replicas * passes * student
     return total
 
 

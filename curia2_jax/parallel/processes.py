@@ -7,36 +7,37 @@ import jax
 import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from curia2_jax.errors import UserError
-from curia2_jax.parallel.mesh import BATCH
 
 T = TypeVar("T")
+STOP = "stop"  # key of the batch and of the metrics
 
 
 class StopRequests:
     """Turns a stop request to any process into the same answer, at the same step, in all of them.
 
-    Each call starts a sum over all devices of "have I been asked?", which runs behind the step that was dispatched just
-    before, and returns the sum that the call before it started: the host never waits for the device to go idle, and
-    every process acts on the same number. A request is acted upon one step late. One process answers at once.
+    Each process sends "have I been asked?" along with its rows of a batch; the step itself returns whether any was, and
+    the loop reads that with the other metrics of the step, one step late, so nobody waits and all act on the same
+    number. A program of its own would run beside the step, and on CPUs the two can starve each other of threads. One
+    process answers at once.
     """
 
-    def __init__(self, mesh: Mesh, requested: Callable[[], bool]):
-        self._requested = requested
-        self._alone = jax.process_count() == 1
-        self._sharding = NamedSharding(mesh, BATCH)
-        self._any = jax.jit(lambda asked: asked.any(), out_shardings=NamedSharding(mesh, PartitionSpec()))
-        self._devices = sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
-        self._before: Array | None = None
+    def __init__(self, requested: Callable[[], bool]):
+        self._requested, self._alone, self._agreed = requested, jax.process_count() == 1, False
+
+    def send(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The rows of this process, with its answer in each."""
+        if self._alone:
+            return rows
+        return rows | {STOP: np.full(len(next(iter(rows.values()))), self._requested())}
+
+    def read(self, metrics: dict[str, Array]) -> None:
+        """Takes note of what a finished step says."""
+        self._agreed = self._agreed or bool(metrics.get(STOP, False))
 
     def __call__(self) -> bool:
-        if self._alone:
-            return self._requested()
-        asked = np.full(self._devices, self._requested())
-        before, self._before = self._before, self._any(jax.make_array_from_process_local_data(self._sharding, asked))
-        return before is not None and bool(before)
+        return self._requested() if self._alone else self._agreed
 
 
 def first_alone(work: Callable[[], T]) -> T | None:

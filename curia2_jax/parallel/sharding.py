@@ -13,15 +13,21 @@ from jax.sharding import PartitionSpec as P
 
 PyTree = Any
 
-# Block kernels are stacked: (depth, in, out). The input axis is sharded: a shard is then a run of whole rows.
-RULES: tuple[tuple[str, P], ...] = (
-    (r"blocks/.*/kernel$", P(None, "fsdp", None)),
-    (r"(dino|ibot)_head/mlp_\d/kernel$", P("fsdp", None)),
-    (r"last_layer/(v|kernel)$", P(None, "fsdp")),
-    (r"pos_embed$", P(None, None, "fsdp")),
-    (r"patch_embed/kernel$", P(None, None, None, "fsdp")),
+# The axes of an array that may be sharded over fsdp, the best one first; none: it stays whole. Block kernels are
+# stacked: (depth, in, out); of their input axis a shard is a run of whole rows.
+RULES: tuple[tuple[str, tuple[int, ...]], ...] = (
+    (r"blocks/.*/kernel$", (1, 2)),
+    (r"(dino|ibot)_head/mlp_\d/kernel$", (0, 1)),
+    (r"last_layer/(v|kernel)$", (1,)),
+    (r"last_layer/g$", (0,)),
+    (r"pos_embed$", (2,)),
+    (r"patch_embed/kernel$", (3,)),
+    (r"(bias|centers/(dino|ibot))$", ()),  # vectors, a few hundred KiB at most
 )
-SMALL = 2**20  # bytes; below that an array is replicated: gathering it costs more than keeping it
+SMALL = 2**18  # bytes; below that an array is replicated: gathering it costs more than keeping it
+# TPUs store bfloat16 matrices in tiles of 16 x 128: a shard that is no whole number of tiles is gathered by an
+# all-reduce, at twice the bytes. Other devices do not mind.
+_TILE = {-2: 16, -1: 128}
 
 
 def path_of(path: tuple) -> str:
@@ -32,13 +38,19 @@ def path_of(path: tuple) -> str:
 def spec_of(path: str, shape: tuple[int, ...], itemsize: int, mesh: Mesh) -> tuple[P, str]:
     """(spec, why) of one array: a rule, or replicated with the reason."""
     if math.prod(shape) * itemsize < SMALL:
-        return P(), "replicated: under 1 MiB"
-    for pattern, spec in RULES:
+        return P(), f"replicated: under {SMALL // 2**10} KiB"
+    fsdp = mesh.shape["fsdp"]
+    for pattern, axes in RULES:
         if re.search(pattern, path):
-            axis = spec.index("fsdp")
-            if shape[axis] % mesh.shape["fsdp"]:
-                return P(), f"replicated: axis {axis} of {shape[axis]} does not divide by fsdp {mesh.shape['fsdp']}"
-            return spec, f"rule {pattern}"
+            if not axes:
+                return P(), "replicated: a vector, which costs more to gather than to keep"
+            divides = [axis for axis in axes if shape[axis] % fsdp == 0]
+            if not divides:
+                sizes = ", ".join(f"axis {axis} of {shape[axis]}" for axis in axes)
+                return P(), f"replicated: {sizes} does not divide by fsdp {fsdp}"
+            tiled = [axis for axis in divides if shape[axis] // fsdp % _TILE.get(axis - len(shape), 1) == 0]
+            axis = (tiled or divides)[0]
+            return P(*(None,) * axis, "fsdp", *(None,) * (len(shape) - axis - 1)), f"rule {pattern}, axis {axis}"
     return P(), "replicated: no rule"
 
 
@@ -52,7 +64,7 @@ def state_shardings(abstract_state: PyTree, mesh: Mesh) -> PyTree:
 
 
 def table(abstract_state: PyTree, mesh: Mesh) -> list[dict[str, Any]]:
-    """One row an array over 1 MiB: path, shape, bytes, spec, and why."""
+    """One row an array that is not SMALL: path, shape, bytes, spec, and why."""
     rows = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_state):
         size = math.prod(leaf.shape) * leaf.dtype.itemsize

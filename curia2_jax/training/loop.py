@@ -78,7 +78,7 @@ def train(
             make_batches(*sections, seed=recipe.seed, start_step=start, stop_step=total, rows=rows, corpus=corpus)
         )
         put = functools.partial(to_devices, sharding=NamedSharding(mesh, BATCH))
-        stop_agreed = StopRequests(mesh, stop_requested)
+        stop_agreed = StopRequests(stop_requested)
         trace = Profile(run, start) if profile and main else None
         if trace:
             closing.callback(trace.close)
@@ -89,7 +89,7 @@ def train(
         if start >= total:
             return finish(run, state, main)
 
-        batch = put(next(batches))
+        batch = put(stop_agreed.send(next(batches)))
         if main and not (run / "images" / "crops.png").exists():
             picture_of_crops(run, batch, recipe)
         compiled = compile_step(recipe, mesh, state, batch, main)
@@ -103,17 +103,18 @@ def train(
             unread.append((step, metrics))
             if step < total:
                 began = time.monotonic()
-                batch = put(next(batches))
+                batch = put(stop_agreed.send(next(batches)))
                 progress.waited += time.monotonic() - began
             stop = stop_agreed()
             save = stop or step == total or step % recipe.checkpoint.every_steps == 0
             # The host reads a step's metrics while the device does the next one; before a save it waits for all.
             while len(unread) > (0 if save else 1):
                 done, values = unread.pop(0)
+                stop_agreed.read(values)
                 if not bool(values["finite"]):
                     return report_nonfinite(run, done, values, batches, main)
                 if log and (done % recipe.log.every_steps == 0 or done == total):
-                    scalars = {name: float(value) for name, value in values.items() if name != "finite"}
+                    scalars = {name: float(value) for name, value in values.items() if name not in ("finite", "stop")}
                     figures = progress.interval(done)
                     log.write(done, scalars | figures | {"replaced_records": float(batches.corrupt.total())})
                     print(progress.line(scalars["loss"], figures), flush=True)

@@ -8,6 +8,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
+from curia2_jax.parallel.processes import STOP
 from curia2_jax.training import objective, optimizer, schedules, views
 from curia2_jax.training.recipe import Recipe
 from curia2_jax.training.state import TrainState
@@ -64,4 +65,7 @@ def train_step(
     """`batch` is the pipeline's: int16 slices, boxes, flips, masks (curia2_jax/data/pipeline.py)."""
     key = step_key(recipe, state.step, VIEWS)
     crops = views.views(batch, key, recipe.views, recipe.crops.global_size, recipe.crops.local_size)
-    return update(state, crops, batch["masks"], recipe=recipe, mesh=mesh)
+    new, metrics = update(state, crops, batch["masks"], recipe=recipe, mesh=mesh)
+    if STOP in batch:  # several processes: has any of them been asked to stop?
+        metrics[STOP] = batch[STOP].any()
+    return new, metrics

@@ -1,0 +1,96 @@
+"""How fast this machine is, as a table and as JSON.
+
+    python launch/bench.py --config=configs/vitl.py --config.data.global_batch=32 [--what=step] [--json=FILE]
+
+--what=step     one training step: compile time, time, images a second, MFU, memory; on noise, or on a corpus given as
+                --config.data.corpus (then also the time spent waiting for data)
+--what=views    cutting and augmenting the crops of a batch
+--what=losses   each loss with its gradient, at the sizes of the config
+--what=loader   slices a second of the loader, beside other ways to the same crops; needs --config.data.corpus
+--against=torch the step without its views beside tests/torch_reference in the same minute, on the CPU: 4 images in
+                float32, 2 x 224 + 8 x 96 pixels, 4,096 prototypes, no drop path; width, depth and heads of the config
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from curia2_jax.errors import UserError
+from launch import command, timing
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
+_WHAT = flags.DEFINE_enum("what", "step", ("step", "views", "losses", "loader"), "What to time.")
+_AGAINST = flags.DEFINE_enum("against", None, ("torch",), "Another implementation to time beside this one.")
+_STEPS = flags.DEFINE_integer("steps", 6, "Timed repetitions, after two that are not.", lower_bound=1)
+_JSON = flags.DEFINE_string("json", None, "Also write the results to this file.")
+# Both sides of the comparison can do this, and no more than this.
+COMPARISON = {
+    "data": {"global_batch": 4, "group_size": 4},
+    "crops": {"global_size": 224, "local_size": 96, "num_local": 8},
+    "model": {"drop_path": 0.0, "dtype": "float32", "remat": "none"},
+    "heads": {"shared": False, "dino_prototypes": 4096, "ibot_prototypes": 4096, "dino_bottleneck": 256,
+              "ibot_bottleneck": 256, "hidden": 2048, "layers": 3},
+    "objective": {"regularizer": "koleo", "regularizer_weight": 0.1},
+}  # fmt: skip
+
+
+def rows(result: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """(name, value) of every leaf, numbers with four digits."""
+    out: list[tuple[str, str]] = []
+    for name, value in result.items():
+        if isinstance(value, Mapping):
+            out += rows(value, f"{prefix}{name} ")
+        elif isinstance(value, float):
+            out.append((prefix + name, f"{value:.4g}"))
+        elif isinstance(value, int) and name.endswith(("bytes", "bytes_per_device")):
+            out.append((prefix + name, f"{value / 2**30:.3f} GiB"))
+        elif value is not None and not isinstance(value, list):
+            out.append((prefix + name, str(value)))
+    return out
+
+
+def run(_: list[str]) -> None:
+    from curia2_jax.training.recipe import recipe_from
+
+    if _CONFIG.value is None:
+        raise UserError("--config: missing; write --config=configs/vitb.py")
+    config: ConfigDict = _CONFIG.value
+    if _AGAINST.value:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        for section, values in COMPARISON.items():
+            config[section].update(values)
+    recipe = recipe_from(config.to_dict())
+    if _WHAT.value == "loader":
+        from launch import bench_loader
+
+        result: dict[str, Any] = {rate.what.strip(): rate._asdict() for rate in bench_loader.run(recipe)}
+    elif _AGAINST.value:
+        result = {
+            "jax": timing.time_step(recipe, _STEPS.value, with_views=False),
+            "torch": timing.time_torch(recipe, _STEPS.value),
+        }
+        result["ratio of best steps"] = result["jax"]["step_s"]["min"] / result["torch"]["best_seconds"]
+    else:
+        result = {"step": timing.time_step, "views": timing.time_views, "losses": timing.time_losses}[_WHAT.value](
+            recipe, _STEPS.value
+        )
+    result = {
+        "what": _WHAT.value,
+        "config": flags.FLAGS["config"].config_filename,
+        "machine": timing.machine(),
+        **result,
+    }
+    table = rows(result)
+    for name, value in table:
+        print(f"{name:<42} {value}")
+    if _JSON.value:
+        pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    command.start(run)

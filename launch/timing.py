@@ -1,0 +1,230 @@
+"""The clocks of launch/bench.py: each returns one dict of figures."""
+
+import functools
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from curia2_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def machine() -> dict[str, Any]:
+    """What results have to be read with."""
+    import jax
+
+    return {
+        "host": platform.node(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "cpu_cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+    }
+
+
+def seconds(run: Callable[[], Any], steps: int) -> list[float]:
+    """Wall-clock of each of `steps` calls, after two that are not counted; `run` returns when its work is done."""
+    for _ in range(2):
+        run()
+    out = []
+    for _ in range(steps):
+        began = time.perf_counter()
+        run()
+        out.append(time.perf_counter() - began)
+    return out
+
+
+def compiled(function: Callable, *arguments: Any, **options: Any) -> tuple[Any, float]:
+    """(program, seconds that compiling took)."""
+    import jax
+
+    from curia2_jax.parallel import compiler
+
+    began = time.perf_counter()
+    program = jax.jit(function, **options).lower(*arguments).compile(compiler.options(jax.default_backend()))
+    return program, time.perf_counter() - began
+
+
+def peak_memory(program: Any) -> int:
+    """Bytes a device needs for a program; the compiler's figure where the device keeps no count of its own (CPU)."""
+    import jax
+
+    statistics_of_device = jax.local_devices()[0].memory_stats() or {}
+    return statistics_of_device.get("peak_bytes_in_use") or program.memory_analysis().peak_memory_in_bytes
+
+
+def time_step(recipe: Any, steps: int, *, with_views: bool = True) -> dict[str, Any]:
+    """The step on a mesh of all devices."""
+    import jax
+    from jax.sharding import NamedSharding
+
+    from curia2_jax.data.masks import masked_per_group
+    from curia2_jax.data.pipeline import batches
+    from curia2_jax.parallel import chips, flops
+    from curia2_jax.parallel.mesh import BATCH, batch_shards, check_batch, make_mesh
+    from curia2_jax.training.initial import abstract_sharded_state
+    from curia2_jax.training.loop import to_devices
+    from curia2_jax.training.state import init_state
+    from curia2_jax.training.step import train_step, update
+    from launch import synthetic
+
+    mesh = make_mesh(recipe.parallel)
+    check_batch(recipe.data.global_batch, recipe.data.group_size, recipe.parallel.accumulation, batch_shards(mesh))
+    put = functools.partial(to_devices, sharding=NamedSharding(mesh, BATCH))
+    waited: list[float] = []
+    with jax.set_mesh(mesh):
+        shardings = jax.tree.map(lambda a: a.sharding, abstract_sharded_state(recipe, mesh))
+        state = jax.jit(lambda: init_state(jax.random.key(recipe.seed), recipe), out_shardings=shardings)()
+        if with_views:
+            step = functools.partial(train_step, recipe=recipe, mesh=mesh)
+            inputs: tuple = (put(synthetic.batch(recipe)),)
+        else:
+            step = functools.partial(update, recipe=recipe, mesh=mesh)
+            arrays = put(dict(zip(("global", "local"), synthetic.crops(recipe), strict=True)))
+            arrays |= put({"masks": synthetic.batch(recipe)["masks"]})
+            inputs = (arrays["global"], arrays["local"]), arrays["masks"]
+        program, compile_seconds = compiled(step, state, *inputs, out_shardings=(shardings, None), donate_argnums=0)
+        real = batches(
+            recipe.data, recipe.crops, recipe.masks, recipe.model.patch_size, seed=recipe.seed
+        ) if recipe.data.corpus and with_views else None  # fmt: skip
+
+        def run() -> None:
+            nonlocal state, inputs
+            state, metrics = program(state, *inputs)
+            if real is not None:
+                began = time.perf_counter()
+                inputs = (put(next(real)),)
+                waited.append(time.perf_counter() - began)
+            if not bool(metrics["finite"]):
+                raise FloatingPointError(f"the loss is {metrics['loss']}")
+
+        times = seconds(run, steps)
+        if real is not None:
+            real.close()
+
+    devices, images, median = mesh.devices.size, recipe.data.global_batch, statistics.median(times)
+    parts = flops.update(recipe, masked_per_group(recipe.data.group_size, recipe.model.grid**2, recipe.masks))
+    chip = chips.chip_of(jax.devices()[0].device_kind)
+    model, heads = recipe.model, recipe.heads
+    return {
+        "model": f"width {model.width}, depth {model.depth}, {model.dtype}, remat {model.remat}, drop path "
+        f"{model.drop_path}; crops 2 x {recipe.crops.global_size} + {recipe.crops.num_local} x "
+        f"{recipe.crops.local_size}; prototypes {heads.dino_prototypes}; "
+        f"{'shared' if heads.shared else 'separate'} heads",
+        "data": "none: ready crops" if not with_views else recipe.data.corpus or "noise",
+        "mesh": dict(mesh.shape),
+        "images_per_step": images,
+        "compile_s": compile_seconds,
+        "step_s": {"median": median, "min": min(times), "all": times},
+        "images_per_s_per_device": images / median / devices,
+        "tflop_per_image": {name: value / images / 1e12 for name, value in parts.items()},
+        "tflops_per_device": sum(parts.values()) / median / devices / 1e12,
+        "mfu": None if chip is None else flops.mfu(sum(parts.values()), median, devices, chip.flops),
+        "data_wait_s": statistics.median(waited[-steps:]) if waited else None,
+        "peak_bytes_per_device": peak_memory(program),
+        "host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def time_views(recipe: Any, steps: int) -> dict[str, Any]:
+    """Cutting, resizing and augmenting a batch on one device."""
+    import jax
+
+    from curia2_jax.parallel import flops
+    from curia2_jax.training import views
+    from launch import synthetic
+
+    sizes = recipe.crops.global_size, recipe.crops.local_size
+    batch = jax.device_put(synthetic.batch(recipe))
+    program, compile_seconds = compiled(lambda b, k: views.views(b, k, recipe.views, *sizes), batch, jax.random.key(0))
+    times = seconds(lambda: jax.block_until_ready(program(batch, jax.random.key(0))), steps)
+    median = statistics.median(times)
+    return {
+        "compile_s": compile_seconds,
+        "views_s": {"median": median, "min": min(times)},
+        "images_per_s": recipe.data.global_batch / median,
+        "crop_resize_tflops": flops.views(recipe) / median / 1e12,
+    }
+
+
+def time_losses(recipe: Any, steps: int) -> dict[str, Any]:
+    """Teacher targets and each loss with its gradients, on one device; features are noise."""
+    import jax
+    import jax.numpy as jnp
+
+    from curia2_jax.data.masks import masked_per_group
+    from curia2_jax.losses.dino import dino_loss
+    from curia2_jax.losses.ibot import ibot_loss
+    from curia2_jax.losses.koleo import koleo
+    from curia2_jax.losses.sigreg import sigreg
+    from curia2_jax.losses.targets import sinkhorn_knopp
+
+    images, size, o = recipe.data.global_batch, recipe.data.group_size, recipe.objective
+    dtype = recipe.model.dtype
+    rows = {"dino": 2 * images, "ibot": images // size * masked_per_group(size, recipe.model.grid**2, recipe.masks)}
+
+    def noise(*shape: int, unit: bool = False) -> jax.Array:
+        x = jax.random.normal(jax.random.key(len(shape)), shape)
+        return (x / jnp.linalg.norm(x, axis=-1, keepdims=True) if unit else x).astype(dtype)
+
+    temp = jnp.asarray(0.07)
+    out = {}
+
+    def record(name: str, function: Callable, *arguments: Any) -> Any:
+        program, compile_seconds = compiled(function, *arguments)
+        times = seconds(lambda: jax.block_until_ready(program(*arguments)), steps)
+        out[name] = {
+            "median_s": statistics.median(times),
+            "compile_s": compile_seconds,
+            "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
+        }
+        return program(*arguments)
+
+    for name, count in rows.items():
+        c = getattr(recipe, f"{name}_head")
+        kernel = noise(c.bottleneck, c.prototypes).astype(jnp.float32)
+        logits = noise(1, count, c.prototypes) * 0.1
+        targets = record(f"{name} sinkhorn", lambda z, t: sinkhorn_knopp(z, t, o.chunk), logits, temp)
+        keywords = {"temp": o.student_temp, "chunk": o.chunk}
+        if name == "dino":
+            views = noise(1, images, 2, c.bottleneck, unit=True)
+            local = noise(1, images, recipe.crops.num_local, c.bottleneck, unit=True)
+            loss = lambda g, x, k, t, kw=keywords: dino_loss(g, x, k, t, **kw)[0]  # noqa: E731
+            record("dino", jax.value_and_grad(loss, (0, 1, 2)), views, local, kernel, targets)
+        else:
+            features, weights = noise(1, count, c.bottleneck, unit=True), jnp.full((1, count), 0.01)
+            loss = lambda x, k, t, w, kw=keywords: ibot_loss(x, k, t, w, crops=2 * images, **kw)  # noqa: E731
+            record("ibot", jax.value_and_grad(loss, (0, 1)), features, kernel, targets, weights)
+    tokens = noise(images // size, size, recipe.model.width).astype(jnp.float32)
+    record("koleo", jax.value_and_grad(lambda x: 2 * koleo(x)), tokens)
+    both = noise(2, images, recipe.model.width).astype(jnp.float32)
+    slices = {"slices": o.sigreg_slices, "knots": o.sigreg_knots, "t_max": o.sigreg_t_max}
+    record("sigreg", jax.value_and_grad(lambda z, k: sigreg(z, k, **slices)), both, jax.random.key(0))
+    return out
+
+
+def time_torch(recipe: Any, steps: int) -> dict[str, Any]:
+    """The same sizes through tests/torch_reference/bench.py, in a process of its own."""
+    m, c, h = recipe.model, recipe.crops, recipe.dino_head
+    line = [sys.executable, str(ROOT / "tests" / "torch_reference" / "bench.py"), "--json", f"--steps={steps}",
+               f"--width={m.width}", f"--depth={m.depth}", f"--heads={m.heads}", f"--patch={m.patch_size}",
+               f"--channels={m.in_channels}", f"--ffn={m.ffn}", f"--images={recipe.data.global_batch}",
+               f"--global={c.global_size}", f"--local={c.local_size}", f"--num-local={c.num_local}",
+               f"--prototypes={h.prototypes}", f"--hidden={h.hidden}", f"--bottleneck={h.bottleneck}",
+               f"--regularizer={recipe.objective.regularizer}"]  # fmt: skip
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"--against=torch: {line[1]} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])

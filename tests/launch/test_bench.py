@@ -1,0 +1,56 @@
+"""The benchmark measures what it says, on a model so small that the figures mean nothing."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "training"))
+from tiny import tiny_config  # noqa: E402
+
+from curia2_jax.parallel import compiler  # noqa: E402
+from curia2_jax.training.recipe import recipe_from  # noqa: E402
+from launch import timing  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    monkeypatch.setattr(compiler, "options", lambda platform: options)
+
+
+def test_the_step():
+    recipe = recipe_from(tiny_config(data__global_batch=32))
+    out = timing.time_step(recipe, 2, with_views=False)
+    times = out["step_s"]
+    assert 0 < times["min"] <= times["median"] and len(times["all"]) == 2
+    assert out["images_per_s_per_device"] == pytest.approx(32 / times["median"] / 8)
+    assert out["compile_s"] > 0 and out["peak_bytes_per_device"] > 0
+    assert out["mfu"] is None  # a CPU has no line in the table of peaks
+    assert out["tflops_per_device"] * 8 * times["median"] == pytest.approx(32 * sum(out["tflop_per_image"].values()))
+
+
+def test_views_and_losses():
+    recipe = recipe_from(tiny_config())
+    assert timing.time_views(recipe, 1)["images_per_s"] > 0
+    losses = timing.time_losses(recipe, 1)
+    assert losses.keys() == {"dino sinkhorn", "dino", "ibot sinkhorn", "ibot", "koleo", "sigreg"}
+    assert all(row["median_s"] > 0 for row in losses.values())
+
+
+@pytest.mark.soak
+def test_against_torch(tmp_path):
+    line = [
+        sys.executable,
+        "launch/bench.py",
+        "--config=configs/vits.py",
+        "--against=torch",
+        f"--json={tmp_path}/a.json",
+    ]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    out = json.loads((tmp_path / "a.json").read_text())
+    assert out["ratio of best steps"] <= 1.10

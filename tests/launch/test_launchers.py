@@ -1,0 +1,112 @@
+"""The job files: shell that parses, requeues that happen on exit code 42 only, YAML with the fields of its schema."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from launch.hosts import cluster
+
+LAUNCH = pathlib.Path(__file__).resolve().parents[2] / "launch"
+SCRIPTS = sorted([*LAUNCH.glob("slurm/*"), *LAUNCH.glob("tpu/*")])
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_shell_parses(script):
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+def fake(folder: pathlib.Path, name: str, text: str) -> None:
+    path = folder / name
+    path.write_text("#!/bin/bash\n" + text)
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (1, False), (2, False), (42, True), (43, False)])
+def test_slurm_requeues_on_42_only(tmp_path, code, requeued):
+    fake(tmp_path, "srun", f'echo "srun $*" >> "{tmp_path}/log"\nexit {code}\n')
+    fake(tmp_path, "scontrol", f'echo "scontrol $*" >> "{tmp_path}/log"\n')
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    script = LAUNCH / "slurm" / "pretrain.sbatch"
+    done = subprocess.run(["bash", script, "--config=configs/vitg.py", "--workdir=a b"], env=env, check=False)
+    log = (tmp_path / "log").read_text()
+    assert done.returncode == code
+    assert "launch/main.py --config=configs/vitg.py --workdir=a b" in log
+    assert ("scontrol requeue 7" in log) == requeued
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected", "runs"), [([0], 0, 1), ([42, 42, 0], 0, 3), ([42, 43], 43, 2), ([1], 1, 1)]
+)
+def test_tpu_goes_on_after_42_only(tmp_path, codes, expected, runs):
+    (tmp_path / "codes").write_text("".join(f"{code}\n" for code in codes))
+    # The first line of `codes` is the exit code of the next run; copying and set-up succeed.
+    fake(tmp_path, "gcloud", f"""
+if [[ "$*" == *launch/main.py* ]]; then
+  echo "$*" >> "{tmp_path}/log"
+  code=$(head -1 "{tmp_path}/codes"); sed -i 1d "{tmp_path}/codes"; exit "$code"
+fi
+""")  # fmt: skip
+    fake(tmp_path, "git", "exit 0\n")
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NAME": "n", "ZONE": "z", "TYPE": "t", "VERSION": "v"}
+    script = LAUNCH / "tpu" / "queued_resource.sh"
+    done = subprocess.run(["bash", script, "train", "--workdir=a b"], env=env, check=False)
+    log = (tmp_path / "log").read_text()
+    assert done.returncode == expected
+    assert log.count("--workdir=a\\ b") == runs
+
+
+def test_tpu_worker_learns_its_place(tmp_path):
+    """The shell that runs on a worker, with a metadata server that is a script."""
+    fake(tmp_path, "curl", """
+case "$*" in
+  *agent-worker-number) echo 1 ;;
+  *worker-network-endpoints) echo "unknown:unknown:10.0.0.2,unknown:unknown:10.0.0.3" ;;
+esac
+""")  # fmt: skip
+    text = (LAUNCH / "tpu" / "queued_resource.sh").read_text()
+    worker = text.split("worker='")[1].split("'\n")[0].split("cd curia2")[0]
+    shown = subprocess.run(
+        ["bash", "-c", worker + 'echo "$TPU_WORKER_ID $TPU_WORKER_HOSTNAMES"'],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    found = cluster({"TPU_WORKER_ID": shown[0], "TPU_WORKER_HOSTNAMES": shown[1]})
+    assert (found.coordinator, found.processes, found.process) == ("10.0.0.2:8476", 2, 1)
+
+
+def test_jobset():
+    jobset = yaml.safe_load((LAUNCH / "gke" / "jobset.yaml").read_text())
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    name, spec = jobset["metadata"]["name"], jobset["spec"]
+    assert jobset["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
+
+    # Exit codes other than 42 fail the Job by its pod failure policy, 42 by its backoff limit of zero.
+    actions = {reason: r["action"] for r in spec["failurePolicy"]["rules"] for reason in r["onJobFailureReasons"]}
+    assert actions == {"PodFailurePolicy": "FailJobSet", "BackoffLimitExceeded": "RestartJobSetAndIgnoreMaxRestarts"}
+    (replicated,) = spec["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    (fails,) = [r for r in job["podFailurePolicy"]["rules"] if r["action"] == "FailJob"]
+    assert fails["onExitCodes"] == {"containerName": container["name"], "operator": "NotIn", "values": [42]}
+    assert (job["backoffLimit"], job["completionMode"], pod["restartPolicy"]) == (0, "Indexed", "Never")
+    assert pod["terminationGracePeriodSeconds"] >= 120
+    assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
+
+    # Every pod finds the same coordinator, which is the first pod, and its own number.
+    env = {e["name"]: e["value"] for e in container["env"]}
+    found = [cluster({**env, "JOB_COMPLETION_INDEX": str(i)}) for i in range(job["completions"])]
+    assert job["parallelism"] == job["completions"] == found[0].processes
+    assert {c.coordinator for c in found} == {
+        f"{name}-{replicated['name']}-0-0.{name}:{container['ports'][0]['containerPort']}"
+    }
+    assert [c.process for c in found] == list(range(8))
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck on this machine")
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_shellcheck(script):
+    subprocess.run(["shellcheck", script], check=True)
