@@ -141,7 +141,9 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     c.schedule.teacher_temp_warmup_steps = 37_500  # [DINOv2]
 
     c.parallel = ConfigDict()
-    c.parallel.fsdp = 1  # devices over which parameters, teacher and moments are sharded; the rest replicate
+    # Devices that share one copy of parameters, teacher and moments; more than there are means all of them [ours: L and
+    # g with their moments do not leave room for images on one 16 GiB chip; eight is a node].
+    c.parallel.fsdp = {"S": 1, "B": 1, "L": 8, "g": 8}[size]
     c.parallel.accumulation = 1  # micro-batches a step
 
     c.checkpoint = ConfigDict()
