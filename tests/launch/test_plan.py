@@ -77,7 +77,7 @@ def test_state_is_twenty_bytes_a_parameter():
 
 def test_what_does_not_fit_names_the_smallest_change():
     """ViT-g on eight chips of 16 GiB: replicated it cannot; the flags that are named make a plan that fits."""
-    recipe = recipe_of(vitg, data__global_batch=128)
+    recipe = recipe_of(vitg, data__global_batch=128, parallel__fsdp=1)
     out = plan(recipe, "v5e", jax.devices(), tpu=False, compile_it=False)
     assert not out["fits"]["fits"]
     change = out["fits"]["smallest change that does, by estimate"]
