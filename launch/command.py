@@ -1,5 +1,6 @@
 """How the commands of this folder read flags and end: a mistake of the user is one line and exit code 2."""
 
+import errno
 import pathlib
 import shlex
 import subprocess
@@ -10,6 +11,8 @@ from absl import app, flags, logging
 
 from curia2_jax.errors import UserError
 
+# Nowhere to write, for lack of room or of rights: for the user to mend.
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -50,6 +53,12 @@ def start(run: Callable[[list[str]], int | None]) -> None:
             code = run(argv)
         except UserError as e:
             print(f"error: {e}", file=sys.stderr)
+            code = 2
+        except OSError as e:
+            if e.errno not in NO_PLACE:
+                raise
+            where = f"{e.filename}: " if e.filename else ""
+            print(f"error: {where}{e.strerror}; make room or choose another folder, then call again", file=sys.stderr)
             code = 2
         sys.exit(code)
 

@@ -1,6 +1,7 @@
 """Studies -> corpus.
 
 python launch/ingest.py --input DIR --output CORPUS [--labels GLOB|CSV] [--planes axial,coronal] [--workers N]
+python launch/ingest.py --input DIR --output CORPUS --runner beam [--beam-options=--runner=FlinkRunner,...]
 python launch/ingest.py --output CORPUS --preview 4
 python launch/ingest.py --verify CORPUS
 python launch/ingest.py --statistics CORPUS
@@ -9,17 +10,19 @@ python launch/ingest.py --statistics CORPUS
 import collections.abc
 import contextlib
 import errno
+import math
 import os
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from curia2_jax.data import audit, ingest, labels, runners
 from curia2_jax.errors import UserError
+from launch import command
 
 _INPUT = flags.DEFINE_multi_string("input", [], "Folder or file of studies; may be given several times.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the corpus to make, or to carry on with.")
@@ -37,37 +40,39 @@ _FRAMES = flags.DEFINE_enum("frames", "first", ["first", "all"], "Which volumes 
 _WORKERS = flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Processes.", lower_bound=1)
 _RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "What runs the shards.")
 _BEAM = flags.DEFINE_list("beam-options", [], "Options of the Beam pipeline, such as --runner=FlinkRunner.")
-_PREVIEW = flags.DEFINE_integer("preview", 0, "Pages of pictures to draw into CORPUS/preview.", lower_bound=0)
+_PREVIEW = flags.DEFINE_integer(
+    "preview",
+    0,
+    "Pages of pictures to draw into CORPUS/preview, and how much of crops and masks is on the body.",
+    lower_bound=0,
+)
 _VERIFY = flags.DEFINE_string("verify", None, "Read and check every record of a corpus.")
 _STATISTICS = flags.DEFINE_string("statistics", None, "Tell what is in a corpus.")
 
 _NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def main(argv: list[str]) -> int:
+def run(argv: list[str]) -> int | None:
+    if len(argv) > 1:
+        raise UserError(f"found {argv[1]!r}; every argument is a flag, see --help")
+    if _VERIFY.value:
+        return _verify(pathlib.Path(_VERIFY.value))
+    if _STATISTICS.value:
+        return _table(pathlib.Path(_STATISTICS.value), audit.statistics(pathlib.Path(_STATISTICS.value)))
+    if not _OUTPUT.value or not (_INPUT.value or _PREVIEW.value):
+        raise UserError("nothing to do; write --input DIR --output CORPUS, --verify CORPUS or --statistics CORPUS")
     try:
-        if len(argv) > 1:
-            raise UserError(f"found {argv[1]!r}; every argument is a flag, see --help")
-        if _VERIFY.value:
-            return _verify(pathlib.Path(_VERIFY.value))
-        if _STATISTICS.value:
-            return _statistics(pathlib.Path(_STATISTICS.value))
-        if not _OUTPUT.value or not (_INPUT.value or _PREVIEW.value):
-            raise UserError("nothing to do; write --input DIR --output CORPUS, --verify CORPUS or --statistics CORPUS")
         if _INPUT.value:
             _ingest(pathlib.Path(_OUTPUT.value))
         if _PREVIEW.value:
             _preview(pathlib.Path(_OUTPUT.value), _PREVIEW.value)
-        return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except OSError as error:
         if error.errno not in _NO_PLACE:
             raise
-        what = f"{error.filename or _OUTPUT.value}: {error.strerror}"
-        print(f"error: {what}; make room or choose another --output, then call again: it carries on", file=sys.stderr)
-        return 2
+        raise UserError(
+            f"{error.filename or _OUTPUT.value}: {error.strerror}; "
+            "make room or choose another --output, then call again: it carries on"
+        ) from None
 
 
 def _ingest(output: pathlib.Path) -> None:
@@ -83,6 +88,8 @@ def _ingest(output: pathlib.Path) -> None:
         patients=_PATIENTS.value,
         salt=_SALT.value,
     )
+    if _BEAM.value and _RUNNER.value != "beam":
+        raise UserError(f"--beam-options {','.join(_BEAM.value)}: only with --runner beam; write it too")
     runner = runners.beam(_BEAM.value) if _RUNNER.value == "beam" else None
     with _bars() as progress:
         summary = ingest.ingest(output, options, _WORKERS.value, progress, runner)
@@ -123,16 +130,18 @@ def _verify(folder: pathlib.Path) -> int:
     return 1 if problems else 0
 
 
-def _statistics(folder: pathlib.Path) -> int:
-    _table(folder, audit.statistics(folder))
-    return 0
-
-
 def _preview(folder: pathlib.Path, pages: int) -> None:
     from curia2_jax.data import preview  # matplotlib, which nothing else here needs
 
     for page in preview.draw(folder, pages):
         print(page)
+    picture, rows = preview.draw_placement(folder)
+    table = Table("", "placement", "area on the body", "at a border", "nearly empty", title=f"placement in {folder}")
+    for row in sorted(rows, key=lambda row: row.what):
+        shares = (row.on_foreground, row.at_border, row.nearly_empty)
+        table.add_row(row.what, row.placement, *("" if math.isnan(share) else f"{share:.1%}" for share in shares))
+    Console(width=100).print(table)
+    print(picture)
 
 
 def _table(folder: pathlib.Path, rows: dict[str, object]) -> None:
@@ -160,4 +169,4 @@ def _bars() -> collections.abc.Iterator[ingest.Progress]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.start(run)

@@ -2,8 +2,9 @@
 
 Found on block means of at most 128 pixels a side, which costs a tenth of full resolution and moves centre and spread by
 less than two pixels. A CT is cut at a fixed HU, an MR at Otsu's threshold of its whole volume (per slice it would split
-the noise of empty slices in two). In CT an opening takes off table and cloth; components much smaller than the largest
-are dropped, which leaves arms and legs in; holes such as lungs and bowel are filled.
+the noise of empty slices in two). In CT an opening takes off table and cloth, but not the walls of a hollow phantom;
+components much smaller than the largest are dropped, which leaves arms and legs in; holes such as lungs and bowel are
+filled.
 """
 
 import dataclasses
@@ -21,6 +22,10 @@ MIN_FOREGROUND = 0.02
 _MIN_COMPONENT = 0.04
 # A component smaller than this fraction of the slice is noise, which is all that some slices have.
 _MIN_AREA = 0.001
+# Air shut in by walls is the inside of a hollow body when, with what stands in it, it has at least this share of the
+# area of the solid parts, and holds a circle of at least this radius per root of its area: 0.56 is a circle, 0.35 a
+# rectangle twice as wide as high.
+_MIN_HOLLOW, _ROUND = 0.5, 0.35
 _SIDE = 128
 # In-plane neighbours only: the slices of a block share nothing.
 _CROSS = np.zeros((3, 3, 3), bool)
@@ -69,7 +74,9 @@ def foreground(reduced: np.ndarray, threshold: float, table: bool) -> np.ndarray
     """Body in block means (n, h, w): bool of the same shape. `table` says that one may touch the body, as in CT."""
     mask = reduced > threshold
     if table:
-        mask = ndimage.binary_opening(mask, _SQUARE)
+        solid = ndimage.binary_opening(mask, _SQUARE)
+        hollow = _hollow(mask, solid)
+        mask = solid if hollow is None else ndimage.binary_opening(mask | hollow, _SQUARE)
     labels, count = ndimage.label(mask, _CROSS)
     if count:
         area = np.bincount(labels.ravel(), minlength=count + 1)
@@ -81,12 +88,35 @@ def foreground(reduced: np.ndarray, threshold: float, table: bool) -> np.ndarray
         least = np.maximum(_MIN_COMPONENT * largest[home], _MIN_AREA * mask[0].size)
         mask &= (area >= least)[labels]
     mask |= ndimage.binary_closing(mask, _SQUARE)  # whether a skull or a lung is closed must not hang on one pixel
+    return mask | _enclosed(mask)
+
+
+def _enclosed(mask: np.ndarray) -> np.ndarray:
+    """Background of (n, h, w) that is shut off from the edges of its slice."""
     outside, count = ndimage.label(~mask, _CROSS)
     open_air = np.zeros(count + 1, bool)
     for edge in (outside[:, 0], outside[:, -1], outside[:, :, 0], outside[:, :, -1]):
         open_air[edge.ravel()] = True
-    open_air[0] = False  # the body itself
+    open_air[0] = True  # the body itself
     return ~open_air[outside]
+
+
+def _hollow(mask: np.ndarray, solid: np.ndarray) -> np.ndarray | None:
+    """Insides of hollow bodies, whose thin walls an opening would take off with the table: bool (n, h, w), None where
+    there is none. A table may be hollow too, but it is flat, and small beside what is solid of the body."""
+    air = _enclosed(mask)
+    least = np.maximum(_MIN_HOLLOW * solid.sum((1, 2)), _MIN_AREA * mask[0].size)
+    found = None
+    for z in np.flatnonzero(air.sum((1, 2)) >= least):
+        labels, count = ndimage.label(air[z])
+        for hole in range(1, count + 1):
+            inside = ndimage.binary_fill_holes(labels == hole)  # with what stands in it
+            area = np.count_nonzero(inside)
+            if area < least[z] or ndimage.distance_transform_edt(inside).max() < _ROUND * np.sqrt(area):
+                continue
+            found = np.zeros_like(mask) if found is None else found
+            found[z] |= inside
+    return found
 
 
 def summarise(mask: np.ndarray, shape: tuple[int, int]) -> Anatomy:

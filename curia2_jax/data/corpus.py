@@ -3,6 +3,7 @@
 A folder is a corpus when it holds `contract.json`, which ingest writes last.
 """
 
+import collections
 import functools
 import hashlib
 import json
@@ -11,6 +12,7 @@ import mmap
 import operator
 import pathlib
 import re
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +25,10 @@ from curia2_jax.errors import UserError
 
 CONTRACT = "contract.json"
 VERSION = 2
+BLOCK = 1 << 22  # rows of the index that are looked at together
+# NumPy reads the header of a file as Python source. CPython 3.11 counts the depth of that for all threads together and
+# raises SystemError ("AST constructor recursion depth mismatch") when two of them do it at once.
+_OPENING = threading.Lock()
 
 
 class Corpus:
@@ -86,6 +92,23 @@ class Corpus:
             )
             values[here] = some
         return values
+
+    def series(self) -> tuple[np.ndarray, np.ndarray]:
+        """First slice of each series and its number of slices, both int64 (number of series,), in order."""
+        found = [runs(folder.codes("series")[0], None, None) for folder, _ in self._parts]
+        first = np.concatenate([run[0] + offset for run, offset in zip(found, self._offsets, strict=False)])
+        return first, np.concatenate([run[1] for run in found])
+
+    def counts(self, name: str) -> dict[str, int]:
+        """Slices of each value of a text column, a block of the column in memory at a time."""
+        total: collections.Counter[str] = collections.Counter()
+        for folder, _ in self._parts:
+            codes, vocabulary = folder.codes(name)
+            count = np.zeros(len(vocabulary), np.int64)
+            for start in range(0, len(codes), BLOCK):
+                count += np.bincount(codes[start : start + BLOCK], minlength=len(count))
+            total.update(dict(zip(vocabulary.to_pylist(), count.tolist(), strict=True)))
+        return total
 
     def read(self, i: int, out: np.ndarray | None = None) -> np.ndarray:
         """Slice i, int16 (height, width); into `out` of that shape when given. Raises records.CorruptRecord."""
@@ -192,7 +215,8 @@ class _Folder:
 
     def _load(self, name: str) -> np.memmap:
         try:
-            return np.load(self.path / index.COLUMNS / f"{name}.npy", mmap_mode="r")
+            with _OPENING:
+                return np.load(self.path / index.COLUMNS / f"{name}.npy", mmap_mode="r")
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path}: index column {name} cannot be read ({error}); ingest again") from None
 

@@ -54,15 +54,19 @@ SCHEMA = pa.schema(
 TEXT = tuple(field.name for field in SCHEMA if field.type == _TEXT)
 NUMBERS = tuple(field.name for field in SCHEMA if field.type != _TEXT)
 
+
+def _dtype(name: str) -> np.dtype:
+    """NumPy's type of a column of numbers. Arrow's own answer, `to_pandas_dtype`, needs pandas before Arrow 26."""
+    return pa.array([], SCHEMA.field(name).type).to_numpy().dtype
+
+
 ROWS = "rows"
 _PACKED = (
     *("offset", "shard", "span", "height", "width", "spacing_y", "spacing_x"),
     *("anatomy_y", "anatomy_x", "anatomy_std_y", "anatomy_std_x", "foreground"),
 )
 # One element of rows.npy, 56 bytes: columns as in SCHEMA, and whether the modality is CT.
-ROW = np.dtype(
-    [(name, SCHEMA.field(name).type.to_pandas_dtype()) for name in _PACKED] + [("is_ct", np.bool_)], align=True
-)
+ROW = np.dtype([(name, _dtype(name)) for name in _PACKED] + [("is_ct", np.bool_)], align=True)
 
 
 def table(rows: list[dict]) -> pa.Table:
@@ -97,9 +101,7 @@ def write(folder: pathlib.Path, parts: collections.abc.Iterable[pa.Table], total
 
     rows = create(ROWS, ROW)
     single = {
-        name: create(name, np.int32 if name in TEXT else SCHEMA.field(name).type.to_pandas_dtype())
-        for name in SCHEMA.names
-        if name not in ROW.names
+        name: create(name, np.int32 if name in TEXT else _dtype(name)) for name in SCHEMA.names if name not in ROW.names
     }
     vocabularies = {name: _Vocabulary() for name in TEXT}
     counts = {name: collections.Counter() for name in ("modality", "plane")}

@@ -11,9 +11,11 @@ mapped), blocks of slices of 32 MiB, and the index rows of one shard.
 """
 
 import collections
+import collections.abc
 import csv
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import pathlib
 import secrets
@@ -101,8 +103,13 @@ def _begin(output: pathlib.Path, options: Options) -> None:
         temporary.unlink(missing_ok=True)
     if not options.salt and not (local / "salt").exists():
         plan.write(local / "salt", secrets.token_hex(32))
-    for folder in (local, work):
-        plan.write(folder / "options.json", json.dumps(options.to_json(), indent=2))
+    # Workers elsewhere find the files of the user by absolute paths.
+    absolute = {
+        name: value and str(pathlib.Path(value).absolute())
+        for name, value in (("salt", options.salt), ("patients", options.patients))
+    }
+    for folder, some in ((local, options), (work, dataclasses.replace(options, **absolute))):
+        plan.write(folder / "options.json", json.dumps(some.to_json(), indent=2))
 
 
 def _make_shards(output: pathlib.Path, workers: int, progress: Progress, runner: Runner | None) -> int:
@@ -110,9 +117,16 @@ def _make_shards(output: pathlib.Path, workers: int, progress: Progress, runner:
     work = output / parts.WORK
     count = json.loads((work / "plan.json").read_text())["shards"]
     todo = [n for n in range(count) if not parts.is_finished(work, n)]
-    tasks = [(str(output), n) for n in todo]
+    tasks = [(str(output.absolute()), n) for n in todo]  # elsewhere the current folder may be another
     if runner is not None:
-        return sum(runner(make_shard, tasks))
+        runner(make_shard, tasks)
+        lost = [n for n in todo if not parts.is_finished(work, n)]
+        if lost:
+            raise UserError(
+                f"--runner: the job is done, but {len(lost)} of {len(todo)} shards are not in {work}; "
+                "mount --output in the same place for all workers and call again: it carries on"
+            )
+        return sum(series["records"] for n in todo for series in parts.report(work, n)["series"])
     slices = 0
     try:
         with Pool(workers) as pool:
@@ -144,38 +158,29 @@ def _make_alone(work: pathlib.Path, task: tuple[str, int]) -> int:
 def _finish(output: pathlib.Path, options: Options) -> Summary:
     work, local = output / parts.WORK, output / LOCAL
     made = json.loads((work / "plan.json").read_text())
-    reports = [parts.report(work, n) for n in range(made["shards"])]
-    found = [parts.Series(**s) for report in reports for s in report["series"] if not s["broken"]]
-    drop = parts.duplicates(found)
-    source = {series.key: series.source for series in found}
-    roots = [pathlib.Path(root) for root in made["roots"]]
-    refused = [(studies.relative(file, roots), *why) for report in [made, *reports] for file, *why in report["refused"]]
-    refused += [(source[key], "duplicate", f"the same voxels as {source[first]}") for key, first in drop.items()]
-    reasons = collections.Counter(reason for _, reason, _ in refused)
-    local_tables = {
-        "quarantine": (("file", "reason", "detail"), refused),
-        "corrections": (("file", "what", "detail"), [tuple(c) for report in reports for c in report["corrected"]]),
-        "sources": (("series", "file"), [(key, file) for key, file in source.items() if key not in drop]),
-    }
-    for name, (head, rows) in local_tables.items():
-        with open(local / f"{name}.csv", "w", newline="") as file:
-            csv.writer(file).writerows([head, *sorted(rows)])
-    if not source:
+
+    def reports() -> collections.abc.Iterator[dict]:
+        """One at a time: together they say something of every series, of which there are millions."""
+        return (parts.report(work, number) for number in range(made["shards"]))
+
+    drop = parts.duplicates(series for report in reports() for series in _series(report))
+    reasons, corrected = _write_tables(local, made, reports, drop)
+    if not any(True for report in reports() for _ in _series(report)):
         shutil.rmtree(work)  # so that the folder can be used again
         listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(5))
         raise UserError(
             f"--input {', '.join(options.input)}: no slice was accepted ({listed}); see {local}/quarantine.csv"
         )
-    sampled = [benchmark.Sampled(**s) for report in reports for s in report["samples"] if s["series"] not in drop]
+    sampled = [benchmark.Sampled(**s) for report in reports() for s in report["samples"] if s["series"] not in drop]
     benchmark.keep(output, work, sampled)
     names = benchmark.read_names(options.label_names) if options.label_names else {}
     tasks = benchmark.write(output / "benchmark", work, sampled, names)
-    assumed = sum(what == "patient_assumed" for _, what, _ in local_tables["corrections"][1])
+    assumed = corrected["patient_assumed"]
     poor = [task["name"] for task in tasks if len(task["classes"]) < 2]
     warnings = [f"{assumed} series name no patient, who was assumed; see --patient-regex"] if assumed else []
     warnings += [f"no benchmark {name}: it has fewer than two labels in both train and test" for name in poor]
     stages: collections.Counter[str] = collections.Counter()
-    for report in reports:
+    for report in reports():
         stages.update(report["seconds"])
     summary = {
         "refused": dict(reasons),
@@ -186,6 +191,45 @@ def _finish(output: pathlib.Path, options: Options) -> Summary:
     }
     plan.write(local / "summary.json", json.dumps(summary, indent=2))
     return Summary(parts.publish(output, made["shards"], set(drop), _contract(options)), **summary)
+
+
+def _series(report: dict) -> collections.abc.Iterator[parts.Series]:
+    """The series of a part that are whole."""
+    return (parts.Series(**series) for series in report["series"] if not series["broken"])
+
+
+def _write_tables(
+    local: pathlib.Path,
+    made: dict,
+    reports: collections.abc.Callable[[], collections.abc.Iterator[dict]],
+    drop: dict[str, str],
+) -> tuple[collections.Counter, collections.Counter]:
+    """Write what must not leave the site, one table in memory at a time; returns how often each reason of a refusal and
+    each correction occurs."""
+
+    def write(name: str, head: tuple[str, ...], rows: list[tuple]) -> None:
+        with open(local / f"{name}.csv", "w", newline="") as file:
+            csv.writer(file).writerows([head, *sorted(rows)])
+
+    roots = [pathlib.Path(root) for root in made["roots"]]
+    named = {*drop, *drop.values()}
+    source = {one.key: one.source for report in reports() for one in _series(report) if one.key in named}
+    refused = [
+        (studies.relative(file, roots), *why)
+        for report in itertools.chain([made], reports())
+        for file, *why in report["refused"]
+    ]
+    refused += [(source[key], "duplicate", f"the same voxels as {source[first]}") for key, first in drop.items()]
+    write("quarantine", ("file", "reason", "detail"), refused)
+    reasons = collections.Counter(reason for _, reason, _ in refused)
+    del refused
+    corrected = [tuple(c) for report in reports() for c in report["corrected"]]
+    write("corrections", ("file", "what", "detail"), corrected)
+    kinds = collections.Counter(what for _, what, _ in corrected)
+    del corrected
+    kept = [(one.key, one.source) for report in reports() for one in _series(report) if one.key not in drop]
+    write("sources", ("series", "file"), kept)
+    return reasons, kinds
 
 
 def _contract(options: Options) -> dict:

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -137,15 +138,17 @@ def report(work: pathlib.Path, number: int) -> dict:
     return json.loads((work / f"shard-{number:05d}.json").read_text())
 
 
-def duplicates(found: list[Series]) -> dict[str, str]:
+def duplicates(found: collections.abc.Iterable[Series]) -> dict[str, str]:
     """Key of each series to drop -> key of the equal one that stays: a labelled one, else the first by source."""
-    keep: dict[str, Series] = {}
-    drop = {}
-    for series in sorted(found, key=lambda s: (not s.labelled, s.source, s.key)):
-        first = keep.setdefault(series.voxels, series)
-        if first is not series:
-            drop[series.key] = first.key
-    return drop
+    keep: dict[bytes, tuple[bool, str, str]] = {}
+    lost = []
+    for series in found:
+        voxels, mine = bytes.fromhex(series.voxels), (not series.labelled, series.source, series.key)
+        first = keep.setdefault(voxels, mine)
+        if first is not mine:
+            keep[voxels], (*_, loser) = sorted((first, mine))
+            lost.append((loser, voxels))
+    return {key: keep[voxels][-1] for key, voxels in lost}
 
 
 def publish(folder: pathlib.Path, count: int, drop: collections.abc.Container[str], contract: dict) -> dict:
@@ -154,28 +157,31 @@ def publish(folder: pathlib.Path, count: int, drop: collections.abc.Container[st
     `contract` holds the options; counts and the hash are added here.
     """
     work = folder / WORK
-    kept_of = [
-        [s | {"keep": s["key"] not in drop and not s["broken"]} for s in report(work, number)["series"]]
-        for number in range(count)
-    ]
-    lengths_of = [sum(s["records"] for s in part if s["keep"]) for part in kept_of]
+    records_of, keep_of, digests = [], [], []  # one number a series: there are millions
+    for number in range(count):
+        series = [Series(**one) for one in report(work, number)["series"]]
+        keep = [one.key not in drop and not one.broken for one in series]
+        records_of.append(np.array([one.records for one in series], np.int64))
+        keep_of.append(np.array(keep, bool))
+        digests += [one.digest for one in itertools.compress(series, keep)]
+    lengths_of = [int(some[keep].sum()) for some, keep in zip(records_of, keep_of, strict=True)]
     used = [n for n in range(count) if lengths_of[n]]
     lengths = [lengths_of[n] for n in used]
     for shard, number in enumerate(used):
         target, source = folder / shards.file_name(shard, len(used)), work / f"shard-{number:05d}.array_record"
         if not target.exists():
-            if all(s["keep"] for s in kept_of[number]):
+            if keep_of[number].all():
                 _replace(source, target)
             else:
-                _copy(source, target, _mask(kept_of[number]))
+                _copy(source, target, np.repeat(keep_of[number], records_of[number]))
         source.unlink(missing_ok=True)
 
     def tables() -> collections.abc.Iterator[pa.Table]:
         for shard, number in enumerate(used):
             table = pq.read_table(work / f"shard-{number:05d}.parquet", schema=index.SCHEMA)
             new = {}
-            if not all(s["keep"] for s in kept_of[number]):
-                table = table.filter(pa.array(_mask(kept_of[number])))
+            if not keep_of[number].all():
+                table = table.filter(pa.array(np.repeat(keep_of[number], records_of[number])))
                 new["offset"], new["span"] = spans.locate(folder / shards.file_name(shard, len(used)), len(table))
             new |= {"shard": np.full(len(table), shard, np.int32), "row": np.arange(len(table), dtype=np.int32)}
             for name, values in new.items():
@@ -185,16 +191,15 @@ def publish(folder: pathlib.Path, count: int, drop: collections.abc.Container[st
     counts = index.write(folder, tables(), sum(lengths))
     total = sum((folder / shards.file_name(i, len(used))).stat().st_size for i in range(len(used)))
     shards.write_metadata(folder, lengths, total)
-    kept = [s for part in kept_of for s in part if s["keep"]]
     contract = {
         "version": VERSION,
         **contract,
         "slices": sum(lengths),
-        "series": len(kept),
+        "series": len(digests),
         **counts,
         "bytes": total,
         "shard_lengths": lengths,
-        "content_hash": content_hash(s["digest"] for s in kept),
+        "content_hash": content_hash(digests),
     }
     options = {k: v for k, v in contract.items() if k not in ("version", "code_version")}
     contract["hash"] = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
@@ -203,10 +208,6 @@ def publish(folder: pathlib.Path, count: int, drop: collections.abc.Container[st
     _replace(temporary, folder / CONTRACT)
     shutil.rmtree(work)
     return contract
-
-
-def _mask(series: list[dict]) -> np.ndarray:
-    return np.repeat([s["keep"] for s in series], [s["records"] for s in series]).astype(bool)
 
 
 def _copy(source: pathlib.Path, target: pathlib.Path, keep: np.ndarray) -> None:

@@ -20,13 +20,14 @@ _VOLUME = 8  # slices that stand for a volume when its threshold is found
 
 
 class Row(NamedTuple):
-    """Means over the sampled slices, all shares in [0, 1]."""
+    """Means over the sampled slices, and what they are the means of; all shares in [0, 1]."""
 
     what: str  # global crops, local crops, masked patches
     placement: str
     on_foreground: float  # share of the area
     at_border: float  # share of the boxes with an edge within a pixel of the slice's; NaN for masks
     nearly_empty: float  # share of the boxes (masks) with less than a tenth of their area on the foreground
+    shares: np.ndarray  # (n,) share of the area of each box (mask) on the foreground
 
 
 def placement_statistics(
@@ -45,8 +46,9 @@ def placement_statistics(
     """
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(len(corpus), min(images, len(corpus)), replace=False))
-    integrals = [_integral(corpus, int(i)) for i in chosen]
-
+    first, count = corpus.series()
+    of = np.searchsorted(first, chosen, side="right") - 1
+    integrals = [_integral(corpus, int(i), (int(first[s]), int(count[s]))) for i, s in zip(chosen, of, strict=True)]
     geometry = geometry_of(corpus.rows(chosen))
     uniform = rng.random((len(chosen), 2 + crops_config.num_local, crops.DRAWS))
     rows, boxes, flips = [], None, None
@@ -87,9 +89,9 @@ def share(integral: tuple[np.ndarray, int], boxes: np.ndarray) -> np.ndarray:
     return (at(y1, x1) - at(y0, x1) - at(y1, x0) + at(y0, x0)) / ((y1 - y0) * (x1 - x0))
 
 
-def _shares(shares: np.ndarray, gap: np.ndarray | None) -> tuple[float, float, float]:
+def _shares(shares: np.ndarray, gap: np.ndarray | None) -> tuple[float, float, float, np.ndarray]:
     border = float("nan") if gap is None else float((gap < _BORDER).mean())
-    return float(shares.mean()), border, float((shares < 0.1).mean())
+    return float(shares.mean()), border, float((shares < 0.1).mean()), shares.ravel()
 
 
 def _patches(box: np.ndarray, flip: bool, grid: int) -> np.ndarray:
@@ -101,15 +103,16 @@ def _patches(box: np.ndarray, flip: bool, grid: int) -> np.ndarray:
     return np.stack(corners, -1).reshape(-1, 4)
 
 
-def _integral(corpus: Corpus, i: int) -> tuple[np.ndarray, int]:
-    """Cumulated foreground of slice i, (rows + 1, columns + 1) in cells, and the pixels along a cell."""
+def _integral(corpus: Corpus, i: int, volume: tuple[int, int]) -> tuple[np.ndarray, int]:
+    """Cumulated foreground of slice i, (rows + 1, columns + 1) in cells, and the pixels along a cell; `volume` is the
+    first slice of its series and their number."""
     pixels = corpus.read(i)
     slope, intercept = (float(corpus.take(name, np.array([i]))[0]) for name in ("slope", "intercept"))
     is_ct = bool(corpus.rows(np.array([i]))["is_ct"][0])
     if is_ct:
         threshold = (anatomy.CT_THRESHOLD - intercept) / slope
     else:
-        threshold = _mr_threshold(corpus, str(corpus.take("series", np.array([i]))[0]))
+        threshold = _mr_threshold(corpus, *volume)
     reduced = anatomy.reduce(pixels[None])
     mask = anatomy.foreground(reduced, threshold, is_ct)[0]
     table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
@@ -118,7 +121,6 @@ def _integral(corpus: Corpus, i: int) -> tuple[np.ndarray, int]:
 
 
 @functools.lru_cache(maxsize=256)
-def _mr_threshold(corpus: Corpus, series: str) -> float:
-    mine = np.flatnonzero(corpus.column("series") == series)
-    some = mine[np.linspace(0, len(mine) - 1, min(_VOLUME, len(mine))).astype(int)]
+def _mr_threshold(corpus: Corpus, first: int, count: int) -> float:
+    some = first + np.linspace(0, count - 1, min(_VOLUME, count)).astype(int)
     return anatomy.mr_threshold(np.concatenate([anatomy.reduce(corpus.read(int(i))[None]).ravel() for i in some]))

@@ -7,7 +7,7 @@ import os
 import pathlib
 import re
 
-from curia2_jax.data import benchmark, labels, studies
+from curia2_jax.data import benchmark, identity, labels, studies
 from curia2_jax.data.runners import Pool
 from curia2_jax.data.shards import MAX_RECORDS
 from curia2_jax.data.volumes import PLANES
@@ -50,6 +50,8 @@ class Options:
                 raise UserError(f"--patient-regex: {error}; write a regular expression for paths") from None
         if self.label_names:
             benchmark.read_names(self.label_names)
+        if self.patients:
+            identity.read_patients(self.patients)
 
     def to_json(self) -> dict:
         return json.loads(json.dumps(dataclasses.asdict(self)))

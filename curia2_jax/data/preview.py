@@ -1,4 +1,5 @@
-"""Pictures of what training will see: foreground, Gaussian, boxes and masks over slices of a corpus."""
+"""Pictures of what training will see: foreground, Gaussian, boxes and masks over slices of a corpus, and how much of
+them lies on the body."""
 
 import pathlib
 import random
@@ -10,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Ellipse, Rectangle
 
-from curia2_jax.data import anatomy, crops, masks
+from curia2_jax.data import anatomy, crops, masks, placement_picture, placement_statistics
 from curia2_jax.data.corpus import Corpus
 
 _CROPS = crops.CropsConfig(
@@ -26,6 +27,7 @@ _CROPS = crops.CropsConfig(
     aspect=(3 / 4, 4 / 3),
     flip_rate=0.0,
 )
+_MASKS = masks.MasksConfig(placement="anatomical", probability=0.5, ratio=(0.1, 0.5))
 _GRID = 16
 _COLUMNS, _ROWS = 4, 3
 _SERIES = 3  # of a page; each gives as many slices as there are columns
@@ -36,14 +38,14 @@ def draw(folder: pathlib.Path, pages: int, seed: int = 0) -> list[pathlib.Path]:
     one and two standard deviations of its Gaussian in yellow, global boxes in green, local boxes in blue, and the iBOT
     mask of the first global crop in grey. Returns their paths. Raises UserError when the folder is not a corpus."""
     corpus, rng = Corpus(folder), np.random.default_rng(seed)
-    series = corpus.column("series")
-    chosen = rng.permutation(np.unique(series))[: pages * _SERIES]
+    first, count = corpus.series()
+    chosen = rng.permutation(len(first))[: pages * _SERIES]
     (folder / "preview").mkdir(exist_ok=True)
     out = []
     for page in range(-(-len(chosen) // _SERIES)):
         figure, axes = plt.subplots(_ROWS, _COLUMNS, figsize=(4 * _COLUMNS, 4 * _ROWS), squeeze=False)
-        for row, name in zip(axes, chosen[page * _SERIES : (page + 1) * _SERIES], strict=False):
-            mine = np.flatnonzero(series == name)
+        for row, one in zip(axes, chosen[page * _SERIES : (page + 1) * _SERIES], strict=False):
+            mine = first[one] + np.arange(count[one])
             of_volume = mine[np.linspace(0, len(mine) - 1, min(len(mine), 16)).round().astype(int)]
             threshold = _threshold(corpus, of_volume)
             for axis, place in zip(row, np.linspace(0.15, 0.85, _COLUMNS), strict=True):
@@ -55,6 +57,16 @@ def draw(folder: pathlib.Path, pages: int, seed: int = 0) -> list[pathlib.Path]:
         figure.savefig(out[-1], dpi=70)
         plt.close(figure)
     return out
+
+
+def draw_placement(folder: pathlib.Path) -> tuple[pathlib.Path, list[placement_statistics.Row]]:
+    """What anatomical placement buys on this corpus: the picture, `CORPUS/preview/placement.png`, and its table. Raises
+    UserError when the folder is not a corpus."""
+    (folder / "preview").mkdir(exist_ok=True)
+    path = folder / "preview" / "placement.png"
+    rows = placement_statistics.placement_statistics(Corpus(folder), _CROPS, _MASKS, _GRID)
+    placement_picture.draw(rows, path)
+    return path, rows
 
 
 def _threshold(corpus: Corpus, records: np.ndarray) -> float:

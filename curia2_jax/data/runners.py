@@ -2,6 +2,8 @@
 
 import collections.abc
 import concurrent.futures
+import contextlib
+import io
 import itertools
 import multiprocessing
 import multiprocessing.connection
@@ -10,7 +12,8 @@ import threading
 
 from curia2_jax.errors import UserError
 
-Runner = collections.abc.Callable[[collections.abc.Callable, list[tuple]], list]
+# Runs function(*task) for every task, anywhere; what the function returns is lost, what it writes is not.
+Runner = collections.abc.Callable[[collections.abc.Callable, list[tuple]], None]
 
 
 class Pool:
@@ -64,20 +67,41 @@ def _end_with_parent() -> None:
 
 
 def beam(options: list[str]) -> Runner:
-    """Apache Beam with the pipeline options given, DirectRunner by default. Raises UserError when it is not installed.
+    """Apache Beam with the pipeline options given, DirectRunner by default.
 
-    Tasks must be safe to repeat, because Beam repeats them; all workers must see the same files.
+    Tasks must be safe to repeat, because Beam repeats them; all workers must see the same files. Raises UserError when
+    Beam is not installed or does not take the options; what the job raises when it fails is Beam's.
     """
     try:
         import apache_beam
         from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.runners.portability.portable_runner import PortableRunner
     except ImportError:
         raise UserError("--runner beam: apache_beam is not installed; write pip install 'curia2-jax[beam]'") from None
+    for option in options:
+        if not option.startswith("--"):  # Beam passes over it in silence
+            raise UserError(
+                f"--beam-options: found {option!r}; write --name=value, several of them separated by commas"
+            )
+    said = io.StringIO()  # Beam's argument parser prints all that there is before it exits
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed = PipelineOptions(options)
+            asked = parsed.get_all_options(retain_unknown_options=True).keys()
+            pipeline = apache_beam.Pipeline(options=parsed)
+    except SystemExit:
+        raise UserError(f"--beam-options: {said.getvalue().strip().rpartition('error: ')[2]}") from None
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(f"--beam-options: {' '.join(str(error).split())}") from None
+    unknown = asked - PipelineOptions([]).get_all_options().keys()
+    # A job server has options of its own, which Python does not know.
+    if unknown and not isinstance(pipeline.runner, PortableRunner):
+        version = apache_beam.__version__
+        raise UserError(f"--beam-options: found --{min(unknown)}; write an option that Apache Beam {version} knows")
 
-    def run(function: collections.abc.Callable, tasks: list[tuple]) -> list:
-        with apache_beam.Pipeline(options=PipelineOptions(options)) as pipeline:
+    def run(function: collections.abc.Callable, tasks: list[tuple]) -> None:
+        with pipeline:
             tasks_in = pipeline | apache_beam.Create(tasks)
             _ = tasks_in | apache_beam.Reshuffle() | apache_beam.MapTuple(function)
-        return [function(*task) for task in tasks]  # finished by now: this only asks for the results
 
     return run

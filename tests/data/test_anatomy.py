@@ -41,6 +41,25 @@ def test_table_cushion_and_cable_are_left_out():
     np.testing.assert_allclose(found(pixels)[0], truth(inside), atol=2)
 
 
+def test_walls_of_a_hollow_phantom_are_body_and_those_of_a_hollow_table_are_not():
+    _, inside = scene()
+    hollow = inside & ~ndimage.binary_erosion(inside, iterations=6)  # opened away but for the inside
+    hollow[200:240, 250:290] = True  # an insert
+    pixels = np.where(hollow, 100.0, -1000.0)
+    solid = np.where(inside, 40.0, -1000.0)
+    for body_pixels in (pixels, solid):
+        np.testing.assert_allclose(found(body_pixels)[0], truth(inside), atol=2)
+        table = body_pixels.copy()
+        table[366:372, 30:480] = table[410:416, 30:480] = 100
+        table[366:416, 30:36] = table[366:416, 474:480] = 100
+        np.testing.assert_allclose(found(table)[0], truth(inside), atol=2)
+        y, x = np.mgrid[:512, :512]
+        small = (y - 250) ** 2 + (x - 260) ** 2 < 45**2
+        neck = np.where(small, 40.0, -1000.0)
+        neck[366:416, 30:480] = table[366:416, 30:480]
+        np.testing.assert_allclose(found(neck)[0], truth(small), atol=2)  # smaller than what the table shuts in
+
+
 def test_arms_stay_in():
     pixels, inside = scene()
     y, x = np.mgrid[:512, :512]

@@ -6,6 +6,8 @@ import pytest
 from small_corpus import write_small_corpus
 
 from curia2_jax.data import audit, index, shards
+from curia2_jax.data import corpus as corpus_module
+from curia2_jax.data.corpus import Corpus
 from curia2_jax.errors import UserError
 
 
@@ -90,3 +92,19 @@ def test_statistics_count_what_is_there(corpus):
     assert (found["slices of CT"], found["slices of MR"], found["axial slices"]) == (10, 10, 20)
     assert found["slices a series"] == "5 5 5 5 5" and found["labelled slices"] == 0
     assert found["height"].split()[0] == "64" and found["height"].split()[-1] == "72"
+
+
+def test_statistics_do_not_depend_on_the_blocks(corpus, monkeypatch):
+    """Blocks that cut series in two, against NumPy on whole columns."""
+    for module in (audit, corpus_module):
+        monkeypatch.setattr(module, "BLOCK", 3)
+    found, columns = audit.statistics(corpus), Corpus(corpus).column
+    pixels = columns("height").astype(int) * columns("width")
+    assert found["bits per pixel"] == round(8 * found["bytes"] / pixels.sum(), 2)
+    per_patient = np.unique(columns("patient"), return_counts=True)[1]
+    for name, values in (("slices a patient", per_patient), ("foreground", columns("foreground"))):
+        expected = np.quantile(values.astype(np.float64), [0, 0.25, 0.5, 0.75, 1])
+        np.testing.assert_allclose([float(word) for word in found[name].split()], expected, rtol=1e-3)
+    sizes, count = np.unique(np.stack([columns("height"), columns("width")]), axis=1, return_counts=True)
+    for (height, width), n in zip(sizes.T, count, strict=True):
+        assert f"{height} x {width}: {n}" in found["commonest sizes"]

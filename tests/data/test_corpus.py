@@ -1,8 +1,10 @@
+import gc
 import itertools
 import json
 import pathlib
 import pickle
 import sys
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from small_corpus import write_small_corpus
 
+from curia2_jax.data import corpus as corpus_module
 from curia2_jax.data import index, records, shards
 from curia2_jax.data.corpus import Corpus, parse, patient_hash
 from curia2_jax.errors import UserError
@@ -84,6 +87,40 @@ def test_rows_are_not_read_ahead_but_columns_are(made):
     assert sorted([*others, False, True]) == advised()
 
 
+def test_threads_may_open_it_at_once(made):
+    """As the first batch of a loader does. Garbage collection that runs Python code, as JAX's does, lets threads change
+    places while NumPy reads a header, which CPython 3.11 does not survive."""
+    folder, _ = made
+    interval, threshold, faults = sys.getswitchinterval(), gc.get_threshold(), []
+
+    def open_often() -> None:
+        try:
+            for _ in range(200):
+                corpus = Corpus(folder)
+                for name in ("slope", "intercept", "position", "height"):
+                    corpus.column(name)
+        except Exception as fault:
+            faults.append(fault)
+
+    def collected(*_) -> None:
+        sum(range(50))
+
+    gc.callbacks.append(collected)
+    gc.set_threshold(50)
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=open_often) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(collected)
+    assert not faults
+
+
 def test_keys_stay_on_disk(tmp_path):
     """Neither filters nor splits nor names of slices make a copy of the keys."""
     write_small_corpus(tmp_path / "c", series=40, slices=1)
@@ -99,6 +136,17 @@ def test_a_missing_vocabulary_is_told(tmp_path):
         damage(tmp_path / "c" / index.COLUMNS / "series.vocabulary.arrow")
         with pytest.raises(UserError, match="index column series cannot be read"):
             Corpus(tmp_path / "c").take("series", np.array([0]))
+
+
+def test_series_and_counts_of_a_mixture(made, tmp_path, monkeypatch):
+    write_small_corpus(tmp_path / "b", series=3, slices=4, shards=1)
+    monkeypatch.setattr(corpus_module, "BLOCK", 7)
+    corpus = Corpus(f"{made[0]},{tmp_path / 'b'}")
+    first, count = corpus.series()
+    assert first.tolist() == [0, 5, 10, 15, 20, 25, 30, 34, 38] and count.tolist() == [5] * 6 + [4] * 3
+    for name in ("series", "patient", "modality", "label"):
+        values, slices = np.unique(corpus.column(name), return_counts=True)
+        assert corpus.counts(name) == dict(zip(values.tolist(), slices.tolist(), strict=True))
 
 
 def test_a_mixture_reads_and_weighs_its_corpora(made, tmp_path):

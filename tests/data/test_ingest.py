@@ -203,9 +203,24 @@ def test_workers_and_order_change_nothing(tmp_path, monkeypatch):
     assert one == two and fingerprint(tmp_path / "one") == fingerprint(tmp_path / "two")
 
     def backwards(function, tasks):
-        return [function(*task) for task in reversed(tasks)]
+        for task in reversed(tasks):
+            function(*task)
 
     assert run(tmp_path / "three", tmp_path / "in", runner=backwards).contract == one
+
+
+def test_of_equal_series_a_labelled_one_stays_else_the_first_by_source():
+    rng = random.Random(0)
+    for _ in range(50):
+        found = [
+            parts.Series(f"{n:04x}", f"{rng.randrange(4):064x}", "", 1, rng.random() < 0.2, f"/{rng.randrange(9)}/{n}")
+            for n in range(12)
+        ]
+        drop = parts.duplicates(iter(found))
+        for voxels in {series.voxels for series in found}:
+            equal = [series for series in found if series.voxels == voxels]
+            best = min(equal, key=lambda series: (not series.labelled, series.source))
+            assert {s.key: drop.get(s.key) for s in equal} == {s.key: None if s is best else best.key for s in equal}
 
 
 def test_the_salt_decides_the_keys(tmp_path):
@@ -355,11 +370,49 @@ def test_publishing_can_be_cut_off_at_any_rename(tmp_path, monkeypatch, step):
     assert audit.verify(tmp_path / "out", 1, silent) == []
 
 
-def test_beam_makes_the_same_corpus(tmp_path):
+def test_beam_makes_the_same_corpus(tmp_path, monkeypatch):
+    """Every file of it, when the keys are salted with the same secret."""
     pytest.importorskip("apache_beam", reason="extra `beam` is not installed")
-    write_archive(tmp_path / "in", series=4)
-    local = run(tmp_path / "a", tmp_path / "in").contract
-    assert run(tmp_path / "b", tmp_path / "in", runner=runners.beam(["--runner=DirectRunner"])).contract == local
+    write_archive(tmp_path / "in", series=8)
+    (tmp_path / "salt").write_text("secret")
+    monkeypatch.setattr(plan, "MAX_RECORDS", 24)  # several shards; the plan is made in this process
+    monkeypatch.chdir(tmp_path)
+    same = {"salt": "salt", "planes": ("axial", "coronal")}
+    local = run(pathlib.Path("local"), "in", workers=2, **same)
+    beam = run(pathlib.Path("beam"), "in", runner=runners.beam([]), **same)
+    assert beam.contract == local.contract and len(local.contract["shard_lengths"]) > 3
+    assert beam.made == local.made == local.contract["slices"] + 10  # one series occurs twice
+    assert fingerprint(tmp_path / "beam") == fingerprint(tmp_path / "local")
+    files = {path.relative_to("local") for path in pathlib.Path("local").rglob("*") if path.is_file()}
+    assert files == {path.relative_to("beam") for path in pathlib.Path("beam").rglob("*") if path.is_file()}
+    for file in sorted(files - {pathlib.Path("local/summary.json")}):  # which holds times
+        assert pathlib.Path("local", file).read_bytes() == pathlib.Path("beam", file).read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--runner=NoRunner"], "NoRunner"),
+        (["--runner=none.such.Runner"], "none"),
+        (["runner=DirectRunner"], "found 'runner=DirectRunner'"),
+        (["--direct_num_worker=2"], "found --direct_num_worker;"),
+        (["--direct_num_workers=two"], "invalid int value: 'two'"),
+        (["--runner=DataflowRunner"], "project"),
+    ],
+)
+def test_wrong_beam_options_are_told_in_one_line(options, message):
+    pytest.importorskip("apache_beam", reason="extra `beam` is not installed")
+    with pytest.raises(UserError, match=message) as error:
+        runners.beam(options)
+    assert "\n" not in str(error.value) and str(error.value).startswith("--beam-options: ")
+
+
+def test_shards_that_a_runner_made_elsewhere_are_missed(tmp_path):
+    write_archive(tmp_path / "in", series=2)
+    with pytest.raises(UserError, match=r"mount --output .* carries on"):
+        run(tmp_path / "out", tmp_path / "in", runner=lambda function, tasks: None)
+    assert not (tmp_path / "out" / "contract.json").exists()
+    assert run(tmp_path / "out", tmp_path / "in").made > 0
 
 
 @pytest.mark.parametrize(
@@ -373,6 +426,7 @@ def test_beam_makes_the_same_corpus(tmp_path):
         ({"label_names": "none.json"}, "--label-names"),
         ({"labels": "none.csv"}, "--labels"),
         ({"salt": "none"}, "--salt"),
+        ({"patients": "none.csv"}, "--patients"),
     ],
 )
 def test_wrong_options_are_told_in_one_line(tmp_path, options, message):

@@ -37,6 +37,8 @@ def test_ingest_verify_statistics_and_preview(tmp_path):
         "labels",
         "quarantine.csv",
         "page_00.png",
+        "placement.png",
+        "nearly empty",
         "bytes",
     ):
         assert words in done.stdout
@@ -67,6 +69,10 @@ def test_ingest_verify_statistics_and_preview(tmp_path):
         (("--verify", "IN"), "no corpus"),
         (("--statistics", "IN"), "no corpus"),
         (("--output", "IN", "--preview", "1"), "no corpus"),
+        (("--input", "IN", "--output", "OUT", "--plane", "axial"), "plane"),
+        (("--input", "IN", "--output", "OUT", "--workers", "some"), "workers"),
+        (("--input", "IN", "--output", "OUT", "--runner", "spark"), "runner"),
+        (("--input", "IN", "--output", "OUT", "--beam-options=--runner=FlinkRunner"), "only with --runner beam"),
         (("--input", "IN/broken.nii.gz", "--output", "OUT"), "no slice was accepted (corrupt 1)"),
     ],
 )
@@ -77,6 +83,25 @@ def test_mistakes_are_told_in_one_line(tmp_path, arguments, message):
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2 and len(lines) == 1 and message in lines[0], done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "out" / "contract.json").exists()
+
+
+def test_help_names_the_flags_and_the_commands():
+    told = call("--help")
+    assert "--verify CORPUS" in told.stdout and "--beam-options" in told.stdout and not told.stderr
+
+
+def test_beam_makes_and_refuses_as_the_options_say(tmp_path):
+    pytest.importorskip("apache_beam", reason="extra `beam` is not installed")
+    write_study(tmp_path / "in")
+    beam = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", 1, "--runner", "beam")
+    for option, message in (("--runner=NoRunner", "pipeline runner"), ("--direct_number=2", "--direct_number;")):
+        refused = call(*beam, f"--beam-options={option}")
+        (line,) = (line for line in refused.stderr.splitlines() if line.startswith("error: "))
+        assert refused.returncode == 2 and line.startswith("error: --beam-options: ") and message in line
+        assert "Traceback" not in refused.stderr and not (tmp_path / "out").exists()
+    done = call(*beam, "--beam-options=--runner=DirectRunner,--direct_num_workers=1")
+    assert done.returncode == 0 and "slices accepted" in done.stdout, done.stderr
+    assert call("--verify", tmp_path / "out", "--workers", 1).returncode == 0
 
 
 def test_beam_that_is_not_installed_is_told_in_one_line(tmp_path):
