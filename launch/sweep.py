@@ -17,6 +17,7 @@ import shlex
 import matplotlib
 from absl import flags
 
+from curia2_jax.curiabench.tasks import benchmark_folder
 from curia2_jax.errors import UserError
 from launch import command
 
@@ -73,6 +74,8 @@ def run(argv: list[str]) -> int:
     for flag, folder in ((_CORPUS, _CORPUS.value.split(",")[0].split(":")[0]), (_DATA, data)):
         if not pathlib.Path(folder).is_dir():
             raise UserError(f"--{flag.name}: no folder {folder}")
+    if benchmark_folder(data) is None:  # found out now, not after days of training
+        raise UserError(f"--corpus: {data} has no labels to score on; write --data=BENCHMARK")
     workdir = pathlib.Path(_WORKDIR.value)
     for number, (name, stages) in enumerate(runs.items()):
         folder = workdir / f"{number}_{slug(name)}"
@@ -95,8 +98,6 @@ def summarise(workdir: pathlib.Path, runs: dict[str, list]) -> None:
     rows = []
     for number, name in enumerate(runs):
         path = workdir / f"{number}_{slug(name)}" / "report" / "results.json"
-        if not path.exists():
-            raise UserError(f"{path}: no scores; the data have no labels: write --data=BENCHMARK")
         results = json.loads(path.read_text())
         rows.append((name, {head: results["mean"]["rows"]["trained"][head]["balanced_accuracy"] for head in SCORES}))
     header = ["run", *(f"{head}{part}" for head in SCORES for part in ("", " low", " high"))]
