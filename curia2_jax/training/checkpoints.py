@@ -8,6 +8,7 @@ This file alone knows Orbax.
 import dataclasses
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -48,11 +49,26 @@ def manager(run: str | pathlib.Path, c: CheckpointConfig) -> ocp.CheckpointManag
     )
 
 
+def check_room(run: str | pathlib.Path, state: Any) -> None:
+    """Raises UserError when the disk of a run cannot take one more checkpoint of this TrainState."""
+    run = directory(run).parent
+    needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(run).free
+    if needed > free:
+        raise UserError(
+            f"{run}: a checkpoint takes {needed / 2**20:,.1f} MiB, {free / 2**20:,.1f} MiB are free; make room, then "
+            "call again: the run goes on from its newest checkpoint"
+        )
+
+
 def save(writer: ocp.CheckpointManager, state: Any, meta: dict[str, Any]) -> None:
-    """Saves a TrainState under its own step; asynchronous. Saving a step that is there already does nothing."""
+    """Saves a TrainState under its own step; asynchronous. Saving a step that is there already does nothing.
+
+    Raises UserError when there is no room for it.
+    """
     step = int(state.step)
     if step in writer.all_steps():
         return
+    check_room(writer.directory.parent, state)
     items = {name: ocp.args.StandardSave(getattr(state, name)) for name in ITEMS}
     writer.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave({**meta, "step": step})))
 

@@ -1,5 +1,7 @@
 """What is saved comes back, whole and on other meshes; what is not there is one line."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -47,6 +49,19 @@ def test_comes_back_on_any_mesh(run, state, devices, fsdp):
     assert meta == {"config": "c", "corpus": "d", "step": 8} and int(back.step) == 8
     assert states.state_hash(back) == states.state_hash(state.replace(step=jax.numpy.int32(8)))
     assert all(isinstance(leaf.sharding, NamedSharding) for leaf in jax.tree.leaves(back.params))
+
+
+def test_a_full_disk_is_one_line_before_anything_is_written(state, tmp_path, monkeypatch):
+    needed = sum(np.prod(leaf.shape, dtype=int) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    with checkpoints.manager(tmp_path, CheckpointConfig(every_steps=1, latest=2, keep_every_steps=5)) as writer:
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage._replace(free=needed))
+        checkpoints.save(writer, state.replace(step=np.int32(1)), {})
+        monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+        with pytest.raises(UserError, match=r"a checkpoint takes [\d.]+ MiB, [\d.]+ MiB are free; make room"):
+            checkpoints.save(writer, state.replace(step=np.int32(2)), {})
+    assert checkpoints.steps(tmp_path) == [1]
+    assert not list((tmp_path / "checkpoints").glob("2*"))
 
 
 def test_one_item_needs_no_mesh(run, state):
