@@ -60,15 +60,27 @@ def run(_: list[str]) -> None:
     if _CONFIG.value is None:
         raise UserError("--config: missing; write --config=configs/vitb.py")
     config: ConfigDict = _CONFIG.value
+    name = flags.FLAGS["config"].config_filename
+    try:
+        sections = config.to_dict()
+    except OSError:
+        raise UserError(f"--config={name}: cannot be read; write a file such as configs/vitb.py") from None
+    if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
+        raise UserError(f"--json={_JSON.value}: its folder is not there; write a file in a folder that is")
+    if _AGAINST.value and _WHAT.value != "step":
+        raise UserError(f"--what={_WHAT.value}: --against=torch times the step; write --what=step, or leave one out")
     if _AGAINST.value:
         os.environ["JAX_PLATFORMS"] = "cpu"
         for section, values in COMPARISON.items():
-            config[section].update(values)
-    recipe = recipe_from(config.to_dict())
+            sections[section].update(values)
+    recipe = recipe_from(sections)
     if _WHAT.value == "loader":
         from launch import bench_loader
 
-        result: dict[str, Any] = {rate.what.strip(): rate._asdict() for rate in bench_loader.run(recipe)}
+        result: dict[str, Any] = {
+            rate.what.strip(): {"slices_per_s_per_core": rate.per_core, "slices_per_s": rate.wall}
+            for rate in bench_loader.run(recipe)
+        }
     elif _AGAINST.value:
         result = {
             "jax": timing.time_step(recipe, _STEPS.value, with_views=False),
@@ -81,13 +93,12 @@ def run(_: list[str]) -> None:
         )
     result = {
         "what": _WHAT.value,
-        "config": flags.FLAGS["config"].config_filename,
+        "config": name,
         "machine": timing.machine(),
         **result,
     }
-    table = rows(result)
-    for name, value in table:
-        print(f"{name:<42} {value}")
+    for what, value in rows(result):
+        print(f"{what:<50} {value}")
     if _JSON.value:
         pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=1) + "\n")
 

@@ -60,6 +60,9 @@ def start(run: Callable[[list[str]], int | None]) -> None:
             where = f"{e.filename}: " if e.filename else ""
             print(f"error: {where}{e.strerror}; make room or choose another folder, then call again", file=sys.stderr)
             code = 2
+        except KeyboardInterrupt:
+            print("interrupted; call again to go on", file=sys.stderr)
+            code = 130
         sys.exit(code)
 
     app.run(main, flags_parser=parse)

@@ -12,6 +12,7 @@ from curia2_jax.errors import UserError
 # The processes of a job meet at a port that follows from the number of the job, so that two jobs on a node do not.
 _FIRST_PORT, _PORTS = 61_440, 4096
 _TPU_PORT = 8476
+_SLOWEST = 15 * 60  # seconds for all processes to come: a node that pulls its image starts minutes after the others
 EXPLICIT = ("--coordinator", "--num-processes", "--process-id")
 
 
@@ -173,7 +174,9 @@ def start(c: Cluster) -> None:
     # JAX's own service would take SIGTERM for itself; stop requests are agreed on in parallel/processes.py.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(c.coordinator, c.processes, c.process, local_device_ids=c.local_devices)
+        jax.distributed.initialize(
+            c.coordinator, c.processes, c.process, local_device_ids=c.local_devices, initialization_timeout=_SLOWEST
+        )
     except RuntimeError as e:
         raise UserError(
             f"{c.source}: process {c.process} of {c.processes} cannot join at {c.coordinator}: "

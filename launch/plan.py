@@ -51,7 +51,7 @@ def show(out: dict[str, Any], prefix: str = "") -> None:
         if isinstance(value, dict):
             show(value, f"{prefix}{name}: ")
         elif isinstance(value, list):
-            columns = {c: max(len(c), 14) for c in value[0]}
+            columns = {c: max(len(c), *(len(text_of(row[c], c)) for row in value)) for c in value[0]}
             print(" | ".join(f"{c:>{width}}" for c, width in columns.items()))
             for row in value:
                 print(" | ".join(f"{text_of(row[c], c):>{width}}" for c, width in columns.items()))
@@ -78,6 +78,13 @@ def go_to_tpu_environment() -> None:
 def run(_: list[str]) -> None:
     if _CONFIG.value is None:
         raise UserError("--config: missing; write --config=configs/vitg.py")
+    config_file = flags.FLAGS["config"].config_filename
+    try:
+        sections = _CONFIG.value.to_dict()
+    except OSError:
+        raise UserError(f"--config={config_file}: cannot be read; write a file such as configs/vitg.py") from None
+    if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
+        raise UserError(f"--json={_JSON.value}: its folder is not there; write a file in a folder that is")
     os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs
     name, number = ("", 0) if _CHIPS.value else planning.target(_TOPOLOGY.value, _GPUS.value)
     if _TOPOLOGY.value:
@@ -88,7 +95,7 @@ def run(_: list[str]) -> None:
 
     from curia2_jax.training.recipe import recipe_from
 
-    recipe = recipe_from(_CONFIG.value.to_dict())
+    recipe = recipe_from(sections)
     if _CHIPS.value:
         out: dict[str, Any] = {"weak scaling": planning.weak_scaling(recipe, _CHIPS.value, _IMAGES.value)}
     elif _TOPOLOGY.value:
@@ -96,7 +103,7 @@ def run(_: list[str]) -> None:
     else:
         jax.config.update("jax_num_cpu_devices", number)
         out = planning.plan(recipe, name, jax.devices(), tpu=False, compile_it=_COMPILE.value)
-    out = {"config": flags.FLAGS["config"].config_filename, "jax": jax.__version__, **out}
+    out = {"config": config_file, "jax": jax.__version__, **out}
     show(out)
     if _JSON.value:
         pathlib.Path(_JSON.value).write_text(json.dumps(out, indent=1, default=str) + "\n")

@@ -238,12 +238,12 @@ def collectives(text: str) -> dict[str, dict[str, float]]:
     return {kind: dict(table[kind]) for kind in COLLECTIVES if kind in table}
 
 
-def wire_bytes(text: str) -> float:
-    """Bytes that one device sends in a run of the program, with ring algorithms: (n - 1) / n of what is gathered or
-    scattered, twice that for an all-reduce, all of a permutation."""
+def wire_bytes(text: str) -> dict[str, float]:
+    """Bytes that one device sends in a run of the program, by kind, with ring algorithms: (n - 1) / n of what is
+    gathered or scattered, twice that for an all-reduce, all of a permutation."""
     share = {"all-reduce": 2.0, "collective-permute": 2.0}  # a pair has n = 2
-    return sum(
-        o.times * o.bytes * share.get(o.kind, 1.0) * (o.group - 1) / o.group
-        for o in operations(text)
-        if o.kind in COLLECTIVES and o.group > 1
-    )
+    sent = dict.fromkeys(COLLECTIVES, 0.0)
+    for o in operations(text):
+        if o.kind in COLLECTIVES and o.group > 1:
+            sent[o.kind] += o.times * o.bytes * share.get(o.kind, 1.0) * (o.group - 1) / o.group
+    return sent

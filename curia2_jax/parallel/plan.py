@@ -168,10 +168,12 @@ def split_wire(params: PyTree, recipe: Any, chip: Chip, devices: int) -> tuple[f
 def collective_table(text: str, params: PyTree, recipe: Any) -> list[dict[str, Any]]:
     """Collectives of a compiled program by kind, beside the fewest bytes that the sharding needs.
 
-    A compiler may write a reduce-scatter as an all-reduce (CPU): then its bytes stand in that row.
+    A compiler may write a reduce-scatter as an all-reduce (CPU): then its bytes, twice as many, stand in that row.
     """
-    found, need = hlo.collectives(text), fewest_bytes(params, recipe)
-    return [
-        {"kind": kind, **found.get(kind, {"count": 0, "runs": 0, "bytes": 0}), "fewest_wire_bytes": need.get(kind, 0.0)}
-        for kind in hlo.COLLECTIVES
-    ]
+    found, sent, need = hlo.collectives(text), hlo.wire_bytes(text), fewest_bytes(params, recipe)
+    rows = []
+    for kind in hlo.COLLECTIVES:
+        row = found.get(kind, {"count": 0, "runs": 0})
+        figures = {"wire_bytes": sent[kind], "fewest_wire_bytes": need.get(kind, 0.0)}
+        rows.append({"kind": kind, "count": row["count"], "runs": row["runs"], **figures})
+    return rows

@@ -7,11 +7,13 @@ import jax
 import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from curia2_jax.errors import UserError
 
 T = TypeVar("T")
 STOP = "stop"  # key of the batch and of the metrics
+SLOWEST = 30 * 60  # seconds that processes wait for one whose disk is cold or whose compiler is slow
 
 
 class StopRequests:
@@ -59,6 +61,16 @@ def first_alone(work: Callable[[], T]) -> T | None:
     if error is not None:
         raise error
     return result
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every process has done `what`, a name used once; one process does not wait.
+
+    The coordinator answers, and no device: the first collectives of a program connect the devices, and who is there
+    first gives up on the others after 30 s on CPUs. Where the compilation cache serves one process and not another
+    (a disk of its own, a new node) they come minutes apart.
+    """
+    multihost.get_barrier_sync_fn()(key=what, timeout_ms=SLOWEST * 1000)
 
 
 def whole(x: Array) -> np.ndarray:

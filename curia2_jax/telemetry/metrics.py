@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 
+import numpy as np
 from tensorboardX import SummaryWriter
 
 
@@ -18,6 +19,20 @@ def read(path: pathlib.Path) -> list[dict[str, float]]:
             except json.JSONDecodeError:
                 break
     return rows
+
+
+def rankme(tokens: np.ndarray) -> float:
+    """Effective rank of (n, D) tokens: exp of the entropy of their normalised singular values (arXiv 2210.02885).
+
+    In float64, rounded to float32, so that the last bits of a linear-algebra library do not tell two equal runs apart.
+    NaN for tokens that are all zero or not all finite.
+    """
+    if not np.isfinite(tokens).all() or not tokens.any():
+        return math.nan
+    values = np.linalg.svd(tokens.astype(np.float64), compute_uv=False)
+    p = values / values.sum()
+    p = p[p > 0]
+    return float(np.float32(np.exp(-np.sum(p * np.log(p)))))
 
 
 class MetricsWriter:
@@ -38,7 +53,8 @@ class MetricsWriter:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         for name, value in scalars.items():
-            self._board.add_scalar(name, value, step)
+            if not math.isnan(value):
+                self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         self._file.close()

@@ -2,7 +2,7 @@
 
     RUN/checkpoints/STEP/{params, teacher, opt_state, centers, meta}
 
-This file alone knows Orbax.
+This file alone knows Orbax's checkpoints.
 """
 
 import dataclasses

@@ -22,13 +22,14 @@ from curia2_jax.data.pipeline import batches as make_batches
 from curia2_jax.errors import UserError
 from curia2_jax.parallel import compiler, sharding
 from curia2_jax.parallel.mesh import BATCH, batch_shards, check_batch, local_rows, make_mesh
-from curia2_jax.parallel.processes import StopRequests, first_alone
+from curia2_jax.parallel.processes import STOP, StopRequests, first_alone, wait_for_all
 from curia2_jax.telemetry import metrics as metrics_files
 from curia2_jax.telemetry import pictures
 from curia2_jax.telemetry.profile import Profile
 from curia2_jax.telemetry.progress import Progress, duration
 from curia2_jax.training import checkpoints, optimizer, views, workdir
 from curia2_jax.training.initial import abstract_sharded_state, initial_state
+from curia2_jax.training.objective import CLASS_TOKENS
 from curia2_jax.training.recipe import Recipe, recipe_from
 from curia2_jax.training.state import TrainState, count, state_hash
 from curia2_jax.training.step import VIEWS, step_key, train_step
@@ -71,6 +72,7 @@ def train(
         closing.enter_context(jax.set_mesh(mesh))
         writer = closing.enter_context(checkpoints.manager(run, recipe.checkpoint))
         state = initial_state(writer, recipe, mesh, contract)
+        checkpoints.check_room(run, state)
         start = int(state.step)
         rows = local_rows(recipe.data.global_batch, mesh)
         sections = recipe.data, recipe.crops, recipe.masks, recipe.model.patch_size
@@ -114,7 +116,8 @@ def train(
                 if not bool(values["finite"]):
                     return report_nonfinite(run, done, values, batches, main)
                 if log and (done % recipe.log.every_steps == 0 or done == total):
-                    scalars = {name: float(value) for name, value in values.items() if name not in ("finite", "stop")}
+                    scalars = scalars_of(values)
+                    scalars["rankme"] = metrics_files.rankme(np.asarray(values[CLASS_TOKENS]))
                     figures = progress.interval(done)
                     log.write(done, scalars | figures | {"replaced_records": float(batches.corrupt.total())})
                     print(progress.line(scalars["loss"], figures), flush=True)
@@ -146,6 +149,7 @@ def compile_step(recipe: Recipe, mesh: Mesh, state: TrainState, batch: dict[str,
     step = functools.partial(train_step, recipe=recipe, mesh=mesh)
     compiled = jax.jit(step, out_shardings=(shardings, None), donate_argnums=0).lower(state, batch)
     compiled = compiled.compile(compiler.options(jax.default_backend()))
+    wait_for_all("compiled")
     if talk:
         print(f"compiled in {duration(time.monotonic() - began)}", flush=True)
     return compiled
@@ -160,9 +164,14 @@ def picture_of_crops(run: pathlib.Path, batch: dict[str, Array], recipe: Recipe)
     pictures.crops(run / "images" / "crops.png", *map(np.asarray, crops), np.asarray(first["masks"]))
 
 
+def scalars_of(values: dict[str, Array]) -> dict[str, float]:
+    """What a step measured, without its tokens and its answers to the loop."""
+    return {name: float(x) for name, x in values.items() if name not in (CLASS_TOKENS, "finite", STOP)}
+
+
 def report_nonfinite(run: pathlib.Path, step: int, values: dict[str, Array], batches: Batches, main: bool) -> int:
     """Writes what is known of a step whose loss or gradient norm is not finite. The state was not touched by it."""
-    scalars = {name: float(value) for name, value in values.items()}
+    scalars = scalars_of(values)
     if main:
         text = {name: value if math.isfinite(value) else str(value) for name, value in scalars.items()}
         report = {"step": step, "metrics": text, "batch": batches.records_of_step(step - 1)}

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 PyTree = Any
 SIGREG_REFERENCE_BATCH = 512  # the weight of SigReg means what it means in LeJEPA at this batch
 RANKME_IMAGES = 512  # class tokens whose singular values are taken
+CLASS_TOKENS = "class_tokens"  # those, among the metrics: the only one that is no scalar
+WHOLE = PartitionSpec()
 DROP_PATH_GLOBAL, DROP_PATH_LOCAL, SIGREG = 0, 1, 2  # uses of the step's key
 
 
@@ -89,7 +91,7 @@ def gradients(
     recipe: "Recipe",
     mesh: Mesh | None,
 ) -> tuple[PyTree, dict[str, Array], dict[str, Array]]:
-    """Gradients of the whole objective, the moved centres, and scalar metrics.
+    """Gradients of the whole objective, the moved centres, and metrics: scalars, and CLASS_TOKENS.
 
     With `parallel.accumulation` > 1 the teacher sees all micro-batches first, so that Sinkhorn-Knopp and centring are
     those of the whole batch; micro-batches are whole groups, so DINO, iBOT, KoLeo and drop path are too. Only
@@ -120,21 +122,27 @@ def gradients(
             centers[name] = update_center(state.centers[name], z)
 
     den = 2 + max(2 * recipe.crops.num_local, 1)
-    due = (state.step + 1) % recipe.log.every_steps == 0
+    done = state.step + 1
+    due = (done % recipe.log.every_steps == 0) | (done == recipe.schedule.total_steps)
     loss_and_grad = jax.value_and_grad(_student_loss, has_aux=True)
 
-    def part(number: Array | int) -> tuple[PyTree, dict[str, Array]]:
+    def part(number: Array | int) -> tuple[tuple[PyTree, dict[str, Array]], Array]:
         batch = {name: x[number] for name, x in micro.items()}
         own = {name: _rows_of_part(t, number, parts) for name, t in targets.items()}
-        (loss, metrics), grads = loss_and_grad(state.params, batch, own, due, key, recipe, layout)
-        return grads, {"loss": loss, **metrics}
+        (loss, (metrics, tokens)), grads = loss_and_grad(state.params, batch, own, key, recipe, layout)
+        return (grads, {"loss": loss, **metrics}), _sample(tokens, due, layout)
+
+    def add(total: PyTree, number: Array) -> tuple[PyTree, Array]:
+        means, tokens = part(number)
+        return jax.tree.map(jnp.add, total, means), tokens
 
     if parts == 1:
-        grads, metrics = part(0)
+        (grads, metrics), tokens = part(0)
     else:
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(part, 0))
-        total, _ = jax.lax.scan(lambda t, n: (jax.tree.map(jnp.add, t, part(n)), None), zeros, jnp.arange(parts))
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(part, 0)[0])
+        total, tokens = jax.lax.scan(add, zeros, jnp.arange(parts))
         grads, metrics = jax.tree.map(lambda x: x / parts, total)
+    metrics[CLASS_TOKENS] = tokens.reshape(-1, tokens.shape[-1])[:RANKME_IMAGES]
     metrics["teacher_entropy"] = entropy(targets["dino"], c.chunk).mean()
     metrics["teacher_kl"] = metrics["dino_global"] * den / 2 - metrics["teacher_entropy"]
     return grads, centers, metrics
@@ -197,12 +205,11 @@ def _student_loss(
     params: PyTree,
     m: dict[str, Array],
     targets: dict[str, Targets],
-    due: Array,
     key: Array,
     recipe: "Recipe",
     layout: _Layout,
-) -> tuple[Array, dict[str, Array]]:
-    """The objective on one micro-batch, and metrics that cost no second forward."""
+) -> tuple[Array, tuple[dict[str, Array], Array]]:
+    """The objective on one micro-batch; metrics that cost no second forward; (images, D) class tokens, one an image."""
     c, vit = recipe.objective, _backbone(recipe, layout)
 
     def drop_path_keys(use: int) -> Array | None:
@@ -252,17 +259,20 @@ def _student_loss(
         metrics["sigreg_expected"] = jnp.asarray(expected_at_optimum(c.sigreg_knots, c.sigreg_t_max), dino.dtype)
         loss += c.regularizer_weight * (SIGREG_REFERENCE_BATCH / layout.images) * metrics["sigreg"]
     tokens = jax.lax.stop_gradient(cls[:, 0])
-    nothing = lambda z: jnp.full((), jnp.nan, z.dtype)  # noqa: E731
-    metrics["rankme"] = jax.lax.cond(due, rankme, nothing, tokens[:RANKME_IMAGES])
     metrics["feature_std"] = feature_std(tokens)
-    return loss, metrics
+    return loss, (metrics, tokens)
 
 
-def rankme(tokens: Array) -> Array:
-    """Effective rank of (n, D) tokens: exp of the entropy of their normalised singular values (arXiv 2210.02885)."""
-    values = jnp.linalg.svd(tokens, compute_uv=False)
-    p = values / jnp.sum(values) + jnp.finfo(values.dtype).eps
-    return jnp.exp(-jnp.sum(p * jnp.log(p)))
+def _sample(tokens: Array, due: Array, layout: _Layout) -> Array:
+    """The first RANKME_IMAGES tokens, whole on every device, at a step that is logged; else zeros. The host takes their
+    singular values (telemetry/metrics.py): in the program they would cost TPUs a minute of compilation."""
+
+    def first(x: Array) -> Array:
+        x = x[:RANKME_IMAGES]
+        return x if layout.mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(layout.mesh, WHOLE))
+
+    # Spread up to here, so that they are gathered inside the branch and not at every step.
+    return jax.lax.cond(due, first, lambda x: jnp.zeros_like(x[:RANKME_IMAGES]), layout.spread(tokens))
 
 
 def feature_std(tokens: Array) -> Array:

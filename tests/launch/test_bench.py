@@ -41,6 +41,20 @@ def test_views_and_losses():
     assert all(row["median_s"] > 0 for row in losses.values())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config=configs/nowhere.py"], "--config=configs/nowhere.py: cannot be read"),
+        (["--config=configs/demo.py", "--json=/nowhere/a.json"], "--json=/nowhere/a.json: its folder is not there"),
+        (["--config=configs/demo.py", "--what=loader", "--against=torch"], "write --what=step"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, words):
+    line = [sys.executable, "launch/bench.py", *arguments]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and words in done.stderr, done.stderr
+
+
 @pytest.mark.soak
 def test_against_torch(tmp_path):
     line = [

@@ -51,7 +51,7 @@ class Job:
             self.processes.append(subprocess.Popen(line, env=env, cwd=workdir.parent, **pipes))
 
     def wait(self) -> tuple[list[int], list[str]]:
-        outputs = [p.communicate(timeout=600)[0] for p in self.processes]
+        outputs = [p.communicate(timeout=1200)[0] for p in self.processes]
         return [p.returncode for p in self.processes], outputs
 
     def rows(self) -> list[dict]:
@@ -60,7 +60,7 @@ class Job:
 
     def stop(self, process: int) -> None:
         """SIGTERM to one, once the first step is logged."""
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + 900
         while not self.rows() and time.monotonic() < deadline:
             assert all(p.poll() is None for p in self.processes), self.wait()
             time.sleep(0.02)
@@ -103,7 +103,7 @@ def test_processes_are_one_run(tmp_path, processes, devices, fsdp):
     """They go on together, and every loss is that of one process with as many devices and the same batch."""
     config, saved = stop_one(tmp_path, processes, devices, fsdp)
     jobs = []
-    for name, number in (("run", processes), ("alone", 1)):  # one after the other: Gloo gives up on slow peers
+    for name, number in (("run", processes), ("alone", 1)):  # one after the other, on the cores there are
         jobs.append(Job(config, tmp_path / name, number, devices))
         codes, outputs = jobs[-1].wait()
         assert set(codes) == {0}, outputs

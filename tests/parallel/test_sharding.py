@@ -58,7 +58,7 @@ class Program:
             old = jax.tree.leaves(state.params)
             _, metrics = compiled(state, crops, masks)
         self.donated = all(x.is_deleted() for x in old)
-        self.metrics = {name: float(value) for name, value in metrics.items()}
+        self.metrics = {name: np.asarray(value) for name, value in metrics.items()}
         self.text = compiled.as_text()
         self.collectives = [o for o in hlo.operations(self.text) if o.kind in hlo.COLLECTIVES]
 
@@ -82,7 +82,7 @@ def test_every_mesh_gives_the_same_step(programs):
             assert found[name] == pytest.approx(expected[name], rel=1e-5), (shape, name)
         for name in ("backbone", "dino_head", "ibot_head"):
             assert found[f"grad_norm/{name}"] == pytest.approx(expected[f"grad_norm/{name}"], rel=1e-5), (shape, name)
-        assert found["rankme"] == pytest.approx(expected["rankme"], rel=1e-3)
+        np.testing.assert_allclose(found["class_tokens"], expected["class_tokens"], rtol=1e-4, atol=1e-5)
 
 
 def test_the_old_state_is_given_away(programs):
@@ -126,11 +126,11 @@ def test_gradients_are_summed_once_a_layer(programs, shape):
 
 @pytest.mark.parametrize("shape", [(8, 1), (1, 8), (2, 4)])
 def test_losses_exchange_columns_only(programs, shape):
-    """Sums over prototypes (Sinkhorn), and the class tokens of RankMe: a loop that communicates is one over layers, and
-    no array of rows by prototypes crosses devices."""
+    """Sums over prototypes (Sinkhorn), and the class tokens for RankMe: a loop that communicates is one over layers,
+    and no array of rows by prototypes crosses devices."""
     assert all("blocks/" in o.name for o in programs[shape].collectives if o.loop)
     outside = [o for o in programs[shape].collectives if not o.loop and o.kind == "all-gather"]
-    (tokens,) = [o for o in outside if "svd" in o.name]
+    (tokens,) = [o for o in outside if "/cond/" in o.name]
     assert tokens.bytes == 32 * 32 * 4
     if shape[1] == 1:
         assert outside == [tokens]
@@ -205,16 +205,18 @@ from launch.planning import compile_step
 sharding.SMALL = 256
 sizes = {{}}
 for fsdp in (8, 64):
-    c = tiny_config(parallel__fsdp=fsdp, data__global_batch=256, model__width=256, model__heads=4)
+    # Biases and scales are whole on every device: wide enough that they are few beside the kernels.
+    c = tiny_config(parallel__fsdp=fsdp, data__global_batch=256, model__width=2048, model__heads=32)
     recipe = recipe_from(c)
-    sizes[fsdp] = compile_step(recipe, make_mesh(recipe.parallel), "cpu").memory_analysis().output_size_in_bytes
+    size = compile_step(recipe, make_mesh(recipe.parallel), "cpu").memory_analysis().output_size_in_bytes
+    sizes[fsdp] = size - 256 * 2048 * 4  # the class tokens for RankMe, whole on every device
 print(json.dumps(sizes))
 """
 
 
 @pytest.mark.soak
 def test_compiled_state_on_64_devices():
-    """The same of a compiled step: what it returns, which is the state, on one device of 64."""
+    """The same of a compiled step: what it returns, which is the state and metrics, on one device of 64."""
     script = COMPILE_64.format(paths=[str(ROOT), str(ROOT / "tests" / "training")])
     env = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)

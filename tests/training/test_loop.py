@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from small_corpus import write_small_corpus
 from tiny import tiny_config
 
+from configs import demo
 from curia2_jax.errors import UserError
 from curia2_jax.telemetry import metrics
 from curia2_jax.training import checkpoints
@@ -95,6 +97,23 @@ def test_killed_three_times_equals_left_alone(tmp_path, corpus, cache):
 @pytest.mark.soak
 def test_killed_twenty_times_equals_left_alone(tmp_path, corpus, cache):
     run_with_kills(tmp_path, corpus, cache, kills=20, steps=90)
+
+
+@pytest.mark.soak
+def test_the_second_start_takes_the_compiled_step_from_the_cache(tmp_path, corpus):
+    """What `make demo` trains, with the compiler that it has: at least three times faster, and one program for both."""
+    cache = tmp_path / "cache"
+    config = demo.get_config("1").to_dict()
+    config["data"]["corpus"] = str(corpus)
+    env = {name: value for name, value in environment(cache).items() if name != "XLA_FLAGS"}
+    seconds = []
+    for run in ("first", "second"):
+        go = command(tmp_path, config, tmp_path / run)
+        done = subprocess.run(go, check=True, env=env, timeout=600, capture_output=True, text=True)
+        ((minutes, rest),) = re.findall(r"^compiled in (?:(\d+) min )?(\d+) s$", done.stdout, re.M)
+        seconds.append(60 * int(minutes or 0) + int(rest))
+    assert seconds[0] >= 3 * seconds[1], seconds
+    assert len(list(cache.glob("jit_train_step-*-cache"))) == 1
 
 
 def test_a_poisoned_step_changes_and_saves_nothing(tmp_path, corpus, capsys):

@@ -127,7 +127,7 @@ def run(recipe, mesh=None, steps=2):
     step = jax.jit(functools.partial(update, recipe=recipe, mesh=mesh))
     for _ in range(steps):
         state, metrics = step(state, crops, masks)
-    return {name: float(value) for name, value in metrics.items()}, state
+    return {name: np.asarray(value) for name, value in metrics.items()}, state
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +147,20 @@ def test_meshes_agree_with_one_device(base, devices, fsdp):
         np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
 
 
+def test_class_tokens_at_steps_that_are_logged(base):
+    """The base logs every step. Here step 1 is no multiple of the interval, and step 2 is the last."""
+    config, (every_step, _) = base
+    recipe = recipe_from(config | {"log": {"every_steps": 3}, "total_steps": 2})
+    step = jax.jit(functools.partial(update, recipe=recipe))
+    state, metrics = step(jax.jit(lambda: states.init_state(jax.random.key(1), recipe))(), *random_batch(recipe))
+    assert metrics["class_tokens"].shape == (16, 32) and not metrics["class_tokens"].any()
+    _, metrics = step(state, *random_batch(recipe))
+    for tokens in (metrics["class_tokens"], every_step["class_tokens"]):
+        # After the final norm, whose scale and shift have hardly moved: every row has mean 0 and spread 1.
+        np.testing.assert_allclose(np.mean(tokens, -1), 0, atol=0.1)
+        np.testing.assert_allclose(np.std(tokens, -1), 1, atol=0.1)
+
+
 @pytest.mark.parametrize("regularizer", ["koleo"])
 def test_micro_batches_equal_the_whole_batch(base, regularizer):
     """All but SigReg, which is of the micro-batch by design."""
@@ -156,6 +170,7 @@ def test_micro_batches_equal_the_whole_batch(base, regularizer):
     metrics, parts = run(recipe_from(config | {"parallel": config["parallel"] | {"accumulation": 4}}))
     for name in ("loss", "dino_global", "dino_local", "ibot", "koleo", "grad_norm/backbone", "grad_norm/ibot_head"):
         np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(metrics["class_tokens"], expected["class_tokens"], rtol=1e-3, atol=1e-4)
     for a, b in zip(jax.tree.leaves(whole.teacher), jax.tree.leaves(parts.teacher), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
