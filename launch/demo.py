@@ -23,9 +23,9 @@ _INPUT = flags.DEFINE_string("input", None, "Folder of studies; default: synthet
 _PATIENTS = flags.DEFINE_string("patient-regex", None, "Passed on to launch/ingest.py.")
 _EVIDENCE = flags.DEFINE_bool("evidence", False, "Three seeds on synthetic studies.")
 _OUTPUT = flags.DEFINE_string("output", "demo", "Folder for everything that is made.")
-_STEPS = flags.DEFINE_integer("steps", None, "Training steps; default: 300, with --evidence 1,200.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", None, "Training steps; default: 300, with --evidence 400.", lower_bound=1)
 # Studies to pre-train on and labelled ones to score on: of the demo, and of the evidence, which wants narrow intervals.
-DEMO_STUDIES, EVIDENCE_STUDIES = (32, 24), (64, 48)
+DEMO_STUDIES, EVIDENCE_STUDIES = (32, 24), (64, 120)
 LABELLED_SEED = 10_000  # no study of it is pre-trained on
 ROWS = {"trained": "trained backbone", "random": "same, random weights", "pixels": "raw pixels"}
 
@@ -105,7 +105,7 @@ def evidence(output: pathlib.Path) -> int:
         folder = output / "evidence" / f"seed_{seed}"
         corpus = ingest(phantom_studies(folder / "studies", EVIDENCE_STUDIES[0], seed), folder / "corpus")
         if not (folder / "report" / "results.json").exists():
-            pretrain_and_score(folder, corpus, benchmark, _STEPS.value or 1_200, seed)
+            pretrain_and_score(folder, corpus, benchmark, _STEPS.value or 400, seed)
         rows.append(json.loads((folder / "report" / "results.json").read_text())["mean"])
     print(f"\n{'seed':<6}{'trained':<10}{'random':<10}{'pixels':<10}trained - random, 95 % interval over patients")
     wins = 0

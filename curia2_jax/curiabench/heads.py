@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
-REGULARISATION = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+REGULARISATION = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 UNCHOSEN = 1e-2
 FOLDS = 4
 MAX_ITERATIONS = 500
