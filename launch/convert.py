@@ -24,21 +24,23 @@ from typing import Any
 import jax
 import numpy as np
 import safetensors
-from absl import app, flags
+from absl import flags
 
 from curia2_jax.errors import UserError
 from curia2_jax.export import huggingface, processor
 from curia2_jax.models.vit import ViT, ViTConfig
 from curia2_jax.training import checkpoints
 from curia2_jax.training.recipe import recipe_from
+from launch import command
 
 TOLERANCE = 1e-4  # of a final-norm token, absolute
 
-flags.DEFINE_string("checkpoint", None, "RUN or RUN@STEP: the run whose teacher is exported.")
-flags.DEFINE_string("from-pretrained", None, "Folder of a Dinov2Model or Dinov2WithRegistersModel to bring back.")
-flags.DEFINE_string("output", None, "Folder to make.")
-flags.DEFINE_bool("verify", False, "With --checkpoint: compare PyTorch with JAX before anything is kept.")
-FLAGS = flags.FLAGS
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "RUN or RUN@STEP: the run whose teacher is exported.")
+_PRETRAINED = flags.DEFINE_string(
+    "from-pretrained", None, "Folder of a Dinov2Model or Dinov2WithRegistersModel to bring back."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to make.")
+_VERIFY = flags.DEFINE_bool("verify", False, "With --checkpoint: compare PyTorch with JAX before anything is kept.")
 
 
 class Mismatch(Exception):
@@ -152,35 +154,24 @@ def _is_restored(folder: pathlib.Path) -> bool:
         return False
 
 
-def main(argv: list[str]) -> int:
-    checkpoint, pretrained = FLAGS.checkpoint, FLAGS["from-pretrained"].value
+def run(argv: list[str]) -> int:
+    if argv[1:]:
+        raise UserError(f"found {argv[1]!r}; every argument is a flag, see --help")
+    if (_CHECKPOINT.value is None) == (_PRETRAINED.value is None):
+        raise UserError("write either --checkpoint RUN or --from-pretrained HF_DIR")
+    if not _OUTPUT.value:
+        raise UserError("--output: missing; write the folder to make")
+    output = pathlib.Path(_OUTPUT.value)
     try:
-        if argv[1:]:
-            raise UserError(f"{argv[1]}: unexpected; write --checkpoint, --from-pretrained or --output before it")
-        if (checkpoint is None) == (pretrained is None):
-            raise UserError("write either --checkpoint RUN or --from-pretrained HF_DIR")
-        if not FLAGS.output:
-            raise UserError("--output: missing; write the folder to make")
-        if checkpoint is not None:
-            export(checkpoint, pathlib.Path(FLAGS.output), FLAGS.verify)
+        if _CHECKPOINT.value is not None:
+            export(_CHECKPOINT.value, output, _VERIFY.value)
         else:
-            restore(pathlib.Path(pretrained), pathlib.Path(FLAGS.output))
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
+            restore(pathlib.Path(_PRETRAINED.value), output)
     except Mismatch as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
     return 0
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    try:
-        return FLAGS(argv)
-    except flags.Error as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    command.start(run)

@@ -14,6 +14,7 @@ import safetensors.numpy
 from absl import flags
 
 from configs import common
+from curia2_jax.errors import UserError
 from curia2_jax.export import huggingface
 from curia2_jax.training import checkpoints, initial
 from curia2_jax.training.recipe import recipe_from
@@ -63,7 +64,11 @@ def convert():
         flags.FLAGS.unparse_flags()
         for name in ("checkpoint", "from-pretrained", "output", "verify"):
             flags.FLAGS[name].unparse()
-        return convert.main(convert.FLAGS(["convert.py", *map(str, arguments)]))
+        try:
+            return convert.run(flags.FLAGS(["convert.py", *map(str, arguments)]))
+        except UserError as e:
+            print(f"error: {e}", file=sys.stderr)
+            return 2
 
     return main
 
@@ -147,7 +152,7 @@ def test_a_failure_leaves_the_earlier_export(run, convert, tmp_path, capsys, mon
         (["--from-pretrained", "{tmp}", "--output", "{tmp}/x"], "config.json: not there"),
         (["--checkpoint", "{run}", "--output", "{run}/config.json"], "--output"),
         (["--checkpoint", "{run}", "--output", "{run}/config.json/x"], "cannot write"),
-        (["{run}"], "unexpected"),
+        (["{run}"], "every argument is a flag"),
     ],
 )
 def test_a_mistake_is_one_line(run, convert, tmp_path, capsys, arguments, words):
