@@ -29,6 +29,8 @@ DEMO_STUDIES, EVIDENCE_STUDIES = (32, 24), (64, 120)
 LABELLED_SEED = 10_000  # no study of it is pre-trained on
 ROWS = {"trained": "trained backbone", "random": "same, random weights", "pixels": "raw pixels"}
 
+HEADS = {"linear": "linear probe", "knn": "kNN"}
+
 
 def ingest(studies: pathlib.Path, corpus: pathlib.Path) -> pathlib.Path:
     """A corpus of a folder, with the labels, names and patients that lie in it."""
@@ -85,12 +87,9 @@ def demo(output: pathlib.Path) -> int:
         return 0
     print(f"report          {folder / 'report' / 'report.html'}\n")
     scores = json.loads(results.read_text())
-    print(f"{'balanced accuracy, mean of the tasks':<38}{'linear probe':<24}kNN")
+    print(f"{'balanced accuracy, mean of the tasks':<38}{HEADS['linear']:<24}{HEADS['knn']}")
     for row, name in ROWS.items():
-        cells = [
-            "{:.3f} [{:.3f}, {:.3f}]".format(*scores["mean"]["rows"][row][h]["balanced_accuracy"])
-            for h in ("linear", "knn")
-        ]
+        cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*scores["mean"]["rows"][row][h]["balanced_accuracy"]) for h in HEADS]
         print(f"{name:<38}{cells[0]:<24}{cells[1]}")
     print(f"\n{scores['verdict']}")
     return 0
@@ -107,15 +106,17 @@ def evidence(output: pathlib.Path) -> int:
         if not (folder / "report" / "results.json").exists():
             pretrain_and_score(folder, corpus, benchmark, _STEPS.value or 400, seed)
         rows.append(json.loads((folder / "report" / "results.json").read_text())["mean"])
-    print(f"\n{'seed':<6}{'trained':<10}{'random':<10}{'pixels':<10}trained - random, 95 % interval over patients")
-    wins = 0
-    for seed, row in enumerate(rows):
-        score = {name: row["rows"][name]["linear"]["balanced_accuracy"][0] for name in ROWS}
-        difference = row["trained_minus"]["random"]["linear"]["balanced_accuracy"]
-        wins += difference[1] > 0
-        cells = "".join(f"{value:<10.3f}" for value in score.values())
-        print(f"{seed:<6}{cells}{difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]")
-    print(f"\nlinear probe, balanced accuracy: above random weights with the whole interval in {wins} of 3 seeds")
+    print("\nbalanced accuracy, mean of the tasks; the difference with its 95 % interval over patients")
+    print(f"{'':<14}{'seed':<6}{'trained':<10}{'random':<10}{'pixels':<10}trained - random")
+    for head, name in HEADS.items():
+        wins = 0
+        for seed, row in enumerate(rows):
+            difference = row["trained_minus"]["random"][head]["balanced_accuracy"]
+            wins += difference[1] > 0
+            scores = (row["rows"][which][head]["balanced_accuracy"][0] for which in ROWS)
+            cells = "".join(f"{score:<10.3f}" for score in scores)
+            print(f"{name:<14}{seed:<6}{cells}{difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]")
+        print(f"{name}: above random weights with the whole interval in {wins} of {len(rows)} seeds\n")
     return 0
 
 

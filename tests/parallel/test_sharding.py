@@ -31,7 +31,7 @@ from launch import synthetic
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 MESHES = [(1, 1), (8, 1), (1, 8), (2, 4)]
-DEPTH, KERNELS, PASSES = 2, 7, 5  # teacher global; student global and local, forward and backward
+DEPTH, PASSES = 2, 5  # teacher global; student global and local, forward and backward
 
 
 def recipe_of(fsdp: int):
@@ -104,10 +104,9 @@ def test_weights_are_gathered_in_the_layer_loop(programs, shape):
     """Each kernel once a layer and pass, by an all-gather over fsdp; nothing else is gathered there."""
     gathers = [o for o in programs[shape].collectives if o.kind == "all-gather" and o.loop]
     assert {o.times for o in gathers} == {DEPTH} and {o.group for o in gathers} == {shape[1]}
-    kernels = collections.Counter(re.search(r"blocks/(\w+/\w+)/dot_general", o.name).group(1) for o in gathers)
-    assert len(kernels) == KERNELS and set(kernels.values()) == {PASSES}
-    largest = 32 * 88 * 4  # bytes of one kernel of one layer
-    assert max(o.bytes for o in gathers) == largest
+    attention, feed_forward = 32 * 32 * 4, 32 * 88 * 4  # bytes of one kernel of one layer
+    kernels = collections.Counter(o.bytes for o in gathers)
+    assert kernels == {attention: 4 * PASSES, feed_forward: 3 * PASSES}
 
 
 @pytest.mark.parametrize("shape", [(8, 1), (1, 8), (2, 4)])
@@ -128,9 +127,10 @@ def test_gradients_are_summed_once_a_layer(programs, shape):
 def test_losses_exchange_columns_only(programs, shape):
     """Sums over prototypes (Sinkhorn), and the class tokens for RankMe: a loop that communicates is one over layers,
     and no array of rows by prototypes crosses devices."""
-    assert all("blocks/" in o.name for o in programs[shape].collectives if o.loop)
+    layers = r"ViT\)*/while/body/|blocks/|ffn/"  # what JAX 0.10 and 0.12 call what happens there
+    assert all(re.search(layers, o.name) for o in programs[shape].collectives if o.loop)
     outside = [o for o in programs[shape].collectives if not o.loop and o.kind == "all-gather"]
-    (tokens,) = [o for o in outside if "/cond/" in o.name]
+    (tokens,) = [o for o in outside if o.name.endswith("/sharding_constraint")]
     assert tokens.bytes == 32 * 32 * 4
     if shape[1] == 1:
         assert outside == [tokens]
