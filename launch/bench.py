@@ -6,7 +6,8 @@
                 --config.data.corpus (then also the time spent waiting for data)
 --what=views    cutting and augmenting the crops of a batch
 --what=losses   each loss with its gradient, at the sizes of the config
---what=loader   slices a second of the loader, beside other ways to the same crops; needs --config.data.corpus
+--what=loader   slices a second of the loader, beside other ways to the same crops; needs --config.data.corpus; with
+                --nifti=DIR also beside a PyTorch DataLoader in which MONAI reads the .nii.gz files of a folder
 --against=torch the step without its views beside tests/torch_reference in the same minute, on the CPU: 4 images in
                 float32, 2 x 224 + 8 x 96 pixels, 4,096 prototypes, no drop path; width, depth and heads of the config
 """
@@ -26,6 +27,7 @@ from launch import command, timing
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
 _WHAT = flags.DEFINE_enum("what", "step", ("step", "views", "losses", "loader"), "What to time.")
 _AGAINST = flags.DEFINE_enum("against", None, ("torch",), "Another implementation to time beside this one.")
+_NIFTI = flags.DEFINE_string("nifti", None, "Folder of .nii.gz for MONAI beside the loader; needs the extra bench.")
 _STEPS = flags.DEFINE_integer("steps", 6, "Timed repetitions, after two that are not.", lower_bound=1)
 _JSON = flags.DEFINE_string("json", None, "Also write the results to this file.")
 # Both sides of the comparison can do this, and no more than this.
@@ -69,6 +71,8 @@ def run(_: list[str]) -> None:
         raise UserError(f"--json={_JSON.value}: its folder is not there; write a file in a folder that is")
     if _AGAINST.value and _WHAT.value != "step":
         raise UserError(f"--what={_WHAT.value}: --against=torch times the step; write --what=step, or leave one out")
+    if _NIFTI.value and _WHAT.value != "loader":
+        raise UserError(f"--what={_WHAT.value}: --nifti is for the loader; write --what=loader, or leave it out")
     if _AGAINST.value:
         os.environ["JAX_PLATFORMS"] = "cpu"
         for section, values in COMPARISON.items():
@@ -79,7 +83,7 @@ def run(_: list[str]) -> None:
 
         result: dict[str, Any] = {
             rate.what.strip(): {"slices_per_s_per_core": rate.per_core, "slices_per_s": rate.wall}
-            for rate in bench_loader.run(recipe)
+            for rate in bench_loader.run(recipe, nifti=_NIFTI.value)
         }
     elif _AGAINST.value:
         result = {

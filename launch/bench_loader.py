@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from curia2_jax.data import pipeline
+from curia2_jax.errors import UserError
 from curia2_jax.training.recipe import Recipe
 
 
@@ -22,15 +23,21 @@ class Rate(NamedTuple):
     wall: float
 
 
-def run(recipe: Recipe, *, seconds: float = 10.0, nifti: pathlib.Path | None = None) -> list[Rate]:
+def run(recipe: Recipe, *, seconds: float = 10.0, nifti: str | None = None) -> list[Rate]:
     """Measures and prints, one thread each and `seconds` long:
 
     the loader (read, checksum, decode, boxes, masks, batch), its parts, the loader with the same boxes cropped and
-    resized by PIL on the CPU, and, with MONAI installed (extra `bench`) and a folder `nifti` of .nii.gz files, a
-    PyTorch DataLoader with MONAI that takes a random slice of a random file.
+    resized by PIL on the CPU, and, given a folder `nifti` of .nii.gz files, a PyTorch DataLoader with MONAI that takes
+    a random slice of a random file.
 
-    The batch is that of the recipe: `--config.data.global_batch=64` for a figure that can be compared.
+    The batch is that of the recipe: `--config.data.global_batch=64` for a figure that can be compared. Raises UserError
+    when MONAI is not installed or the folder has no such file.
     """
+    files = sorted(str(path) for path in pathlib.Path(nifti).rglob("*.nii.gz")) if nifti else []
+    if nifti and not files:
+        raise UserError(f"--nifti={nifti}: no .nii.gz in it; write a folder of volumes")
+    if nifti and not importlib.util.find_spec("monai"):
+        raise UserError("--nifti: needs MONAI, not installed; run pip install 'curia2-jax[eval,bench]'")
     sections = recipe.data, recipe.crops, recipe.masks, recipe.model.patch_size
     started = time.perf_counter()
     with pipeline.batches(*sections, seed=recipe.seed) as stream:
@@ -48,8 +55,8 @@ def run(recipe: Recipe, *, seconds: float = 10.0, nifti: pathlib.Path | None = N
     records = loader.plan.records(np.arange(rows), recipe.seed)
     rates.append(_rate("  of it: read, checksum, decode", rows, seconds / 4, lambda: _read(loader.corpus, records)))
     rates.append(_rate("loader + crops by PIL", rows, seconds, lambda: _pil(loader(next(steps)), recipe)))
-    if nifti and importlib.util.find_spec("monai"):
-        stream = _monai(nifti, recipe)
+    if files:
+        stream = _monai(files, recipe)
         next(stream)
         rates.append(_rate("MONAI + DataLoader, .nii.gz", 1, seconds, lambda: next(stream)))
     for rate in rates:
@@ -82,13 +89,12 @@ def _pil(batch: dict[str, np.ndarray], recipe: Recipe) -> list[np.ndarray]:
     return crops
 
 
-def _monai(folder: pathlib.Path, recipe: Recipe) -> Iterator[Any]:
+def _monai(files: list[str], recipe: Recipe) -> Iterator[Any]:
     """Endless slices with their crops from a DataLoader without processes, so that its CPU time is this process's."""
     import monai.transforms as mt
     import torch
 
     config = recipe.crops
-    files = sorted(str(path) for path in folder.rglob("*.nii.gz"))
     views = []
     for number, size, area in (
         (2, config.global_size, config.global_area),

@@ -47,6 +47,7 @@ def test_views_and_losses():
         (["--config=configs/nowhere.py"], "--config=configs/nowhere.py: cannot be read"),
         (["--config=configs/demo.py", "--json=/nowhere/a.json"], "--json=/nowhere/a.json: its folder is not there"),
         (["--config=configs/demo.py", "--what=loader", "--against=torch"], "write --what=step"),
+        (["--config=configs/demo.py", "--nifti=studies"], "write --what=loader"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, words):

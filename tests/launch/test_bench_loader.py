@@ -1,5 +1,6 @@
 """The loader's benchmark on a small corpus: it runs, and its PIL crops are those that the accelerator cuts."""
 
+import importlib.util
 import pathlib
 import sys
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from configs import common
-from curia2_jax.data import pipeline
+from curia2_jax.data import phantom, pipeline
+from curia2_jax.errors import UserError
 from curia2_jax.training import views
 from curia2_jax.training.recipe import recipe_from
 from launch import bench_loader
@@ -32,6 +34,17 @@ def test_rates_are_positive_and_ordered(recipe, capsys):
     assert 0 < pil.per_core < loader.per_core < reading.per_core
     out = capsys.readouterr().out
     assert "8 slices a batch" in out and "first batch after" in out and "loader + crops by PIL" in out
+
+
+def test_monai_beside_the_loader(recipe, tmp_path, capsys):
+    with pytest.raises(UserError, match=r"no \.nii\.gz in it"):
+        bench_loader.run(recipe, nifti=str(tmp_path))
+    phantom.write_studies(tmp_path, 1, seed=0, size=48)
+    if importlib.util.find_spec("monai"):
+        assert "MONAI + DataLoader" in bench_loader.run(recipe, seconds=0.3, nifti=str(tmp_path))[-1].what
+    else:
+        with pytest.raises(UserError, match=r"needs MONAI, not installed"):
+            bench_loader.run(recipe, nifti=str(tmp_path))
 
 
 def test_pil_cuts_the_crops_of_the_accelerator(recipe):
