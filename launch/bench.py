@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from curia2_jax.errors import UserError
 from launch import command, timing
@@ -59,14 +59,7 @@ def rows(result: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 def run(_: list[str]) -> None:
     from curia2_jax.training.recipe import recipe_from
 
-    if _CONFIG.value is None:
-        raise UserError("--config: missing; write --config=configs/vitb.py")
-    config: ConfigDict = _CONFIG.value
-    name = flags.FLAGS["config"].config_filename
-    try:
-        sections = config.to_dict()
-    except OSError:
-        raise UserError(f"--config={name}: cannot be read; write a file such as configs/vitb.py") from None
+    sections = command.config_of(_CONFIG)
     if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
         raise UserError(f"--json={_JSON.value}: its folder is not there; write a file in a folder that is")
     if _AGAINST.value and _WHAT.value != "step":
@@ -97,7 +90,7 @@ def run(_: list[str]) -> None:
         )
     result = {
         "what": _WHAT.value,
-        "config": name,
+        "config": flags.FLAGS["config"].config_filename,
         "machine": timing.machine(),
         **result,
     }

@@ -6,13 +6,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags, logging
 
 from curia2_jax.errors import UserError
 
 # Nowhere to write, for lack of room or of rights: for the user to mend.
-NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS)
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -31,6 +32,17 @@ def call(line: list[str]) -> None:
                 continue
     if code:
         sys.exit(code if code > 0 else 128 - code)
+
+
+def config_of(holder: flags.FlagHolder) -> dict[str, Any]:
+    """What --config says, as nested dicts. Raises UserError when it is missing or its file cannot be read."""
+    if holder.value is None:
+        raise UserError("--config: missing; write --config=configs/vitb.py")
+    try:
+        return holder.value.to_dict()
+    except OSError:
+        name = flags.FLAGS["config"].config_filename
+        raise UserError(f"--config={name}: cannot be read; write a file such as configs/vitb.py") from None
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -28,7 +28,6 @@ _STEPS = flags.DEFINE_integer("steps", None, "Training steps; default: 300, with
 DEMO_STUDIES, EVIDENCE_STUDIES = (32, 24), (64, 120)
 LABELLED_SEED = 10_000  # no study of it is pre-trained on
 ROWS = {"trained": "trained backbone", "random": "same, random weights", "pixels": "raw pixels"}
-
 HEADS = {"linear": "linear probe", "knn": "kNN"}
 
 

@@ -14,7 +14,6 @@ import signal
 from absl import flags
 from ml_collections import config_flags
 
-from curia2_jax.errors import UserError
 from launch import command, hosts
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
@@ -27,13 +26,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def run(_: list[str]) -> int:
-    if _CONFIG.value is None:
-        raise UserError("--config: missing; write --config=configs/vitb.py")
-    name = flags.FLAGS["config"].config_filename
-    try:
-        config = _CONFIG.value.to_dict()
-    except OSError:
-        raise UserError(f"--config={name}: cannot be read; write a file such as configs/vitb.py") from None
+    config = command.config_of(_CONFIG)
     cluster = hosts.cluster(os.environ, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     import jax  # after the flags: a wrong one needs no backend
 
@@ -50,7 +43,7 @@ def run(_: list[str]) -> int:
 
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/curia2_jax/xla"))
     jax.config.update("jax_compilation_cache_dir", cache)
-    workdir = pathlib.Path(_WORKDIR.value or f"runs/{pathlib.Path(name).stem}")
+    workdir = pathlib.Path(_WORKDIR.value or f"runs/{pathlib.Path(flags.FLAGS['config'].config_filename).stem}")
     return train(config, workdir, lambda: bool(requests), profile=_PROFILE.value)
 
 

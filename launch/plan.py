@@ -76,13 +76,7 @@ def go_to_tpu_environment() -> None:
 
 
 def run(_: list[str]) -> None:
-    if _CONFIG.value is None:
-        raise UserError("--config: missing; write --config=configs/vitg.py")
-    config_file = flags.FLAGS["config"].config_filename
-    try:
-        sections = _CONFIG.value.to_dict()
-    except OSError:
-        raise UserError(f"--config={config_file}: cannot be read; write a file such as configs/vitg.py") from None
+    sections = command.config_of(_CONFIG)
     if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
         raise UserError(f"--json={_JSON.value}: its folder is not there; write a file in a folder that is")
     os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs
@@ -103,7 +97,7 @@ def run(_: list[str]) -> None:
     else:
         jax.config.update("jax_num_cpu_devices", number)
         out = planning.plan(recipe, name, jax.devices(), tpu=False, compile_it=_COMPILE.value)
-    out = {"config": config_file, "jax": jax.__version__, **out}
+    out = {"config": flags.FLAGS["config"].config_filename, "jax": jax.__version__, **out}
     show(out)
     if _JSON.value:
         pathlib.Path(_JSON.value).write_text(json.dumps(out, indent=1, default=str) + "\n")
