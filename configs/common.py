@@ -89,7 +89,7 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     ]  # [DINOv2] for L and g; [ours] milder for S and B
     c.model.interpolation = ""  # of the position embedding; "": what transformers does, "size" without registers
     c.model.dtype = "bfloat16"  # of the matrix products; parameters, statistics and losses are float32
-    c.model.attention = "auto"  # "xla", "cudnn", "splash"
+    c.model.attention = "auto"  # "xla", "cudnn" on GPUs, "pallas" on TPUs
     c.model.remat = {"S": "none", "B": "none", "L": "dots_with_no_batch_dims_saveable", "g": "nothing_saveable"}[size]
     c.model.scan = True  # one compiled block instead of `depth`
 

@@ -1,12 +1,10 @@
 """What is known of a step on machines that are not here; called by launch/plan.py."""
 
-import contextlib
 import dataclasses
 import functools
 import re
 import time
 from typing import Any
-from unittest import mock
 
 from curia2_jax.errors import UserError
 
@@ -59,10 +57,7 @@ def compile_step(recipe: Any, mesh: Any, platform: str) -> Any:
     from launch import synthetic
 
     step = functools.partial(train_step, recipe=recipe, mesh=mesh)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(jax.set_mesh(mesh))
-        if platform == "tpu":  # "auto" attention asks where it runs, and here that is not where it will run
-            stack.enter_context(mock.patch("jax.default_backend", lambda: "tpu"))
+    with jax.set_mesh(mesh):
         state = abstract_sharded_state(recipe, mesh)
         shardings = jax.tree.map(lambda a: a.sharding, state)
         batch = synthetic.shapes(recipe, NamedSharding(mesh, BATCH))

@@ -156,23 +156,32 @@ class PatchEmbed(nn.Module):
         return tokens.astype(wide(dtype)) + bias.astype(wide(dtype)).reshape(1, 1, -1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """Where and on how many tokens a stack of blocks runs; nothing of it changes what real tokens become."""
+
+    batch_spec: PartitionSpec | None  # mesh axes of the batch
+    implementation: str  # of attention
+    tokens: int  # real ones; those behind them are padding
+
+
 class Attention(nn.Module):
     """Multi-head self-attention: (b, T, D) -> (b, T, D)."""
 
     config: ViTConfig
-    batch_spec: PartitionSpec | None
+    execution: Execution
 
     @nn.compact
     def __call__(self, x):
-        config = self.config
-        b, tokens, width = x.shape
-        heads = (b, tokens, config.heads, width // config.heads)
+        config, execution = self.config, self.execution
         query, key, value = (
-            checkpoint_name(Dense(width, config.dtype, name=name)(x), "qkv").reshape(heads)
+            checkpoint_name(Dense(config.width, config.dtype, name=name)(x), "qkv")
             for name in ("query", "key", "value")
         )
-        mixed = attention.attention(query, key, value, config.attention, self.batch_spec)
-        return Dense(width, config.dtype, name="out")(mixed.reshape(x.shape))
+        mixed = attention.attention(
+            query, key, value, config.heads, execution.tokens, execution.implementation, execution.batch_spec
+        )
+        return Dense(config.width, config.dtype, name="out")(mixed)
 
 
 class FeedForward(nn.Module):
@@ -208,13 +217,13 @@ class Block(nn.Module):
     """Pre-norm residual block. One step of the scan: (tokens, layer index, keys) -> (tokens, None)."""
 
     config: ViTConfig
-    batch_spec: PartitionSpec | None
+    execution: Execution
 
     @nn.compact
     def __call__(self, x, layer, drop_path_keys):
-        config = self.config
+        config, batch_spec = self.config, self.execution.batch_spec
         branches = (
-            (layer_norm(config.dtype, "norm1"), Attention(config, self.batch_spec, name="attn"), "ls1"),
+            (layer_norm(config.dtype, "norm1"), Attention(config, self.execution, name="attn"), "ls1"),
             (layer_norm(config.dtype, "norm2"), FeedForward(config, name="ffn"), "ls2"),
         )
         for index, (norm, net, scale) in enumerate(branches):
@@ -228,8 +237,8 @@ class Block(nn.Module):
             else:
                 keys = jax.vmap(lambda key, index=index: jax.random.fold_in(key, 2 * layer + index))(drop_path_keys)
                 x = on_subset(branch, x, keys, config.drop_path)
-        if self.batch_spec is not None:
-            x = jax.lax.with_sharding_constraint(x, PartitionSpec(*self.batch_spec, None, None))
+        if batch_spec is not None:
+            x = jax.lax.with_sharding_constraint(x, PartitionSpec(*batch_spec, None, None))
         return x, None
 
 
@@ -253,10 +262,15 @@ def on_subset(branch: Callable, x: jax.Array, keys: jax.Array, rate: float) -> j
 
 
 class ViT(nn.Module):
-    """The backbone. ``batch_spec`` are the mesh axes of the batch, P(axes): constrains the residual stream."""
+    """The backbone.
+
+    ``batch_spec`` are the mesh axes of the batch, P(axes): constrains the residual stream. ``platform`` is what it
+    will run on, "cpu", "gpu" or "tpu": decides which attention "auto" is.
+    """
 
     config: ViTConfig
     batch_spec: PartitionSpec | None = None
+    platform: str = "cpu"
 
     @nn.compact
     def __call__(
@@ -277,6 +291,12 @@ class ViT(nn.Module):
                 f"{config.patch_size}, channels must be in_channels={config.in_channels}"
             )
         x = self._embed(images, masks)
+        tokens, head_dim = x.shape[1], config.width // config.heads
+        implementation = attention.resolve(
+            config.attention, self.platform, config.dtype, config.heads, head_dim, tokens
+        )
+        # Once for all blocks. Real tokens never see the padding, and it is cut off before anything is made of it.
+        x = jnp.pad(x, ((0, 0), (0, attention.padded_tokens(implementation, tokens) - tokens), (0, 0)))
         block = Block
         if config.remat != "none":
             # Inside a scan nothing can be merged with the forward pass; an unrolled loop has to forbid it.
@@ -288,8 +308,9 @@ class ViT(nn.Module):
             in_axes=(0, nn.broadcast),
             length=config.depth,
             unroll=1 if config.scan else config.depth,
-        )(config, self.batch_spec, name="blocks")
+        )(config, Execution(self.batch_spec, implementation, tokens), name="blocks")
         x, _ = blocks(x, jnp.arange(config.depth), drop_path_keys)
+        x = x[:, :tokens]
         x = layer_norm(wide(config.dtype), "norm")(x)
         first_patch = 1 + config.registers
         return {"cls": x[:, 0], "registers": x[:, 1:first_patch], "patches": x[:, first_patch:]}

@@ -13,8 +13,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "xla_gpu_reduce_scatter_combine_threshold_bytes": 64 * _MIB,
         "xla_gpu_all_reduce_combine_threshold_bytes": 64 * _MIB,
     },
-    # libtpu overlaps and combines collectives by itself.
-    "tpu": {},
+    # libtpu overlaps and combines collectives by itself. But it would split the products of sharded kernels into one a
+    # shard, to hide the gathering behind them: partial results of activations, which are larger than the kernels here,
+    # then travel through memory as often.
+    "tpu": {"xla_jf_spmd_threshold_for_windowed_einsum_mib": 2**20},
     "cpu": {},
 }
 # O1 brings the latency-hiding scheduler and pipelined collectives, which XLA leaves off for GPUs by default.

@@ -51,6 +51,11 @@ def make_mesh(c: ParallelConfig, devices: list[jax.Device] | None = None) -> Mes
     return Mesh(array, BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
 
 
+def platform_of(mesh: Mesh | None) -> str:
+    """What the devices of a mesh are, "cpu", "gpu" or "tpu"; off a mesh "cpu", whose program runs everywhere."""
+    return "cpu" if mesh is None else mesh.devices.flat[0].platform
+
+
 def batch_shards(mesh: Mesh | None) -> int:
     """Into how many pieces the batch is split."""
     return 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))

@@ -58,6 +58,7 @@ class _Layout:
     groups: int
     shards: int
     mesh: Mesh | None
+    platform: str
 
     def by_group(self, x: Array) -> Array:
         return x.reshape(self.groups, -1, *x.shape[1:])
@@ -90,6 +91,7 @@ def gradients(
     key: Array,
     recipe: "Recipe",
     mesh: Mesh | None,
+    platform: str,
 ) -> tuple[PyTree, dict[str, Array], dict[str, Array]]:
     """Gradients of the whole objective, the moved centres, and metrics: scalars, and CLASS_TOKENS.
 
@@ -101,7 +103,7 @@ def gradients(
     """
     c, parts = recipe.objective, recipe.parallel.accumulation
     images, shards = masks.shape[0], batch_shards(mesh)
-    layout = _Layout(images // parts, images // parts // recipe.data.group_size, shards, mesh)
+    layout = _Layout(images // parts, images // parts // recipe.data.group_size, shards, mesh, platform)
     micro = {
         "global_crops": crops[0],
         "local_crops": crops[1],
@@ -161,7 +163,7 @@ def _rows_of_part(t: Targets, number: Array | int, parts: int) -> Targets:
 
 
 def _backbone(recipe: "Recipe", layout: _Layout) -> ViT:
-    return ViT(recipe.model, None if layout.mesh is None else BATCH)
+    return ViT(recipe.model, None if layout.mesh is None else BATCH, layout.platform)
 
 
 def _masked(patches: Array, masks: Array, recipe: "Recipe", layout: _Layout) -> tuple[Array, Array]:

@@ -1,5 +1,6 @@
 """The training state: one pytree, made by one pure function."""
 
+import dataclasses
 import hashlib
 from typing import Any
 
@@ -33,9 +34,9 @@ def init_params(key: Array, recipe: Recipe) -> PyTree:
     """Random parameters {backbone, dino_head[, ibot_head]}, float32."""
     backbone, dino, ibot = jax.random.split(key, 3)
     side = recipe.model.image_size
-    params = {
-        "backbone": ViT(recipe.model).init(backbone, jnp.zeros((1, side, side, recipe.model.in_channels)))["params"]
-    }
+    # Parameters are the same whatever kernel will use them.
+    vit = ViT(dataclasses.replace(recipe.model, attention="xla"))
+    params = {"backbone": vit.init(backbone, jnp.zeros((1, side, side, recipe.model.in_channels)))["params"]}
     tokens = jnp.zeros((1, recipe.model.width))
     params["dino_head"] = DINOHead(recipe.dino_head).init(dino, tokens)["params"]
     if not recipe.heads.shared:

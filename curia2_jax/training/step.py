@@ -8,6 +8,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
+from curia2_jax.parallel.mesh import platform_of
 from curia2_jax.parallel.processes import STOP
 from curia2_jax.training import objective, optimizer, schedules, views
 from curia2_jax.training.recipe import Recipe
@@ -22,7 +23,13 @@ def step_key(recipe: Recipe, step: Array, use: int) -> Array:
 
 
 def update(
-    state: TrainState, crops: tuple[Array, Array], masks: Array, *, recipe: Recipe, mesh: Mesh | None = None
+    state: TrainState,
+    crops: tuple[Array, Array],
+    masks: Array,
+    *,
+    recipe: Recipe,
+    mesh: Mesh | None = None,
+    platform: str | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Teacher forward, student forward and backward, clipping, AdamW, moving average (DINOv2's order).
 
@@ -30,6 +37,7 @@ def update(
       crops: global (2B, R, R, C) and local (LB, r, r, C), image-major. masks: (B, 2, N) bool, the same number of true
         entries in every group of `recipe.data.group_size` images.
       mesh: None off a mesh, as in most tests.
+      platform: what the program is for, where that is not what the mesh is made of.
     Returns:
       the new state, or the old one if the loss or a gradient norm is not finite; and scalar metrics, with `finite`.
     """
@@ -39,7 +47,7 @@ def update(
     temp = schedules.teacher_temp(state.step, c)
 
     grads, centers, metrics = objective.gradients(
-        state, crops, masks, temp, step_key(recipe, state.step, OBJECTIVE), recipe, mesh
+        state, crops, masks, temp, step_key(recipe, state.step, OBJECTIVE), recipe, mesh, platform or platform_of(mesh)
     )
     grads, grad_norms = optimizer.clip_by_module(grads, s.clip_norm)
     directions, opt_state = optimizer.adam(s).update(grads, state.opt_state)
@@ -60,12 +68,12 @@ def update(
 
 
 def train_step(
-    state: TrainState, batch: dict[str, Array], *, recipe: Recipe, mesh: Mesh | None = None
+    state: TrainState, batch: dict[str, Array], *, recipe: Recipe, mesh: Mesh | None = None, platform: str | None = None
 ) -> tuple[TrainState, dict[str, Any]]:
-    """`batch` is the pipeline's: int16 slices, boxes, flips, masks (curia2_jax/data/pipeline.py)."""
+    """`batch` is the pipeline's: int16 slices, boxes, flips, masks (curia2_jax/data/pipeline.py). See `update`."""
     key = step_key(recipe, state.step, VIEWS)
     crops = views.views(batch, key, recipe.views, recipe.crops.global_size, recipe.crops.local_size)
-    new, metrics = update(state, crops, batch["masks"], recipe=recipe, mesh=mesh)
+    new, metrics = update(state, crops, batch["masks"], recipe=recipe, mesh=mesh, platform=platform)
     if STOP in batch:  # several processes: has any of them been asked to stop?
         metrics[STOP] = batch[STOP].any()
     return new, metrics

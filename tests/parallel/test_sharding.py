@@ -11,7 +11,6 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
@@ -223,41 +222,3 @@ def test_compiled_state_on_64_devices():
     assert done.returncode == 0, done.stderr
     sizes = json.loads(done.stdout.splitlines()[-1])
     assert sizes["64"] * 8 == pytest.approx(sizes["8"], rel=0.10)
-
-
-# Products that keep a float32 operand although the model computes in bfloat16, by where they come from.
-WIDE = {
-    "position table": r"ViT\._embed/(pi,ijd->pjd|qj,pjd->pqd)/",  # float32 parameters, once a pass
-    "SigReg": r"vnd,dm->vnm/",  # near the optimum bfloat16 would drown what is measured
-    # Gradients of scores that jax.nn.dot_product_attention keeps in float32; cuDNN and splash have no such product.
-    "attention scores": r"blocks/attn/vmap\(BTNH,BSNH->BNTS\)/",
-}
-
-
-def test_products_are_in_bfloat16():
-    """StableHLO of the step of a bfloat16 model: no float32 operand of a product outside a named list."""
-    recipe = recipe_from(tiny_config(model__dtype="bfloat16"))
-    images, c = recipe.data.global_batch, recipe.crops
-    crops = tuple(
-        jax.ShapeDtypeStruct((n * images, side, side, 1), jnp.float32)
-        for n, side in ((2, c.global_size), (c.num_local, c.local_size))
-    )
-    masks = synthetic.shapes(recipe)["masks"]
-    lowered = jax.jit(functools.partial(update, recipe=recipe)).lower(abstract_state(recipe), crops, masks)
-    text = lowered.as_text(debug_info=True)
-    places = dict(re.findall(r"^(#loc\d*) = loc\((.*)\)$", text, re.M))
-    wide = []
-    products = 0
-    for line in text.splitlines():
-        if "stablehlo.dot_general" not in line:
-            continue
-        products += 1
-        operands = re.search(r": \((.*?)\) ->", line).group(1)
-        if "xf32>" in operands:
-            place = places.get(re.search(r"loc\((#loc\d*)\)", line).group(1), "")
-            wide.append((operands, place))
-    assert products > 40
-    unnamed = [w for w in wide if not any(re.search(pattern, w[1]) for pattern in WIDE.values())]
-    assert unnamed == [], unnamed
-    # Of the attention scores it is one operand only, and the backward pass only: two crop sizes, queries and keys.
-    assert sum(operands.count("bf16") for operands, _ in wide) == 4
