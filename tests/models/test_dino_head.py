@@ -70,6 +70,9 @@ def test_bfloat16_matmuls_and_float32_norm():
     half = DINOHead(reference.head_config("bfloat16")).apply({"params": params}, x)
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(half.astype(np.float32), exact, rtol=0, atol=0.01)
+    # Each of the 16 entries is rounded once, by at most 2^-9 of itself; a norm taken in bfloat16 is off by more.
+    lengths = np.linalg.norm(np.asarray(half, np.float64), axis=-1)
+    np.testing.assert_allclose(lengths, 1, rtol=0, atol=2**-9)
 
 
 def test_zero_features_have_a_finite_gradient():

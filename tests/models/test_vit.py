@@ -29,7 +29,7 @@ def close(actual, expected, rtol, atol=0.0):
     np.testing.assert_allclose(np.asarray(actual, np.float64), expected, rtol=rtol, atol=atol)
 
 
-def forward(config, params, images, masks):
+def forward(config, params, images, masks=None, keys=None):
     """Outputs, and under "prenorm" the tokens that enter the final norm."""
     seen = []
 
@@ -39,7 +39,7 @@ def forward(config, params, images, masks):
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):
-        out = ViT(config).apply({"params": params}, images, masks)
+        out = ViT(config).apply({"params": params}, images, masks, drop_path_keys=keys)
     return {**out, "prenorm": seen[0]}
 
 
@@ -184,6 +184,26 @@ def test_gelu_equals_torch():
     x = np.linspace(-8, 8, 1001)
     expected = functional.gelu(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(gelu(jnp.asarray(x, jnp.float32)), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rate", "factor"), [(0.45, 10 / 5), (0.4, 10 / 6)])
+def test_a_kept_crop_gets_its_branch_times_crops_over_kept(rate, factor):
+    """Ten copies of one image in one block whose feed-forward branch is silenced: before the final norm each crop has
+    moved by nothing, or by factor times what the attention branch gives without drop path."""
+    config = dataclasses.replace(SMALL, depth=1, drop_path=rate)
+    x = jnp.repeat(jnp.asarray(pixels(config, 1)), 10, axis=0)
+    blocks = params_of(config)["blocks"]
+
+    def tokens(silenced, keys=None):
+        silent = {name: {"gamma": jnp.zeros_like(blocks[name]["gamma"])} for name in silenced}
+        return np.asarray(forward(config, params_of(config) | {"blocks": blocks | silent}, x, keys=keys)["prenorm"])
+
+    start = tokens(("ls1", "ls2"))
+    plain = tokens(("ls2",)) - start
+    moved = tokens(("ls2",), jax.random.split(jax.random.key(0), 1)) - start
+    untouched = np.array([not m.any() for m in moved])
+    assert untouched.sum() == 10 - round(10 / factor)
+    np.testing.assert_allclose(moved[~untouched], factor * plain[~untouched], rtol=1e-4, atol=1e-6)
 
 
 def gradient(config, params, x, keys):

@@ -7,6 +7,7 @@ import torch
 from tiny import tiny_config
 
 from curia2_jax.errors import UserError
+from curia2_jax.parallel.mesh import make_mesh
 from curia2_jax.training import checkpoints, initial
 from curia2_jax.training import state as states
 from curia2_jax.training.recipe import recipe_from
@@ -14,7 +15,7 @@ from curia2_jax.training.recipe import recipe_from
 
 @pytest.fixture(scope="module")
 def stage_1(tmp_path_factory):
-    """(folder, parameters) of a 4 x 4 grid."""
+    """(folder, parameters) of a 4 x 4 grid; student and teacher are one."""
     abstract = states.abstract_state(recipe_from(tiny_config())).params
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype), abstract)
@@ -45,3 +46,30 @@ def test_another_model_is_one_line(stage_1):
         ) as error:
             initial.pretrained(recipe_from(tiny_config(init_from=str(folder), **change)))
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("heads", [True, False])
+def test_student_teacher_and_heads_each_come_from_their_own(tmp_path, heads):
+    """A folder without heads, as a converted backbone is, gives random ones; nothing else is random."""
+    from_run = recipe_from(tiny_config(init_from=str(tmp_path / "old")))
+    rng = np.random.default_rng(0)
+    abstract = states.abstract_state(from_run).params
+    trees = [jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype), abstract) for _ in range(2)]
+    state = states.from_params(*trees, from_run)
+    mesh = make_mesh(from_run.parallel, jax.devices()[:1])
+    if heads:
+        with checkpoints.manager(tmp_path / "old", from_run.checkpoint) as writer:
+            checkpoints.save(writer, state, {"corpus": "x"})
+    else:
+        checkpoints.save_init(tmp_path / "old", {"backbone": trees[0]["backbone"]}, {})
+        trees[1]["backbone"] = trees[0]["backbone"]
+    with jax.set_mesh(mesh), checkpoints.manager(tmp_path / "new", from_run.checkpoint) as writer:
+        found = initial.initial_state(writer, from_run, mesh, "x")
+    random = states.init_state(jax.random.key(from_run.seed), from_run)
+    for tree, saved in ((found.params, trees[0]), (found.teacher, trees[1])):
+        for name in tree:
+            expected = saved[name] if heads or name == "backbone" else random.params[name]
+            for a, b in zip(jax.tree.leaves(tree[name]), jax.tree.leaves(expected), strict=True):
+                np.testing.assert_allclose(a, b, rtol=0, atol=0 if heads or name == "backbone" else 1e-6)
+    assert int(found.step) == 0
+    assert not any(np.asarray(x).any() for x in jax.tree.leaves(found.opt_state))

@@ -1,0 +1,125 @@
+"""The terms of the objective joined: against formulas over tokens that the models give when they are called alone."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_step import random_batch
+from tiny import tiny_config
+
+from curia2_jax.losses import sigreg
+from curia2_jax.models.dino_head import DINOHead
+from curia2_jax.models.vit import ViT
+from curia2_jax.training import objective
+from curia2_jax.training import state as states
+from curia2_jax.training.recipe import recipe_from
+from curia2_jax.training.step import OBJECTIVE, step_key, update
+
+
+def state_of(recipe):
+    """Noise large enough that no token is like another."""
+    rng = np.random.default_rng(0)
+    abstract = states.abstract_state(recipe).params
+    params, teacher = (
+        jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.3, a.shape), a.dtype), abstract) for _ in range(2)
+    )
+    return states.from_params(params, teacher, recipe)
+
+
+def statistic(z, directions):
+    """Epps-Pulley of one view and all directions in float64: z (N, D), directions (D, M) -> (M,)."""
+    t = np.linspace(-3, 3, 33)  # 17 knots on the positive half
+    empirical = np.exp(1j * t * (z @ directions)[..., None]).mean(0)
+    integrand = np.abs(empirical - np.exp(-(t**2) / 2)) ** 2 * np.exp(-(t**2) / 2)
+    return len(z) * np.trapezoid(integrand, t, axis=-1)
+
+
+@pytest.mark.parametrize("placement", ["backbone", "head"])
+def test_sigreg_is_of_each_view_of_the_placement_that_is_asked_for(placement):
+    """And its weight is that of a batch of 512; the loss is the weighted sum, each term with its own weight."""
+    recipe = recipe_from(
+        tiny_config(
+            model__drop_path=0.0, objective__sigreg_placement=placement, objective__dino_weight=0.5,
+            objective__ibot_weight=2.0, objective__regularizer_weight=0.03,
+        )
+    )  # fmt: skip
+    state = state_of(recipe)
+    (global_crops, local_crops), masks = random_batch(recipe)
+    _, metrics = jax.jit(functools.partial(update, recipe=recipe))(state, (global_crops, local_crops), masks)
+    backbone = {"params": state.params["backbone"]}
+    z = ViT(recipe.model).apply(backbone, global_crops, masks.reshape(16, -1))["cls"]
+    if placement == "head":
+        z = DINOHead(recipe.dino_head).apply({"params": state.params["dino_head"]}, z)
+    views = np.asarray(z, np.float64).reshape(8, 2, -1)
+    key = jax.random.fold_in(step_key(recipe, state.step, OBJECTIVE), objective.SIGREG)
+    directions = np.asarray(sigreg.directions(key, jnp.arange(32), views.shape[-1], jnp.float32), np.float64)
+    expected = np.mean([statistic(views[:, view], directions) for view in (0, 1)])
+    np.testing.assert_allclose(metrics["sigreg"], expected, rtol=1e-4)
+    dino = metrics["dino_global"] + metrics["dino_local"]
+    loss = 0.5 * dino + 2 * metrics["ibot"] + 0.03 * 512 / 8 * metrics["sigreg"]
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+
+
+def test_every_group_and_both_sizes_of_crops_drop_their_own(monkeypatch):
+    """As many different drop-path keys as there are groups, global and local crops apart."""
+    recipe = recipe_from(tiny_config())
+    seen = []
+
+    class Spy(ViT):
+        def __call__(self, images, masks=None, *, drop_path_keys=None):
+            if drop_path_keys is not None:
+                seen.append(np.asarray(jax.random.key_data(drop_path_keys)))
+            return super().__call__(images, masks, drop_path_keys=drop_path_keys)
+
+    monkeypatch.setattr(objective, "ViT", Spy)
+    with jax.disable_jit():
+        state = state_of(recipe)
+        crops, masks = random_batch(recipe)
+        batch = {"global_crops": crops[0], "local_crops": crops[1], "masks": masks, "group": jnp.arange(2)}
+        layout = objective._Layout(8, 2, 1, None, "cpu")
+        targets = {
+            name: objective.sinkhorn_knopp(z, 0.07, 16)
+            for name, z in objective._teacher_logits(state.teacher, batch, recipe, layout).items()
+        }
+        key = jax.random.key(5)
+        objective._student_loss(state.params, batch, targets, key, recipe, layout)
+    rows = {tuple(row) for keys in seen for row in keys.tolist()}
+    assert [len(keys) for keys in seen] == [2, 2]
+    assert len(rows) == 4
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing(monkeypatch):
+    """Though the loss is: bfloat16 overflows in a backward pass first."""
+    recipe = recipe_from(tiny_config())
+    state = state_of(recipe)
+    true_gradients = objective.gradients
+
+    def overflowed(*args):
+        grads, centers, metrics = true_gradients(*args)
+        table = grads["backbone"]["pos_embed"].at[0, 0, 0].set(jnp.inf)
+        return grads | {"backbone": grads["backbone"] | {"pos_embed": table}}, centers, metrics
+
+    monkeypatch.setattr(objective, "gradients", overflowed)
+    new, metrics = jax.jit(functools.partial(update, recipe=recipe))(state, *random_batch(recipe))
+    assert np.isfinite(metrics["loss"]) and not metrics["finite"]
+    assert states.state_hash(new) == states.state_hash(state)
+
+
+def test_the_teacher_moves_by_the_momentum_of_the_step_that_is_done():
+    """Momentum 0 in step 0 and, by half a cosine over two steps, 0.5 in step 1."""
+    recipe = recipe_from(tiny_config())
+    schedule = dataclasses.replace(
+        recipe.schedule, total_steps=2, warmup_steps=0, teacher_momentum=0.0, teacher_momentum_end=1.0
+    )
+    recipe = dataclasses.replace(recipe, schedule=schedule)
+    state, step = state_of(recipe), jax.jit(functools.partial(update, recipe=recipe))
+    for momentum in (0.0, 0.5):
+        new, _ = step(state, *random_batch(recipe))
+        for old, teacher, student in zip(
+            *(jax.tree.leaves(x) for x in (state.teacher, new.teacher, new.params)), strict=True
+        ):
+            np.testing.assert_allclose(teacher, momentum * old + (1 - momentum) * student, rtol=1e-5, atol=1e-7)
+        state = new
