@@ -144,3 +144,12 @@ def test_the_reduction_stays_within_two_pixels_of_full_resolution(shared_data, n
         moments = np.array([quick.y[z], quick.x[z], quick.std_y[z], quick.std_x[z]])
         errors.append(np.abs(moments - truth(mask)).max())
     assert len(errors) >= 8 and np.quantile(errors, 0.9) <= 2 and max(errors) <= 2.5, np.round(errors, 1)
+
+
+@pytest.mark.parametrize(("value", "is_body"), [(-400, True), (-600, False)])
+def test_the_threshold_of_ct_lies_between_fat_and_lung(value, is_body):
+    """A disk of that many HU in air, 60 pixels wide."""
+    y, x = np.mgrid[:128, :128]
+    disk = (y - 60) ** 2 + (x - 70) ** 2 < 30**2
+    _, fraction = found(np.where(disk, value, -1000.0))
+    assert fraction == pytest.approx(disk.mean() if is_body else 0.0, abs=0.02)

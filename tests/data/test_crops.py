@@ -171,3 +171,11 @@ def test_anatomical_boxes_hold_more_of_a_body():
     anatomical, uniform = share("anatomical"), share("uniform")
     assert (anatomical > uniform).all()
     assert anatomical[1] > 1.3 * uniform[1]  # local crops, which uniform placement often puts into the air
+
+
+def test_a_spread_that_is_known_in_one_axis_alone_says_nothing():
+    """Both axes are then as where no anatomy is known: uniform."""
+    uniform = draws(2000)
+    half, none = (geometry(2000, mean=(20.0, 20.0), std=std) for std in ((0.0, 5.0), (0.0, 0.0)))
+    for a, b in zip(crops.draw(uniform, half, CONFIG), crops.draw(uniform, none, CONFIG), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -478,3 +478,17 @@ def test_random_archives_are_answered_file_by_file(tmp_path):
         run(tmp_path / "out", tmp_path / "in")
     reasons = quarantine(tmp_path / "out")
     assert len(reasons) == 40 and set(reasons.values()) <= set(REASONS) - {"reader_failed"}
+
+
+@pytest.mark.parametrize(("same_study", "patients"), [(True, 1), (False, 2)])
+def test_dicom_without_a_patient_is_one_patient_a_study(tmp_path, same_study, patients):
+    """Else the series of an anonymous study lie on both sides of a split."""
+    studies = [dicom_slices(body(seed=seed)) for seed in (0, 1)]
+    for number, datasets in enumerate(studies):
+        for ds in datasets:
+            del ds.PatientID
+            if same_study:
+                ds.StudyInstanceUID = studies[0][0].StudyInstanceUID
+        save_dicom(tmp_path / "in" / str(number), datasets)
+    summary = run(tmp_path / "out", tmp_path / "in")
+    assert (summary.contract["series"], summary.contract["patients"]) == (2, patients)

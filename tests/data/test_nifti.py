@@ -221,3 +221,37 @@ def test_nrrd_and_metaimage_equal_simpleitk(tmp_path, suffix):
         (tmp_path / f"b{suffix}").write_bytes(data)
         with pytest.raises(Refusal, match=reason):
             nrrd.read(tmp_path / f"b{suffix}")
+
+
+def with_header(path, **fields):
+    """The same file with other values in its header of 348 bytes."""
+    data = bytearray(path.read_bytes())
+    header = nib.Nifti1Header(bytes(data[:348]), check=False)
+    for name, value in fields.items():
+        header[name] = value
+    data[:348] = header.binaryblock
+    path.write_bytes(data)
+    return path
+
+
+def test_a_slope_of_zero_means_no_scaling(tmp_path):
+    """NIfTI-1, "if the scl_slope field is nonzero, then each voxel value should be scaled"."""
+    write_nifti(tmp_path / "a.nii", body())
+    volume = nifti.read(with_header(tmp_path / "a.nii", scl_slope=0, scl_inter=7))
+    np.testing.assert_array_equal(volume.voxels, body())
+
+
+@pytest.mark.parametrize(("sform", "qform"), [(1, 1), (2, 1), (0, 1), (1, 0), (0, 0)])
+def test_of_two_matrices_the_sform_counts(tmp_path, sform, qform):
+    """As nibabel and every other tool: a registration is written there and the qform left as it was."""
+    image = nib.Nifti1Image(body().transpose(2, 1, 0), np.eye(4))
+    image.set_qform(np.diag([-2.0, -2, 3, 1]), code=qform)
+    image.set_sform(np.array([[-2.0, 0, 0, 40], [0, -2, 0, 50], [0, 0, 3, 60], [0, 0, 0, 1]]), code=sform)
+    nib.save(image, tmp_path / "a.nii")
+    if not (sform or qform):
+        assert refused(tmp_path / "a.nii") == "no_geometry"
+        return
+    volume = nifti.read(tmp_path / "a.nii")
+    # Ours takes (s, p, l), nibabel's (x, y, z), of which x grows towards the left here, y towards posterior.
+    ours = volume.affine[:, [2, 1, 0, 3]]
+    np.testing.assert_allclose(np.abs(ours[:3, 3]), np.abs(nib.load(tmp_path / "a.nii").affine[:3, 3]), atol=1e-4)

@@ -3,7 +3,7 @@ import pytest
 import SimpleITK as sitk
 from small_studies import body
 
-from curia2_jax.data import slicing
+from curia2_jax.data import pipeline, slicing
 from curia2_jax.data.volumes import Refusal, from_xyz
 
 
@@ -86,3 +86,24 @@ def test_stored_numbers_lead_back_to_the_scanners_unit():
         back = one * row["slope"] + row["intercept"]
         np.testing.assert_allclose(back, voxels[int(row["position"])], atol=np.ptp(voxels) / 65535)
     assert notes["quantised"].startswith("step")
+
+
+def test_rows_hold_the_moments_of_an_off_center_body_row_before_column():
+    """Mean and spread of the true mask, in pixels of a slice that is wider than high; also as the crops get them."""
+    y, x = np.mgrid[:60, :100] + 0.5
+    inside = ((y - 20) / 12) ** 2 + ((x - 70) / 22) ** 2 < 1
+    voxels = np.broadcast_to(np.where(inside, 40, -1000).astype(np.int16), (8, 60, 100))
+    _, rows, _ = cut(voxels.transpose(2, 1, 0), np.diag([-1.0, -1, 3, 1]))
+    names = ("anatomy_y", "anatomy_x", "anatomy_std_y", "anatomy_std_x")
+    truth = [y[inside].mean(), x[inside].mean(), y[inside].std(), x[inside].std()]
+    assert len(rows) == 8
+    for row in rows:
+        np.testing.assert_allclose([row[name] for name in names], truth, atol=1)
+    fields = (*names, "height", "width", "spacing_y", "spacing_x", "foreground")
+    index = np.array(
+        [tuple({**row, "height": 60, "width": 100}[name] for name in fields) for row in rows],
+        [(name, np.float64) for name in fields],
+    )
+    geometry = pipeline.geometry_of(index)
+    np.testing.assert_allclose(np.concatenate([geometry.mean, geometry.std], 1), np.tile(truth, (8, 1)), atol=1)
+    assert geometry.extent.tolist() == [[60, 100]] * 8

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import reference
 import torch
 from tiny import tiny_config
@@ -18,22 +17,30 @@ REFERENCE = reference.VALUES["schedules_and_lr_decay"]
 
 
 def test_multipliers_of_a_twelve_block_model():
+    """Every parameter of DINOv2's ViT-S with registers and of its head, by DINOv2's own code."""
     c = OptimConfig(1e-3, 1e-6, 0.9, 0.999, 3.0, 0.9, 0.2)
+    theirs = REFERENCE["layerwise_decay_vits16_reg4_decay0.9"]
+    assert (theirs["decay"], theirs["patch_embed_lr_mult"], theirs["n_blocks"]) == (0.9, 0.2, 12)
+    leaf = {"weight": "kernel", "bias": "bias", "gamma": "gamma"}
 
-    def group(*path):
-        return optimizer.group_of(path, 12, c)
+    def check(path, lr_mult, wd_mult, last_layer):
+        group = optimizer.group_of(path, 12, c)
+        np.testing.assert_allclose(group.lr_mult, lr_mult, rtol=1e-12, err_msg=str(path))
+        assert (group.wd_mult, group.last_layer) == (wd_mult, last_layer), path
 
-    blocks = group("backbone", "blocks", "attn", "query", "kernel")
-    np.testing.assert_allclose(blocks.lr_mult, [0.9 ** (12 - i) for i in range(12)], rtol=1e-12)
-    assert (blocks.wd_mult, blocks.last_layer) == (1.0, False)
-    assert group("backbone", "patch_embed", "kernel").lr_mult == pytest.approx(0.2 * 0.9**13, rel=1e-12)
-    assert group("backbone", "patch_embed", "bias").wd_mult == 0.0
-    assert group("backbone", "pos_embed") == optimizer.Group(pytest.approx(0.9**13), 1.0, False)
-    assert group("backbone", "norm", "scale") == optimizer.Group(1.0, 0.0, False)
-    assert group("backbone", "blocks", "norm1", "scale").wd_mult == 0.0
-    assert group("backbone", "blocks", "ls1", "gamma").wd_mult == 0.0
-    assert group("dino_head", "last_layer", "g") == optimizer.Group(1.0, 1.0, True)
-    assert group("dino_head", "mlp_0", "bias") == optimizer.Group(1.0, 0.0, False)
+    for name, row in theirs["non_block"].items():
+        ours = name.replace(".proj", "").replace("norm.weight", "norm.scale").replace("weight", "kernel")
+        check(("backbone", *ours.split(".")), *row)
+    modules = {"attn.qkv": "attn.query", "attn.proj": "attn.out", "mlp.fc1": "ffn.fc1", "mlp.fc2": "ffn.fc2"}
+    blocks = [theirs["block_lr_multiplier"][str(i)] for i in range(12)]
+    for name, wd_mult in theirs["block_wd_multiplier"].items():
+        module, last = name.rsplit(".", 1)
+        last = "scale" if module.startswith("norm") and last == "weight" else leaf[last]
+        check(("backbone", "blocks", *modules.get(module, module).split("."), last), blocks, wd_mult, False)
+    for name, row in theirs["head"].items():
+        module, last = name.rsplit(".", 1)
+        ours = ("last_layer", last[-1]) if module == "last_layer" else (f"mlp_{int(module[-1]) // 2}", leaf[last])
+        check(("dino_head", *ours), *row)
 
 
 def test_equals_torch_adamw_with_a_rate_and_a_decay_for_every_block():
