@@ -47,7 +47,7 @@ def run(recipe: Recipe, *, seconds: float = 10.0, nifti: str | None = None) -> l
         loader = stream.loader
     rows = len(loader.rows)
     extent = np.mean([loader(step)["extent"].prod(-1).mean() for step in range(2)])
-    print(f"{rows} slices a batch, on average {extent**0.5:.0f} pixels a side, canvas {recipe.data.canvas}")
+    print(f"{rows} slices a batch, on average {extent**0.5:.0f} pixels a side, canvas {loader.data.side}")
     print(f"first batch after {first:.2f} s ({recipe.data.num_threads} threads, {recipe.data.num_workers} processes)")
 
     steps = itertools.count()

@@ -23,6 +23,8 @@ from curia2_jax.errors import UserError
 
 # Streams of random numbers that share a seed and an index.
 _ROW, _GROUP, _REPLACEMENT = range(3)
+_LARGEST = 512  # pixels; volumes.MAX_SIDE, without the readers of volumes
+_ROUND = 32  # pixels
 _REPLACEMENTS = 16  # draws for one row before the corpus is given up
 
 
@@ -30,7 +32,7 @@ _REPLACEMENTS = 16  # draws for one row before the corpus is given up
 class DataConfig:
     """What is read and how.
 
-    A process holds at most max(prefetch, num_threads) + 2 batches, each of 2 * canvas**2 bytes for every row it
+    A process holds at most max(prefetch, num_threads) + 2 batches, each of 2 * side**2 bytes for every row it
     delivers. With processes each one holds as many, and hands them over through /dev/shm.
     """
 
@@ -39,13 +41,32 @@ class DataConfig:
     held_out: float  # share of the patients kept out of the stream, chosen by a hash of the patient
     global_batch: int  # images a step over all devices
     group_size: int  # images that share a ladder of mask ratios
-    canvas: int  # pixels; every slice is padded below and right to this square
+    canvas: int  # pixels; every slice is padded below and right to this square; 0: what the corpus needs, see `fitted`
     modality_temperature: float  # 1: modalities as often as they occur; the larger, the more evenly
     max_slices_per_series: int  # drawn in an epoch; 0: all
     max_corrupt_rate: float  # share of rows that had to be replaced above which the run stops
     num_threads: int  # in every process that makes batches
     num_workers: int  # processes; 0: threads of this one
     prefetch: int  # batches made ahead
+
+    @property
+    def side(self) -> int:
+        """Pixels along a side of the canvas. Where it is 0 and no corpus was asked (a plan, noise), as many as a stored
+        slice can have."""
+        return self.canvas or _LARGEST
+
+
+def fitted(data: DataConfig, corpus: Corpus) -> DataConfig:
+    """`data` with the canvas that batches of `corpus` have: the one given, or for 0 the largest slice rounded up to
+    whole multiples of 32 pixels, since a larger canvas costs time. Raises UserError when a slice does not fit."""
+    largest = max(corpus.contract["largest"])
+    if not data.canvas:
+        return dataclasses.replace(data, canvas=-(-largest // _ROUND) * _ROUND)
+    if largest > data.canvas:
+        raise UserError(
+            f"data.canvas: {data.canvas}, but {data.corpus} has slices of {largest} pixels; write {largest}, or 0"
+        )
+    return data
 
 
 def _generator(seed: int, index: int, use: int) -> np.random.Generator:

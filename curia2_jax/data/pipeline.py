@@ -17,7 +17,7 @@ from absl import flags
 
 from curia2_jax.data.corpus import Corpus
 from curia2_jax.data.crops import CropsConfig
-from curia2_jax.data.loader import DataConfig, StepLoader, locate
+from curia2_jax.data.loader import DataConfig, StepLoader, fitted, locate
 from curia2_jax.data.masks import MasksConfig
 from curia2_jax.errors import UserError
 
@@ -105,7 +105,7 @@ def batches(
         need not be neighbours: with parameters sharded over hosts a host may own interleaved blocks.
       corpus: an open one, instead of `data.corpus`.
     Returns:
-      an iterator, where n = len(rows), S = canvas, L = num_local, N = patches of a global crop:
+      an iterator, where n = len(rows), S = the canvas (of `fitted`), L = num_local, N = patches of a global crop:
         `slices` (n, S, S) int16, padded below and right with zeros; `extent` (n, 2) int32, true height and width;
         `global_boxes` (n, 2, 4), `local_boxes` (n, L, 4) float32 y0, x0, y1, x1 in continuous pixel coordinates;
         `flips` (n, 2 + L) bool, columns reversed; `masks` (n, 2, N) bool; `is_ct` (n,) bool.
@@ -124,6 +124,7 @@ def batches(
         if not data.corpus:
             raise UserError("data.corpus: no corpus given; write --config.data.corpus=FOLDER, made by launch/ingest.py")
         corpus = Corpus(data.corpus)
+    data = fitted(data, corpus)
     plan = corpus.sampling_plan(
         temperature=None if data.modality_temperature == 1 else data.modality_temperature,
         cap=data.max_slices_per_series or None,
@@ -131,11 +132,6 @@ def batches(
         split="train" if data.held_out else "all",
         held_out=data.held_out,
     )
-    largest = max(corpus.contract["largest"])
-    if largest > data.canvas:
-        raise UserError(
-            f"data.canvas: {data.canvas}, but {data.corpus} has slices of {largest} pixels; write {largest}"
-        )
     grid = crops_config.global_size // patch_size
     loader = StepLoader(corpus, plan, data, crops_config, masks_config, grid, seed, rows.astype(np.int64))
     steps = grain.MapDataset.range(start_step, sys.maxsize if stop_step is None else stop_step).map(loader)

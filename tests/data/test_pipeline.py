@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from small_corpus import write_small_corpus
 
-from curia2_jax.data import masks, pipeline, records
+from curia2_jax.data import masks, pipeline, records, volumes
 from curia2_jax.data.corpus import Corpus
 from curia2_jax.data.crops import CropsConfig
 from curia2_jax.data.masks import MasksConfig
@@ -258,6 +258,23 @@ def test_a_canvas_must_hold_every_corpus_of_a_mixture(corpus, tmp_path):
     with pytest.raises(UserError, match=r"data.canvas: 89, but .* has slices of 90 pixels; write 90"):
         batches(config(mixture, canvas=89))
     batches(config(mixture, canvas=90)).close()
+
+
+def test_no_canvas_means_what_the_corpora_need(corpus, tmp_path):
+    """Whole multiples of 32 pixels around the largest slice of all of them; what lies inside does not change."""
+    write_small_corpus(tmp_path / "wide", series=1, slices=1, shape=(40, 97), shards=1)
+    for folder, side in ((corpus[0], 96), (f"{corpus[0]}:5,{tmp_path / 'wide'}:1", 128), (tmp_path / "wide", 128)):
+        with batches(config(folder, canvas=0), stop=1) as stream:
+            assert next(stream)["slices"].shape == (BATCH, side, side)
+    with batches(config(corpus[0], canvas=0), stop=3) as found, batches(config(corpus[0]), stop=3) as given:
+        for a, b in zip(found, given, strict=True):
+            np.testing.assert_array_equal(a["slices"][:, :80, :80], b["slices"])
+            assert not a["slices"][:, 80:].any() and not a["slices"][:, :, 80:].any()
+            assert all((a[name] == b[name]).all() for name in a if name != "slices")
+
+
+def test_without_a_corpus_the_canvas_holds_any_stored_slice():
+    assert config("", canvas=0).side == volumes.MAX_SIDE and config("", canvas=80).side == 80
 
 
 def test_filters_and_splits_reach_the_corpus(corpus):
