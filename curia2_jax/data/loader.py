@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from curia2_jax.data import crops, masks
+from curia2_jax.data.canvases import Block, Canvases
 from curia2_jax.data.corpus import Corpus
 from curia2_jax.data.crops import CropsConfig
 from curia2_jax.data.masks import MasksConfig
@@ -32,8 +33,8 @@ _REPLACEMENTS = 16  # draws for one row before the corpus is given up
 class DataConfig:
     """What is read and how.
 
-    A process holds at most max(prefetch, num_threads) + 2 batches, each of 2 * side**2 bytes for every row it
-    delivers. With processes each one holds as many, and hands them over through /dev/shm.
+    A process holds at most `held` batches beside those that its consumer keeps, each of 2 * side**2 bytes for every
+    row it delivers. With processes each one holds as many, and hands them over through /dev/shm.
     """
 
     corpus: str  # folder, or several with weights: "A:2,B:1"
@@ -54,6 +55,11 @@ class DataConfig:
         """Pixels along a side of the canvas. Where it is 0 and no corpus was asked (a plan, noise), as many as a stored
         slice can have."""
         return self.canvas or _LARGEST
+
+    @property
+    def held(self) -> int:
+        """Batches of a process that are ready, in the making or with the consumer."""
+        return max(self.prefetch, self.num_threads) + 2
 
 
 def fitted(data: DataConfig, corpus: Corpus) -> DataConfig:
@@ -87,17 +93,16 @@ class StepLoader:
     grid: int  # patches along a side of a global crop
     seed: int
     rows: np.ndarray  # int64 (n,), numbers in the global batch
+    canvases: Canvases  # of n rows
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         """The batch, as `batches` describes it, plus `corrupt` int64 (n,): the record a row was to hold, or -1."""
         positions = step * self.data.global_batch + self.rows
         drawn = self.plan.records(positions, self.seed)
         index = self.corpus.rows(drawn)
-        # Zeros cost nothing before they are written; fresh memory, since a consumer may keep what it was given.
-        slices = np.zeros((len(positions), self.data.canvas, self.data.canvas), np.int16)
-        found = drawn.copy()
+        block, found = self.canvases.take(), drawn.copy()
         for row in range(len(positions)):
-            found[row] = self._read(int(positions[row]), int(drawn[row]), index[row : row + 1], slices[row])
+            found[row] = self._read(int(positions[row]), int(drawn[row]), index[row : row + 1], block, row)
 
         uniform = np.empty((len(positions), 2 + self.crops.num_local, crops.DRAWS))
         mask_rngs = []
@@ -108,7 +113,7 @@ class StepLoader:
         geometry = geometry_of(index)
         global_boxes, local_boxes, flips = crops.draw(uniform, geometry, self.crops)
         return {
-            "slices": slices,
+            "slices": self.canvases.lend(block),
             "extent": geometry.extent,
             "global_boxes": global_boxes,
             "local_boxes": local_boxes,
@@ -118,8 +123,9 @@ class StepLoader:
             "corrupt": np.where(found == drawn, -1, drawn),
         }
 
-    def _read(self, position: int, record: int, index: np.ndarray, canvas: np.ndarray) -> int:
-        """Reads `record`, or the first readable one of a sequence that belongs to this row; returns which.
+    def _read(self, position: int, record: int, index: np.ndarray, block: Block, row: int) -> int:
+        """Reads `record` into a row of `block`, or the first readable one of a sequence that belongs to this row;
+        returns which.
 
         `index` (1,) is the index row of `record` and becomes that of what was read.
         """
@@ -127,9 +133,8 @@ class StepLoader:
         for candidate in candidates:
             if candidate != record:
                 index[:] = self.corpus.rows(np.array([candidate]))
-            height, width = index["height"][0], index["width"][0]
             with contextlib.suppress(CorruptRecord):
-                self.corpus.read(candidate, out=canvas[:height, :width])
+                self.corpus.read(candidate, out=block.row(row, int(index["height"][0]), int(index["width"][0])))
                 return candidate
         raise UserError(
             f"data.corpus {self.data.corpus}: {_REPLACEMENTS} records in a row cannot be read, the last one is "

@@ -15,6 +15,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from curia2_jax.data.canvases import Canvases
 from curia2_jax.data.corpus import Corpus
 from curia2_jax.data.crops import CropsConfig
 from curia2_jax.data.loader import DataConfig, StepLoader, fitted, locate
@@ -106,7 +107,8 @@ def batches(
       corpus: an open one, instead of `data.corpus`.
     Returns:
       an iterator, where n = len(rows), S = the canvas (of `fitted`), L = num_local, N = patches of a global crop:
-        `slices` (n, S, S) int16, padded below and right with zeros; `extent` (n, 2) int32, true height and width;
+        `slices` (n, S, S) int16, padded below and right with zeros, read-only;
+        `extent` (n, 2) int32, true height and width;
         `global_boxes` (n, 2, 4), `local_boxes` (n, L, 4) float32 y0, x0, y1, x1 in continuous pixel coordinates;
         `flips` (n, 2 + L) bool, columns reversed; `masks` (n, 2, N) bool; `is_ct` (n,) bool.
 
@@ -133,7 +135,8 @@ def batches(
         held_out=data.held_out,
     )
     grid = crops_config.global_size // patch_size
-    loader = StepLoader(corpus, plan, data, crops_config, masks_config, grid, seed, rows.astype(np.int64))
+    canvases = Canvases(len(rows), data.canvas, data.held)
+    loader = StepLoader(corpus, plan, data, crops_config, masks_config, grid, seed, rows.astype(np.int64), canvases)
     steps = grain.MapDataset.range(start_step, sys.maxsize if stop_step is None else stop_step).map(loader)
     ahead = data.num_threads if data.num_workers else max(data.prefetch, data.num_threads)
     ahead = steps.to_iter_dataset(grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=ahead))

@@ -46,13 +46,17 @@ def size(record: bytes | memoryview) -> tuple[int, int]:
 
 
 def decode(record: bytes | memoryview, out: np.ndarray | None = None) -> np.ndarray:
-    """Slice of a record, int16 (height, width); written into `out` when given (any strides, exactly that shape).
+    """Slice of a record, int16 (height, width); written into `out` when given (any strides).
 
-    Raises CorruptRecord when the checksum, the version or the codestream is wrong.
+    Raises CorruptRecord when the checksum, the version or the codestream is wrong, or the slice is not that of `out`.
     """
     shape = size(record)
+    if out is not None and out.shape != shape:
+        raise CorruptRecord(f"a slice of {shape}, expected {out.shape}")
+    # The decoder writes to rows that lie behind one another, such as those of a slice as large as its canvas.
+    place = out.view(np.uint16) if out is not None and out.flags.c_contiguous else None
     try:
-        pixels = imagecodecs.htj2k_decode(memoryview(record)[_HEAD.size :])
+        pixels = imagecodecs.htj2k_decode(memoryview(record)[_HEAD.size :], out=place)
     except (RuntimeError, ValueError) as error:
         raise CorruptRecord(f"the codestream cannot be decoded: {error}") from error
     if pixels.shape != shape or pixels.dtype != np.uint16:

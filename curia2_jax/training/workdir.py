@@ -12,7 +12,7 @@ import jax
 
 from curia2_jax.errors import UserError
 
-# A run may be resumed with other values of these: they change neither the batches (of the canvas only the padding, which
+# A run may be resumed with other values of these: they change neither the batches (the canvas only their padding, which
 # no crop sees) nor the mathematics of a step.
 RESUMABLE = (
     "data.corpus", "data.canvas", "data.num_threads", "data.num_workers", "data.prefetch", "data.max_corrupt_rate",
