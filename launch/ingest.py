@@ -35,6 +35,12 @@ _ORIENTATION = flags.DEFINE_string("orientation", None, "Axes of NIfTI files wit
 _REGEX = flags.DEFINE_string("patient-regex", None, "Finds the patient in a path; its first group, if it has one.")
 _PATIENTS = flags.DEFINE_string("patients", None, "CSV with the columns file,patient; paths relative to it.")
 _SALT = flags.DEFINE_string("salt", None, "File with the secret behind the keys: one for corpora that share patients.")
+_CODEC = flags.DEFINE_enum(
+    "codec",
+    "htj2k",
+    ["htj2k", "zstd"],
+    "Of the slices, without loss: zstd is read three times as fast, a sixth larger.",
+)
 _FRAMES = flags.DEFINE_enum("frames", "first", ["first", "all"], "Which volumes of a 4-D series to take.")
 _WORKERS = flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Processes.", lower_bound=1)
 _RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "What runs the shards.")
@@ -76,6 +82,7 @@ def _ingest(output: pathlib.Path) -> None:
         patient_regex=_REGEX.value,
         patients=_PATIENTS.value,
         salt=_SALT.value,
+        codec=_CODEC.value,
     )
     if _BEAM.value and _RUNNER.value != "beam":
         raise UserError(f"--beam-options {','.join(_BEAM.value)}: only with --runner beam; write it too")

@@ -277,6 +277,11 @@ def test_without_a_corpus_the_canvas_holds_any_stored_slice():
     assert config("", canvas=0).side == volumes.MAX_SIDE and config("", canvas=80).side == 80
 
 
+def test_the_codec_of_the_records_changes_nothing(expected, tmp_path):
+    write_small_corpus(tmp_path / "zstd", series=8, codec="zstd")
+    assert rows_of(batches(config(tmp_path / "zstd"), stop=51)) == expected
+
+
 def test_filters_and_splits_reach_the_corpus(corpus):
     with batches(config(corpus[0], where="modality=CT"), stop=4) as stream:
         assert all(batch["is_ct"].all() for batch in stream)

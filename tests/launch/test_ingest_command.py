@@ -1,3 +1,4 @@
+import json
 import os
 import pathlib
 import subprocess
@@ -72,6 +73,7 @@ def test_ingest_verify_statistics_and_preview(tmp_path):
         (("--input", "IN", "--output", "OUT", "--plane", "axial"), "plane"),
         (("--input", "IN", "--output", "OUT", "--workers", "some"), "workers"),
         (("--input", "IN", "--output", "OUT", "--runner", "spark"), "runner"),
+        (("--input", "IN", "--output", "OUT", "--codec", "png"), "codec"),
         (("--input", "IN", "--output", "OUT", "--beam-options=--runner=FlinkRunner"), "only with --runner beam"),
         (("--input", "IN/broken.nii.gz", "--output", "OUT"), "no slice was accepted (corrupt 1)"),
     ],
@@ -83,6 +85,14 @@ def test_mistakes_are_told_in_one_line(tmp_path, arguments, message):
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2 and len(lines) == 1 and message in lines[0], done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "out" / "contract.json").exists()
+
+
+def test_the_codec_is_a_flag(tmp_path):
+    write_study(tmp_path / "in")
+    line = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", 1)
+    assert call(*line, "--codec=zstd").returncode == 0
+    assert json.loads((tmp_path / "out" / "contract.json").read_text())["record"]["version"] == 2
+    assert "error: --output" in call(*line).stderr
 
 
 def test_help_names_the_flags_and_the_commands():
@@ -109,7 +119,13 @@ def test_beam_that_is_not_installed_is_told_in_one_line(tmp_path):
     (tmp_path / "none" / "apache_beam").mkdir(parents=True)
     (tmp_path / "none" / "apache_beam" / "__init__.py").write_text("raise ImportError('not here')")
     done = call(
-        "--input", tmp_path / "in", "--output", tmp_path / "out", "--runner", "beam", PYTHONPATH=str(tmp_path / "none")
+        "--input",
+        tmp_path / "in",
+        "--output",
+        tmp_path / "out",
+        "--runner",
+        "beam",
+        PYTHONPATH=f"{tmp_path / 'none'}{os.pathsep}{ROOT}",
     )
     assert done.returncode == 2 and "apache_beam is not installed" in done.stderr and "Traceback" not in done.stderr
 
