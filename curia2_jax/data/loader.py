@@ -18,7 +18,7 @@ from curia2_jax.data.canvases import Block, Canvases
 from curia2_jax.data.corpus import Corpus
 from curia2_jax.data.crops import CropsConfig
 from curia2_jax.data.masks import MasksConfig
-from curia2_jax.data.records import CorruptRecord
+from curia2_jax.data.records import CorruptRecord, halved
 from curia2_jax.data.sampling import SamplingPlan
 from curia2_jax.errors import UserError
 
@@ -43,6 +43,7 @@ class DataConfig:
     global_batch: int  # images a step over all devices
     group_size: int  # images that share a ladder of mask ratios
     canvas: int  # pixels; every slice is padded below and right to this square; 0: what the corpus needs, see `fitted`
+    reduce: int  # 1: slices are read at half their size; an ablation, see `reduced`
     modality_temperature: float  # 1: modalities as often as they occur; the larger, the more evenly
     max_slices_per_series: int  # drawn in an epoch; 0: all
     max_corrupt_rate: float  # share of rows that had to be replaced above which the run stops
@@ -54,7 +55,7 @@ class DataConfig:
     def side(self) -> int:
         """Pixels along a side of the canvas. Where it is 0 and no corpus was asked (a plan, noise), as many as a stored
         slice can have."""
-        return self.canvas or _LARGEST
+        return self.canvas or halved(_LARGEST, self.reduce)
 
     @property
     def held(self) -> int:
@@ -63,9 +64,17 @@ class DataConfig:
 
 
 def fitted(data: DataConfig, corpus: Corpus) -> DataConfig:
-    """`data` with the canvas that batches of `corpus` have: the one given, or for 0 the largest slice rounded up to
-    whole multiples of 32 pixels, since a larger canvas costs time. Raises UserError when a slice does not fit."""
-    largest = max(corpus.contract["largest"])
+    """`data` with the canvas that batches of `corpus` have: the one given, or for 0 the largest slice, as it is read,
+    rounded up to whole multiples of 32 pixels, since a larger canvas costs time. Raises UserError when a slice does not
+    fit, or cannot be read at half its size and has to be."""
+    if data.reduce not in (0, 1):
+        raise UserError(f"config.data.reduce: found {data.reduce}; write 0, or 1 for slices of half their size")
+    if data.reduce and not corpus.reduces:
+        raise UserError(
+            f"config.data.reduce: found 1, but {data.corpus} has slices that can only be read whole; write 0, or a "
+            "corpus of launch/ingest.py --codec=htj2k"
+        )
+    largest = halved(max(corpus.contract["largest"]), data.reduce)
     if not data.canvas:
         return dataclasses.replace(data, canvas=-(-largest // _ROUND) * _ROUND)
     if largest > data.canvas:
@@ -110,13 +119,13 @@ class StepLoader:
             generator = _generator(self.seed, int(position), _ROW)
             generator.random(out=uniform[row])
             mask_rngs.append(random.Random(int(generator.integers(1 << 63))))
-        geometry = geometry_of(index)
+        geometry, reduce = geometry_of(index), self.data.reduce
         global_boxes, local_boxes, flips = crops.draw(uniform, geometry, self.crops)
         return {
             "slices": self.canvases.lend(block),
-            "extent": geometry.extent,
-            "global_boxes": global_boxes,
-            "local_boxes": local_boxes,
+            "extent": halved(geometry.extent, reduce),
+            "global_boxes": reduced(global_boxes, geometry.extent, reduce),
+            "local_boxes": reduced(local_boxes, geometry.extent, reduce),
             "flips": flips,
             "masks": self._masks(mask_rngs, positions, geometry, global_boxes, flips[:, :2]),
             "is_ct": index["is_ct"].copy(),
@@ -133,8 +142,9 @@ class StepLoader:
         for candidate in candidates:
             if candidate != record:
                 index[:] = self.corpus.rows(np.array([candidate]))
+            height, width = (halved(int(index[side][0]), self.data.reduce) for side in ("height", "width"))
             with contextlib.suppress(CorruptRecord):
-                self.corpus.read(candidate, out=block.row(row, int(index["height"][0]), int(index["width"][0])))
+                self.corpus.read(candidate, block.row(row, height, width), self.data.reduce)
                 return candidate
         raise UserError(
             f"data.corpus {self.data.corpus}: {_REPLACEMENTS} records in a row cannot be read, the last one is "
@@ -172,6 +182,19 @@ class StepLoader:
         """Masked patches of the views of a group, (group_size, 2): its ladder, shuffled."""
         ladder = masks.ladder(self.data.group_size, self.grid**2, self.masks)
         return _generator(self.seed, group, _GROUP).permutation(ladder).reshape(-1, 2)
+
+
+def reduced(boxes: np.ndarray, extent: np.ndarray, reduce: int) -> np.ndarray:
+    """Boxes (B, V, 4) float32 of slices (B, 2) int, for the same tissue in slices that were read with `reduce`.
+
+    Pixel i of those lies on pixel 2i, so a place y becomes (y + 1/2) / 2; what would lie outside of the slice then, at
+    most a quarter of a pixel, is left off. The pixels are not those of an antialiased resizing (records.decode), and a
+    crop with more pixels than half of its box had is enlarged, so this is no way to the same numbers for less.
+    """
+    if not reduce:
+        return boxes
+    ends = np.tile(halved(extent, reduce), 2)[:, None].astype(np.float32)
+    return np.minimum(boxes / 2 + np.float32(0.25), ends)
 
 
 def geometry_of(rows: np.ndarray) -> crops.Geometry:

@@ -105,6 +105,28 @@ def test_a_record_of_the_first_release_is_read():
     np.testing.assert_array_equal(records.decode(OLD), expected)
 
 
+@pytest.mark.parametrize("shape", [(64, 48), (61, 47), (1, 9), (9, 1), (1, 1)])
+def test_half_a_slice_has_the_low_pass_of_the_wavelet_on_every_other_pixel(shape):
+    written = pixels(5, *shape, 2) * np.int16(20)
+    half, canvas = records.decode(records.encode(written), reduce=1), np.full((70, 70), 7, np.int16)
+    assert half.shape == tuple((side + 1) // 2 for side in shape)
+    place = canvas[: half.shape[0], : half.shape[1]]
+    np.testing.assert_array_equal(records.decode(records.encode(written), place, 1), half)
+    assert (canvas == 7).sum() >= 70 * 70 - half.size
+    weights = np.array([-1, 2, 6, 2, -1]) / 8
+    mirrored = np.pad(written.astype(float), [(2, 2) if side > 2 else (0, 0) for side in shape], mode="reflect")
+    expected = mirrored
+    for axis, side in enumerate(shape):
+        if side > 2:
+            expected = np.apply_along_axis(np.convolve, axis, expected, weights, "valid")
+    assert np.abs(half - expected[::2, ::2]).max() <= 2  # whole numbers at every step of the wavelet
+
+
+def test_half_a_slice_of_the_second_codec_is_refused():
+    with pytest.raises(records.CorruptRecord, match="decoded whole only"):
+        records.decode(records.encode(pixels(0, 8, 8, 0), "zstd"), reduce=1)
+
+
 @both
 def test_decodes_into_a_part_of_a_canvas(codec):
     """Rows apart, as in a larger canvas, and rows that follow one another."""
