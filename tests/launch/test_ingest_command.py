@@ -1,12 +1,15 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
+
+from curia2_jax.data import plan
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -98,6 +101,23 @@ def test_the_codec_is_a_flag(tmp_path):
 def test_help_names_the_flags_and_the_commands():
     told = call("--help")
     assert "--verify CORPUS" in told.stdout and "--beam-options" in told.stdout and not told.stderr
+
+
+def test_help_and_wrong_flags_wait_for_no_import():
+    """What the commands need takes longer to import than the answer to read."""
+    told = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / "launch" / "ingest.py", "--help"], capture_output=True, text=True
+    )
+    imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines() if line.startswith("import time:")}
+    assert "absl.flags" in imported
+    assert not imported & {"numpy", "rich", "nibabel", "pyarrow", "curia2_jax.data", "multiprocessing"}
+
+
+def test_the_flags_have_the_defaults_of_the_options():
+    told = " ".join(call("--help").stdout.split())
+    for name in ("labels", "codec"):
+        default = re.escape(getattr(plan.Options(()), name))
+        assert re.search(rf"--{name}: .*?\(default: '{default}'\)", told), name
 
 
 def test_beam_makes_and_refuses_as_the_options_say(tmp_path):
