@@ -90,6 +90,16 @@ def test_mistakes_are_told_in_one_line(tmp_path, arguments, message):
     assert "Traceback" not in done.stderr and not (tmp_path / "out" / "contract.json").exists()
 
 
+def test_a_corpus_is_made_where_tensorflow_datasets_is_not(tmp_path):
+    """Which is slow to import, and disturbs the imports of other threads meanwhile."""
+    write_study(tmp_path / "in")
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "tensorflow_datasets.py").write_text("raise ImportError('not here')")
+    where = f"{tmp_path / 'none'}{os.pathsep}{ROOT}"
+    done = call("--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", 1, PYTHONPATH=where)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+
+
 def test_the_codec_is_a_flag(tmp_path):
     write_study(tmp_path / "in")
     line = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", 1)
