@@ -1,5 +1,6 @@
 """How many slices a second the loader delivers, beside two other ways to the same crops; called by launch/bench.py."""
 
+import dataclasses
 import importlib.util
 import itertools
 import pathlib
@@ -11,6 +12,8 @@ import numpy as np
 from PIL import Image
 
 from curia2_jax.data import pipeline
+from curia2_jax.data.loader import StepLoader
+from curia2_jax.data.records import halved
 from curia2_jax.errors import UserError
 from curia2_jax.training.recipe import Recipe
 
@@ -26,9 +29,9 @@ class Rate(NamedTuple):
 def run(recipe: Recipe, *, seconds: float = 10.0, nifti: str | None = None) -> list[Rate]:
     """Measures and prints, one thread each and `seconds` long:
 
-    the loader (read, checksum, decode, boxes, masks, batch), its parts, the loader with the same boxes cropped and
-    resized by PIL on the CPU, and, given a folder `nifti` of .nii.gz files, a PyTorch DataLoader with MONAI that takes
-    a random slice of a random file.
+    the loader (read, checksum, decode, boxes, masks, batch), its parts, the loader on slices of half their size where
+    the corpus gives such, the loader with the same boxes cropped and resized by PIL on the CPU, and, given a folder
+    `nifti` of .nii.gz files, a PyTorch DataLoader with MONAI that takes a random slice of a random file.
 
     The batch is that of the recipe: `--config.data.global_batch=64` for a figure that can be compared. Raises UserError
     when MONAI is not installed or the folder has no such file.
@@ -43,17 +46,21 @@ def run(recipe: Recipe, *, seconds: float = 10.0, nifti: str | None = None) -> l
     with pipeline.batches(*sections, seed=recipe.seed) as stream:
         next(stream)
     first = time.perf_counter() - started
-    with pipeline.batches(*sections, seed=recipe.seed) as stream:
-        loader = stream.loader
-    rows = len(loader.rows)
+    loader = _loader(recipe)
+    rows, corpus = len(loader.rows), loader.corpus
     extent = np.mean([loader(step)["extent"].prod(-1).mean() for step in range(2)])
-    print(f"{rows} slices a batch, on average {extent**0.5:.0f} pixels a side, canvas {recipe.data.canvas}")
+    for contract in corpus.contract.get("corpora", [corpus.contract]):
+        print(f"{contract['bytes'] / contract['slices'] / 1000:.0f} kB a slice: {contract['record']['codec']}")
+    print(f"{rows} slices a batch, on average {extent**0.5:.0f} pixels a side, canvas {loader.data.side}")
     print(f"first batch after {first:.2f} s ({recipe.data.num_threads} threads, {recipe.data.num_workers} processes)")
 
     steps = itertools.count()
     rates = [_rate("loader", rows, seconds, lambda: loader(next(steps)))]
     records = loader.plan.records(np.arange(rows), recipe.seed)
-    rates.append(_rate("  of it: read, checksum, decode", rows, seconds / 4, lambda: _read(loader.corpus, records)))
+    rates.append(_rate("  of it: read, checksum, decode", rows, seconds / 4, lambda: _read(loader, records)))
+    if corpus.reduces and not recipe.data.reduce:
+        half = _loader(dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, reduce=1)))
+        rates.append(_rate("loader, config.data.reduce=1", rows, seconds, lambda: half(next(steps))))
     rates.append(_rate("loader + crops by PIL", rows, seconds, lambda: _pil(loader(next(steps)), recipe)))
     if files:
         stream = _monai(files, recipe)
@@ -73,9 +80,17 @@ def _rate(what: str, slices: int, seconds: float, work: Callable[[], Any]) -> Ra
     return Rate(what, done / (time.process_time() - cpu), done / (time.perf_counter() - wall))
 
 
-def _read(corpus: Any, records: np.ndarray) -> None:
-    for record in records.tolist():
-        corpus.read(record)
+def _loader(recipe: Recipe) -> StepLoader:
+    with pipeline.batches(recipe.data, recipe.crops, recipe.masks, recipe.model.patch_size, seed=recipe.seed) as stream:
+        return stream.loader
+
+
+def _read(loader: StepLoader, records: np.ndarray) -> None:
+    """Every record to the same place, as in memory that was used before."""
+    reduce, canvas = loader.data.reduce, np.empty((loader.data.side, loader.data.side), np.int16)
+    for record, row in zip(records.tolist(), loader.corpus.rows(records), strict=True):
+        height, width = (halved(int(row[side]), reduce) for side in ("height", "width"))
+        loader.corpus.read(record, canvas[:height, :width], reduce)
 
 
 def _pil(batch: dict[str, np.ndarray], recipe: Recipe) -> list[np.ndarray]:

@@ -15,7 +15,6 @@ import pathlib
 from absl import flags
 
 from curia2_jax.data import phantom
-from curia2_jax.data.corpus import Corpus
 from curia2_jax.errors import UserError
 from launch import command
 
@@ -48,17 +47,11 @@ def phantom_studies(folder: pathlib.Path, count: int, seed: int) -> pathlib.Path
     return folder
 
 
-def canvas_of(corpus: pathlib.Path) -> int:
-    """The smallest multiple of 32 pixels that holds every slice: on a CPU a larger canvas costs time."""
-    return -(-max(Corpus(corpus).contract["largest"]) // 32) * 32
-
-
 def pretrain_and_score(
     folder: pathlib.Path, corpus: pathlib.Path, benchmark: pathlib.Path, steps: int, seed: int
 ) -> None:
     run, model, report = folder / "run", folder / "huggingface", folder / "report"
-    settings = {"data.corpus": corpus, "data.canvas": canvas_of(corpus), "seed": seed}
-    flags_of = [f"--config.{key}={value}" for key, value in settings.items()]
+    flags_of = [f"--config.data.corpus={corpus}", f"--config.seed={seed}"]
     command.call(["launch/main.py", f"--config=configs/demo.py:{steps}", f"--workdir={run}", *flags_of])
     command.call(["launch/convert.py", f"--checkpoint={run}", f"--output={model}", "--verify"])
     command.call(

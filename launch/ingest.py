@@ -15,18 +15,15 @@ import pathlib
 import sys
 
 from absl import flags
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-from curia2_jax.data import audit, ingest, labels, runners
 from curia2_jax.errors import UserError
 from launch import command
 
+# What a command needs is imported when the flags have been read: --help and a wrong flag are answered at once.
 _INPUT = flags.DEFINE_multi_string("input", [], "Folder or file of studies; may be given several times.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the corpus to make, or to carry on with.")
 _LABELS = flags.DEFINE_string(
-    "labels", labels.DEFAULT, "Which files are label maps: globs, or a CSV image,label[,kind]."
+    "labels", "*_seg.nii.gz,labels/*", "Which files are label maps: globs, or a CSV image,label[,kind]."
 )
 _NAMES = flags.DEFINE_string("label-names", None, "JSON with the names of the labels.")
 _PLANES = flags.DEFINE_list("planes", ["axial"], "Planes to cut near-isotropic volumes in: axial,coronal,sagittal.")
@@ -35,6 +32,12 @@ _ORIENTATION = flags.DEFINE_string("orientation", None, "Axes of NIfTI files wit
 _REGEX = flags.DEFINE_string("patient-regex", None, "Finds the patient in a path; its first group, if it has one.")
 _PATIENTS = flags.DEFINE_string("patients", None, "CSV with the columns file,patient; paths relative to it.")
 _SALT = flags.DEFINE_string("salt", None, "File with the secret behind the keys: one for corpora that share patients.")
+_CODEC = flags.DEFINE_enum(
+    "codec",
+    "htj2k",
+    ["htj2k", "zstd"],
+    "Of the slices, without loss: zstd is read three times as fast, a sixth larger.",
+)
 _FRAMES = flags.DEFINE_enum("frames", "first", ["first", "all"], "Which volumes of a 4-D series to take.")
 _WORKERS = flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Processes.", lower_bound=1)
 _RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "What runs the shards.")
@@ -55,6 +58,8 @@ def run(argv: list[str]) -> int | None:
     if _VERIFY.value:
         return _verify(pathlib.Path(_VERIFY.value))
     if _STATISTICS.value:
+        from curia2_jax.data import audit
+
         return _table(pathlib.Path(_STATISTICS.value), audit.statistics(pathlib.Path(_STATISTICS.value)))
     if not _OUTPUT.value or not (_INPUT.value or _PREVIEW.value):
         raise UserError("nothing to do; write --input DIR --output CORPUS, --verify CORPUS or --statistics CORPUS")
@@ -65,6 +70,8 @@ def run(argv: list[str]) -> int | None:
 
 
 def _ingest(output: pathlib.Path) -> None:
+    from curia2_jax.data import ingest, runners
+
     options = ingest.Options(
         input=tuple(_INPUT.value),
         planes=tuple(_PLANES.value),
@@ -76,6 +83,7 @@ def _ingest(output: pathlib.Path) -> None:
         patient_regex=_REGEX.value,
         patients=_PATIENTS.value,
         salt=_SALT.value,
+        codec=_CODEC.value,
     )
     if _BEAM.value and _RUNNER.value != "beam":
         raise UserError(f"--beam-options {','.join(_BEAM.value)}: only with --runner beam; write it too")
@@ -110,6 +118,8 @@ def _ingest(output: pathlib.Path) -> None:
 
 
 def _verify(folder: pathlib.Path) -> int:
+    from curia2_jax.data import audit
+
     with _bars() as progress:
         problems = audit.verify(folder, _WORKERS.value, progress)
     for problem in problems:
@@ -120,7 +130,10 @@ def _verify(folder: pathlib.Path) -> int:
 
 
 def _preview(folder: pathlib.Path, pages: int) -> None:
-    from curia2_jax.data import preview  # matplotlib, which nothing else here needs
+    from rich.console import Console
+    from rich.table import Table
+
+    from curia2_jax.data import preview
 
     for page in preview.draw(folder, pages):
         print(page)
@@ -134,6 +147,9 @@ def _preview(folder: pathlib.Path, pages: int) -> None:
 
 
 def _table(folder: pathlib.Path, rows: dict[str, object]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=f"corpus {folder}", show_header=False)
     for name, value in rows.items():
         table.add_row(name, str(value))
@@ -141,10 +157,20 @@ def _table(folder: pathlib.Path, rows: dict[str, object]) -> None:
 
 
 @contextlib.contextmanager
-def _bars() -> collections.abc.Iterator[ingest.Progress]:
-    """Progress bars on stderr with rate and time left; the stages appear as they begin."""
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+def _bars() -> collections.abc.Iterator[collections.abc.Callable[[str, int, int, int], None]]:
+    """Progress bars on stderr with rate and time left; the stages appear as they begin. Yields a plan.Progress."""
+    from rich import progress as rich
+    from rich.console import Console
+
+    columns = [
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TextColumn("{task.fields[rate]}"),
+        rich.TimeElapsedColumn(),
+        rich.TimeRemainingColumn(),
+    ]
+    with rich.Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, int] = {}
 
         def progress(stage: str, done: int, total: int, slices: int) -> None:

@@ -10,7 +10,7 @@ from curia2_jax.training.recipe import Recipe
 
 def shapes(recipe: Recipe, sharding: NamedSharding | None = None) -> dict[str, jax.ShapeDtypeStruct]:
     """What `training.step.train_step` takes as its batch."""
-    rows, canvas, local = recipe.data.global_batch, recipe.data.canvas, recipe.crops.num_local
+    rows, canvas, local = recipe.data.global_batch, recipe.data.side, recipe.crops.num_local
     arrays = {
         "slices": ((canvas, canvas), np.int16),
         "extent": ((2,), np.int32),
@@ -37,7 +37,7 @@ def masks(recipe: Recipe, rng: np.random.Generator) -> np.ndarray:
 
 def batch(recipe: Recipe, seed: int = 0) -> dict[str, np.ndarray]:
     """A batch as the pipeline would give it: noise in slices as large as the canvas, boxes as DINOv2 would draw."""
-    rng, rows, canvas = np.random.default_rng(seed), recipe.data.global_batch, recipe.data.canvas
+    rng, rows, canvas = np.random.default_rng(seed), recipe.data.global_batch, recipe.data.side
 
     def boxes(count: int, area: tuple[float, float]) -> np.ndarray:
         side = canvas * np.sqrt(rng.uniform(*area, (rows, count, 1)))

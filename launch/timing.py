@@ -1,5 +1,6 @@
 """The clocks of launch/bench.py: each returns one dict of figures."""
 
+import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -70,6 +71,8 @@ def time_step(recipe: Any, steps: int, *, with_views: bool = True) -> dict[str, 
     import jax
     from jax.sharding import NamedSharding
 
+    from curia2_jax.data.corpus import Corpus
+    from curia2_jax.data.loader import fitted
     from curia2_jax.data.masks import masked_per_group
     from curia2_jax.data.pipeline import batches
     from curia2_jax.parallel import chips, flops
@@ -80,6 +83,8 @@ def time_step(recipe: Any, steps: int, *, with_views: bool = True) -> dict[str, 
     from curia2_jax.training.step import train_step, update
     from launch import synthetic
 
+    if recipe.data.corpus and with_views:  # the noise of the first step has the shape of the batches that follow
+        recipe = dataclasses.replace(recipe, data=fitted(recipe.data, Corpus(recipe.data.corpus)))
     mesh = make_mesh(recipe.parallel)
     check_batch(recipe.data.global_batch, recipe.data.group_size, recipe.parallel.accumulation, batch_shards(mesh))
     put = functools.partial(to_devices, sharding=NamedSharding(mesh, BATCH))

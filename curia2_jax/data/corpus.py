@@ -110,12 +110,19 @@ class Corpus:
             total.update(dict(zip(vocabulary.to_pylist(), count.tolist(), strict=True)))
         return total
 
-    def read(self, i: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Slice i, int16 (height, width); into `out` of that shape when given. Raises records.CorruptRecord."""
+    @property
+    def reduces(self) -> bool:
+        """Whether all slices can be read at half their size."""
+        codecs = [folder.contract.get("record", {}).get("codec") for folder, _ in self._parts]
+        return set(codecs) <= {codec.name for codec in records.CODECS.values() if codec.reduces}
+
+    def read(self, i: int, out: np.ndarray | None = None, reduce: int = 0) -> np.ndarray:
+        """Slice i, int16 (height, width), as records.decode makes it; into `out` of its shape when given. Raises
+        records.CorruptRecord."""
         part = int(np.searchsorted(self._offsets, i, side="right")) - 1
         if not 0 <= i < len(self):
             raise IndexError(f"slice {i} of {len(self)}")
-        return self._parts[part][0].read(int(i - self._offsets[part]), out)
+        return self._parts[part][0].read(int(i - self._offsets[part]), out, reduce)
 
     def sampling_plan(
         self,
@@ -249,9 +256,10 @@ class _Folder:
         codes, vocabulary = self.codes(name)
         return np.array(vocabulary.take(pa.array(codes[indices])).to_pylist(), np.str_)
 
-    def read(self, i: int, out: np.ndarray | None) -> np.ndarray:
+    def read(self, i: int, out: np.ndarray | None, reduce: int) -> np.ndarray:
         row = self.rows[i]
-        return records.decode(self._records.read(int(row["shard"]), int(row["offset"]), int(row["span"])), out)
+        record = self._records.read(int(row["shard"]), int(row["offset"]), int(row["span"]))
+        return records.decode(record, out, reduce)
 
     def select(self, where: str, split: str, held_out: float) -> np.ndarray | None:
         """Slices that meet the conditions, bool (N,); None when all do."""

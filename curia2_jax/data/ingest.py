@@ -81,11 +81,13 @@ def _refuse_other_options(output: pathlib.Path, options: Options) -> None:
         if output.exists() and (not output.is_dir() or any(path.name not in ours for path in output.iterdir())):
             raise UserError(f"--output {output}: is not empty and not a corpus; write a new folder")
         return
-    asked, before = options.to_json(), json.loads((output / LOCAL / "options.json").read_text())
+    # Options that are younger than the corpus had their default.
+    before = Options.from_json(json.loads((output / LOCAL / "options.json").read_text())).to_json()
+    asked = options.to_json()
     for name, value in asked.items():
-        if before.get(name) != value:
+        if before[name] != value:
             raise UserError(
-                f"--output {output}: made with {name}={before.get(name)!r}, now {value!r}; "
+                f"--output {output}: made with {name}={before[name]!r}, now {value!r}; "
                 "write the same options to carry on, or another folder"
             )
 
@@ -234,9 +236,10 @@ def _write_tables(
 
 def _contract(options: Options) -> dict:
     """What was done to every slice. Nothing in it names a place or a person."""
+    codec = records.CODECS[options.codec]
     return {
         "code_version": importlib.metadata.version("curia2-jax"),
-        "record": {"version": records.VERSION, "codec": "HTJ2K reversible", "pixels": "int16"},
+        "record": {"version": codec.version, "codec": codec.name, "pixels": "int16"},
         "orientation": {"axial": "PL", "coronal": "IL", "sagittal": "IP"},
         "options": {
             "planes": list(options.planes),

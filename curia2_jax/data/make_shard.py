@@ -68,7 +68,7 @@ class _Maker:
 
     def __init__(self, work: pathlib.Path, number: int, options: plan.Options, keys: Keys):
         self._work, self._options, self._keys = work, options, keys
-        self.part = parts.Part(work, number)
+        self.part = parts.Part(work, number, options.codec)
         self.timer = slicing.Timer()
         self.report: dict = {"refused": [], "corrected": [], "samples": []}
 

@@ -47,9 +47,11 @@ class Series:
 
 
 class Part:
-    """Writer of one part. `begin_series`, `add` each slice, `end_series`; then `finish`. Nothing is visible before."""
+    """Writer of one part, with records of one of records.CODECS. `begin_series`, `add` each slice, `end_series`; then
+    `finish`. Nothing is visible before."""
 
-    def __init__(self, work: pathlib.Path, number: int):
+    def __init__(self, work: pathlib.Path, number: int, codec: str = "htj2k"):
+        self._codec = codec
         self._stem = work / f"shard-{number:05d}"
         self._temporary = work / f"shard-{number:05d}.{os.getpid()}.tmp"
         self._writer = shards.writer(self._temporary)
@@ -62,7 +64,7 @@ class Part:
 
     def add(self, pixels: np.ndarray, row: dict) -> None:
         """Append one slice int16 (height, width); `row` has the index columns but shard, row, height and width."""
-        record = records.encode(pixels)
+        record = records.encode(pixels, self._codec)
         row = row | {"height": pixels.shape[0], "width": pixels.shape[1], "shard": 0, "row": len(self._rows)}
         self._writer.write(shards.to_example(record))
         digest = hashlib.sha256(record).digest()  # one scan writes equal slices as equal records

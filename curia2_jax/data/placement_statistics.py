@@ -13,7 +13,7 @@ import numpy as np
 
 from curia2_jax.data import anatomy, crops, masks
 from curia2_jax.data.corpus import Corpus
-from curia2_jax.data.pipeline import geometry_of
+from curia2_jax.data.loader import geometry_of
 
 _BORDER = 1.0  # pixel
 _VOLUME = 8  # slices that stand for a volume when its threshold is found

@@ -8,6 +8,7 @@ import pathlib
 import re
 
 from curia2_jax.data import benchmark, identity, labels, studies
+from curia2_jax.data.records import CODECS
 from curia2_jax.data.runners import Pool
 from curia2_jax.data.shards import MAX_RECORDS
 from curia2_jax.data.volumes import PLANES
@@ -31,6 +32,7 @@ class Options:
     patient_regex: str | None = None
     patients: str | None = None
     salt: str | None = None
+    codec: str = "htj2k"
 
     def check(self) -> None:
         """Raises UserError for a value that makes no sense."""
@@ -48,6 +50,8 @@ class Options:
                 re.compile(self.patient_regex)
             except re.error as error:
                 raise UserError(f"--patient-regex: {error}; write a regular expression for paths") from None
+        if self.codec not in CODECS:
+            raise UserError(f"--codec: found {self.codec}; write {' or '.join(CODECS)}")
         if self.label_names:
             benchmark.read_names(self.label_names)
         if self.patients:

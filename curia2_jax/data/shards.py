@@ -6,10 +6,10 @@ larger group makes a random read tens of times slower.
 """
 
 import collections
+import json
 import pathlib
 import threading
 
-import numpy as np
 from array_record.python import array_record_module
 
 from curia2_jax.data.records import CorruptRecord
@@ -20,6 +20,7 @@ FEATURE = "slice"
 # Open and read costs of ArrayRecord grow with the records in a file; at this many a read takes 0.04 ms.
 MAX_RECORDS = 16_384
 _WRITE = "group_size:1,uncompressed"
+_SCALAR_OF_BYTES = {"dtype": "string", "encoding": "none", "shape": {}}
 _READ = "readahead_buffer_size:0,max_parallelism:0"
 
 
@@ -125,15 +126,22 @@ def count(path: pathlib.Path) -> int:
 def write_metadata(folder: pathlib.Path, lengths: list[int], total_bytes: int) -> None:
     """Files `features.json` and `dataset_info.json`, with which `tfds.builder_from_directory(folder)` opens the shards.
 
-    `lengths` are the records of each shard, in order; the shards must lie in `folder` already.
+    `lengths` are the records of each shard, in order; `total_bytes` is what they take. The files are byte for byte what
+    TensorFlow Datasets writes. The tests import it and this does not: that takes a second, and replaces Python's import
+    for all threads meanwhile, which breaks those that import something just then.
     """
-    import tensorflow_datasets as tfds  # half a second that readers of a corpus need not pay
-
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=folder, dataset_name=DATASET, split=SPLIT, filetype_suffix="array_record"
-    )
-    split = tfds.core.SplitInfo(name=SPLIT, shard_lengths=lengths, num_bytes=total_bytes, filename_template=template)
-    features = tfds.features.FeaturesDict({FEATURE: tfds.features.Tensor(shape=(), dtype=np.object_)})
-    tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=features, split_infos=[split], version="1.0.0", check_data=False
-    )
+    split = {
+        "name": SPLIT,
+        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        "numBytes": str(total_bytes),
+        "shardLengths": [str(length) for length in lengths],
+    }
+    info = {"name": DATASET, "version": "1.0.0", "fileFormat": "array_record", "splits": [split]}
+    module = "tensorflow_datasets.core.features"
+    tensor = {"pythonClassName": f"{module}.tensor_feature.Tensor", "tensor": _SCALAR_OF_BYTES}
+    features = {
+        "pythonClassName": f"{module}.features_dict.FeaturesDict",
+        "featuresDict": {"features": {FEATURE: tensor}},
+    }
+    (folder / "dataset_info.json").write_text(json.dumps(info, indent=2, sort_keys=True))
+    (folder / "features.json").write_text(json.dumps(features, indent=4, sort_keys=True))

@@ -120,7 +120,7 @@ def recomputed(recipe: Any) -> float:
 
 def views(recipe: Any) -> float:
     """FLOPs of cutting and resizing all crops of a batch from their canvas: two products a crop, no gradient."""
-    canvas, images, total = recipe.data.canvas, recipe.data.global_batch, 0.0
+    canvas, images, total = recipe.data.side, recipe.data.global_batch, 0.0
     for size, crops in ((recipe.crops.global_size, 2), (recipe.crops.local_size, recipe.crops.num_local)):
         total += images * crops * 2.0 * (size * canvas * canvas + size * size * canvas)
     return total

@@ -76,7 +76,7 @@ def activations(recipe: Any, masked_per_group: int, shards: int) -> dict[str, in
     # Last layers gathered in float32, and their gradients of this device.
     out["last layers"] = sum(2 * h.bottleneck * h.prototypes * 4 for h, _ in heads.values())
     out["head features"] = sum(3 * (n + n * c.num_local // 2) * h.hidden * size for h, n in heads.values())
-    canvas = recipe.data.canvas
+    canvas = recipe.data.side
     crops_bytes = images * 4 * (2 * c.global_size**2 + c.num_local * c.local_size**2) * m.in_channels
     out["slices and crops"] = images * canvas * canvas * (2 + 4) + 2 * crops_bytes
     return out

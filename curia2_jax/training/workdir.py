@@ -12,9 +12,10 @@ import jax
 
 from curia2_jax.errors import UserError
 
-# A run may be resumed with other values of these: they change neither the batches nor the mathematics of a step.
+# A run may be resumed with other values of these: they change neither the batches (the canvas only their padding, which
+# no crop sees) nor the mathematics of a step.
 RESUMABLE = (
-    "data.corpus", "data.num_threads", "data.num_workers", "data.prefetch", "data.max_corrupt_rate",
+    "data.corpus", "data.canvas", "data.num_threads", "data.num_workers", "data.prefetch", "data.max_corrupt_rate",
     "checkpoint.", "log.", "parallel.fsdp", "model.attention", "model.remat", "model.scan", "objective.chunk",
 )  # fmt: skip
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "imagecodecs", "curia2-jax")

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from curia2_jax.data import parts
+from curia2_jax.data import parts, records
 
 
 def write_small_corpus(
@@ -16,6 +16,7 @@ def write_small_corpus(
     shards: int = 2,
     seed: int = 0,
     foreground: float = 0.5,
+    codec: str = "htj2k",
 ) -> list[np.ndarray]:
     """Corpus of `series` x `slices` int16 slices, even series CT and odd ones MR, one patient per two series.
 
@@ -25,7 +26,7 @@ def write_small_corpus(
     (folder / parts.WORK).mkdir(parents=True)
     written = []
     for number, mine in enumerate(np.array_split(np.arange(series), shards)):
-        part = parts.Part(folder / parts.WORK, number)
+        part = parts.Part(folder / parts.WORK, number, codec)
         for s in mine.tolist():
             part.begin_series()
             height, width = shape[0] + s % 3 * 4, shape[1] + s % 2 * 8
@@ -37,7 +38,8 @@ def write_small_corpus(
                 written.append(pixels)
             part.end_series(f"series{s}", False, f"/source/{s}")
         part.finish({})
-    parts.publish(folder, shards, (), {"code_version": "test", "options": {}})
+    record = {"version": records.CODECS[codec].version, "codec": records.CODECS[codec].name, "pixels": "int16"}
+    parts.publish(folder, shards, (), {"code_version": "test", "record": record, "options": {}})
     return written
 
 

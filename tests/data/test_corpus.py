@@ -254,8 +254,9 @@ def test_parse(tmp_path):
     assert parse(str(tmp_path / "a:1,b")) == [(tmp_path / "a:1,b", 1.0)]
 
 
-def test_a_flipped_bit_in_a_shard_never_gives_other_voxels(tmp_path):
-    written = write_small_corpus(tmp_path / "c", series=2, slices=3, shards=1)
+@pytest.mark.parametrize("codec", sorted(records.CODECS))
+def test_a_flipped_bit_in_a_shard_never_gives_other_voxels(tmp_path, codec):
+    written = write_small_corpus(tmp_path / "c", series=2, slices=3, shards=1, codec=codec)
     path = tmp_path / "c" / shards.file_name(0, 1)
     whole, rng, noticed = path.read_bytes(), np.random.default_rng(0), 0
     for _ in range(40):

@@ -1,5 +1,6 @@
 import csv
 import hashlib
+import json
 import os
 import pathlib
 import random
@@ -10,9 +11,10 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from small_studies import body, dicom_slices, save_dicom, write_archive, write_nifti
 
-from curia2_jax.data import audit, ingest, make_shard, nifti, parts, plan, runners
+from curia2_jax.data import audit, ingest, make_shard, nifti, parts, plan, records, runners
 from curia2_jax.data.corpus import Corpus
 from curia2_jax.data.volumes import REASONS
 from curia2_jax.errors import UserError
@@ -207,6 +209,41 @@ def test_workers_and_order_change_nothing(tmp_path, monkeypatch):
             function(*task)
 
     assert run(tmp_path / "three", tmp_path / "in", runner=backwards).contract == one
+
+
+def test_the_codec_changes_the_records_and_nothing_else(tmp_path):
+    write_archive(tmp_path / "in", series=3)
+    outs = {codec: tmp_path / codec for codec in records.CODECS}
+    contracts = {codec: run(out, tmp_path / "in", codec=codec).contract for codec, out in outs.items()}
+    assert fingerprint(outs["htj2k"]) == fingerprint(outs["zstd"])
+    for codec, out in outs.items():
+        assert audit.verify(out, 1, silent) == []
+        version = {"htj2k": 1, "zstd": 2}[codec]
+        assert contracts[codec]["record"]["version"] == version
+        for record in tfds.builder_from_directory(out).as_data_source("slices"):
+            assert records.head(record["slice"])[0] == version
+    differ = {name for name in contracts["zstd"] if contracts["zstd"][name] != contracts["htj2k"][name]}
+    assert differ - {"bytes"} == {"record", "content_hash", "hash"}  # files are padded, so small ones may be as long
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_an_ingest_goes_on_with_the_codec_it_began_with(tmp_path, finished):
+    """Which before there was a choice was HTJ2K, without a word about it."""
+    write_archive(tmp_path / "in", series=2)
+    out = tmp_path / "out"
+    if finished:
+        run(out, tmp_path / "in")
+    else:
+        with pytest.raises(UserError, match="carries on"):
+            run(out, tmp_path / "in", runner=lambda function, tasks: None)
+    with pytest.raises(UserError, match=r"made with codec='htj2k', now 'zstd'; write the same options"):
+        run(out, tmp_path / "in", codec="zstd")
+    for path in (out / "local" / "options.json", out / "work" / "options.json"):
+        if path.exists():
+            options = json.loads(path.read_text())
+            assert options.pop("codec") == "htj2k"
+            path.write_text(json.dumps(options))
+    assert run(out, tmp_path / "in").contract["record"]["version"] == 1
 
 
 def test_of_equal_series_a_labelled_one_stays_else_the_first_by_source():
@@ -427,6 +464,7 @@ def test_shards_that_a_runner_made_elsewhere_are_missed(tmp_path):
         ({"labels": "none.csv"}, "--labels"),
         ({"salt": "none"}, "--salt"),
         ({"patients": "none.csv"}, "--patients"),
+        ({"codec": "png"}, "--codec: found png; write htj2k or zstd"),
     ],
 )
 def test_wrong_options_are_told_in_one_line(tmp_path, options, message):

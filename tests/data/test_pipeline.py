@@ -12,11 +12,13 @@ import textwrap
 import threading
 import time
 
+import imagecodecs
 import numpy as np
 import pytest
+from PIL import Image
 from small_corpus import write_small_corpus
 
-from curia2_jax.data import masks, pipeline, records
+from curia2_jax.data import loader, masks, pipeline, records, volumes
 from curia2_jax.data.corpus import Corpus
 from curia2_jax.data.crops import CropsConfig
 from curia2_jax.data.masks import MasksConfig
@@ -58,6 +60,7 @@ def config(folder, **changes):
             global_batch=BATCH,
             group_size=GROUP,
             canvas=80,
+            reduce=0,
             modality_temperature=1.0,
             max_slices_per_series=0,
             max_corrupt_rate=0.001,
@@ -228,7 +231,7 @@ def test_too_many_corrupt_records_stop_the_run(damaged):
 
 
 def test_nothing_readable_stops_at_once(corpus, monkeypatch):
-    def read(self, i, out=None):
+    def read(self, i, out=None, reduce=0):
         raise records.CorruptRecord("nothing")
 
     monkeypatch.setattr(Corpus, "read", read)
@@ -241,6 +244,8 @@ def test_nothing_readable_stops_at_once(corpus, monkeypatch):
     [
         ({"canvas": 64}, r"data.canvas: 64, but .* has slices of 72 pixels; write 72"),
         ({"canvas": 71}, r"data.canvas: 71, but .* has slices of 72 pixels; write 72"),
+        ({"canvas": 35, "reduce": 1}, r"data.canvas: 35, but .* has slices of 36 pixels; write 36"),
+        ({"reduce": 2}, r"config.data.reduce: found 2; write 0, or 1"),
         ({"corpus": ""}, r"data.corpus: no corpus given; write --config.data.corpus=FOLDER"),
         ({"group_size": 5}, r"data.group_size: 5 does not divide data.global_batch 16"),
         ({"prefetch": 0}, r"data.prefetch: found 0; write 1 or more"),
@@ -258,6 +263,85 @@ def test_a_canvas_must_hold_every_corpus_of_a_mixture(corpus, tmp_path):
     with pytest.raises(UserError, match=r"data.canvas: 89, but .* has slices of 90 pixels; write 90"):
         batches(config(mixture, canvas=89))
     batches(config(mixture, canvas=90)).close()
+
+
+def test_no_canvas_means_what_the_corpora_need(corpus, tmp_path):
+    """Whole multiples of 32 pixels around the largest slice of all of them; what lies inside does not change."""
+    write_small_corpus(tmp_path / "wide", series=1, slices=1, shape=(40, 97), shards=1)
+    for folder, side in ((corpus[0], 96), (f"{corpus[0]}:5,{tmp_path / 'wide'}:1", 128), (tmp_path / "wide", 128)):
+        with batches(config(folder, canvas=0), stop=1) as stream:
+            assert next(stream)["slices"].shape == (BATCH, side, side)
+    with batches(config(corpus[0], canvas=0), stop=3) as found, batches(config(corpus[0]), stop=3) as given:
+        for a, b in zip(found, given, strict=True):
+            np.testing.assert_array_equal(a["slices"][:, :80, :80], b["slices"])
+            assert not a["slices"][:, 80:].any() and not a["slices"][:, :, 80:].any()
+            assert all((a[name] == b[name]).all() for name in a if name != "slices")
+
+
+def test_without_a_corpus_the_canvas_holds_any_stored_slice():
+    assert config("", canvas=0).side == volumes.MAX_SIDE == 2 * config("", canvas=0, reduce=1).side
+    assert config("", canvas=80).side == 80
+
+
+def test_the_codec_of_the_records_changes_nothing(expected, tmp_path):
+    write_small_corpus(tmp_path / "zstd", series=8, codec="zstd")
+    assert rows_of(batches(config(tmp_path / "zstd"), stop=51)) == expected
+
+
+def test_slices_of_half_the_size_are_drawn_as_whole_ones(tmp_path):
+    """Same slices, same boxes in millimetres of tissue, same masks; the sides of an odd slice are rounded up."""
+    slices = write_small_corpus(tmp_path / "c", series=8, shape=(61, 47))
+    with (
+        batches(config(tmp_path / "c"), stop=5) as whole,
+        batches(config(tmp_path / "c", reduce=1, canvas=0), stop=5) as half,
+    ):
+        for step, (full, found) in enumerate(zip(whole, half, strict=True)):
+            assert found["slices"].shape == (BATCH, 64, 64)
+            for name in ("flips", "masks", "is_ct"):
+                np.testing.assert_array_equal(found[name], full[name])
+            np.testing.assert_array_equal(found["extent"], (full["extent"] + 1) // 2)
+            assert whole.records_of_step(step) == half.records_of_step(step)
+            for row, where in enumerate(half.records_of_step(step)):
+                stored, (height, width) = slices[int(where.split(",")[0].removeprefix("record "))], found["extent"][row]
+                codestream = imagecodecs.htj2k_encode(stored.view(np.uint16) ^ 0x8000, reversible=True)
+                expected = np.zeros((64, 64), np.int16)
+                expected[:height, :width] = imagecodecs.htj2k_decode(codestream, skipres=1).astype(np.int32) - 32768
+                np.testing.assert_array_equal(found["slices"][row], expected)
+            for name in ("global_boxes", "local_boxes"):
+                ends = np.tile(found["extent"], 2)[:, None]
+                np.testing.assert_array_equal(found[name], loader.reduced(full[name], full["extent"], 1))
+                assert found[name].dtype == np.float32 and (found[name] >= 0).all() and (found[name] <= ends).all()
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (61, 47), (62, 55)])
+def test_a_box_covers_the_same_tissue_in_a_slice_of_half_the_size(shape):
+    """On a slope, PIL cuts the same picture out of both, away from the border; half a pixel beside it would be 20."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    whole = (40 * y + 25 * x).astype(np.int16)
+    half = records.decode(records.encode(whole), reduce=1)
+    rng, extent = np.random.default_rng(0), np.array([shape], np.int32)
+    start = rng.uniform(0, 20, (1, 30, 2))
+    boxes = np.concatenate([start, start + rng.uniform(18, 27, (1, 30, 2))], -1).astype(np.float32)
+    for box, small in zip(boxes[0], loader.reduced(boxes, extent, 1)[0], strict=True):
+        cut = [
+            np.asarray(
+                Image.fromarray(image.astype(np.float32)).resize(
+                    (12, 12), Image.Resampling.BICUBIC, (float(b[1]), float(b[0]), float(b[3]), float(b[2]))
+                )
+            )[4:8, 4:8]
+            for image, b in ((whole, box), (half, small))
+        ]
+        np.testing.assert_allclose(cut[0], cut[1], atol=1.5)
+    everything = np.tile(np.array([0, 0, *shape], np.float32), (1, 1, 1))
+    found = loader.reduced(everything, extent, 1)[0, 0]
+    assert (found[:2] == 0.25).all() and (np.abs(found[2:] - half.shape) <= 0.25).all()
+
+
+def test_slices_that_cannot_be_halved_are_told(corpus, tmp_path):
+    write_small_corpus(tmp_path / "zstd", series=2, codec="zstd")
+    for folder in (tmp_path / "zstd", f"{corpus[0]},{tmp_path / 'zstd'}"):
+        with pytest.raises(UserError, match=r"config.data.reduce: found 1, but .*zstd has .* --codec=htj2k$"):
+            batches(config(folder, reduce=1))
 
 
 def test_filters_and_splits_reach_the_corpus(corpus):

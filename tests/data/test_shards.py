@@ -28,6 +28,32 @@ def test_other_bytes_raise_corrupt_record(data, tail):
         shards.from_example(shards.to_example(data) + tail + b"x")
 
 
+@pytest.mark.parametrize("lengths", [[1], [3, 4, 5], [16_384] * 12])
+def test_metadata_is_that_of_tensorflow_datasets(tmp_path, lengths):
+    theirs, ours, total = tmp_path / "theirs", tmp_path / "ours", 7 * 10**13 + 1
+    for folder in (theirs, ours):
+        folder.mkdir()
+        for shard in range(len(lengths)):
+            (folder / shards.file_name(shard, len(lengths))).touch()
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=theirs, dataset_name="curia", split="slices", filetype_suffix="array_record"
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=theirs,
+        features=tfds.features.FeaturesDict({"slice": tfds.features.Tensor(shape=(), dtype=np.object_)}),
+        split_infos=[
+            tfds.core.SplitInfo(name="slices", shard_lengths=lengths, num_bytes=total, filename_template=template)
+        ],
+        version="1.0.0",
+        check_data=False,
+    )
+    shards.write_metadata(ours, lengths, total)
+    assert {p.name for p in theirs.iterdir()} == {p.name for p in ours.iterdir()}
+    for name in ("dataset_info.json", "features.json"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    assert tfds.builder_from_directory(ours).info.splits["slices"].num_examples == sum(lengths)
+
+
 def write(path: pathlib.Path, count: int, mark: bytes) -> None:
     writer = shards.writer(path)
     for n in range(count):

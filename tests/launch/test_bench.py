@@ -9,6 +9,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "training"))
+sys.path.insert(0, str(ROOT / "tests" / "data"))
+from small_corpus import write_small_corpus  # noqa: E402
 from tiny import tiny_config  # noqa: E402
 
 from curia2_jax.parallel import compiler  # noqa: E402
@@ -31,6 +33,12 @@ def test_the_step():
     assert out["compile_s"] > 0 and out["peak_bytes_per_device"] > 0
     assert out["mfu"] is None  # a CPU has no line in the table of peaks
     assert out["tflops_per_device"] * 8 * times["median"] == pytest.approx(32 * sum(out["tflop_per_image"].values()))
+
+
+def test_noise_has_the_canvas_of_the_corpus_that_follows_it(tmp_path):
+    write_small_corpus(tmp_path / "corpus")
+    recipe = recipe_from(tiny_config(data__global_batch=32, data__corpus=str(tmp_path / "corpus"), data__canvas=0))
+    assert timing.time_step(recipe, 1)["data_wait_s"] >= 0  # the program takes both
 
 
 def test_views_and_losses():

@@ -1,5 +1,6 @@
 """The loader's benchmark on a small corpus: it runs, and its PIL crops are those that the accelerator cuts."""
 
+import dataclasses
 import importlib.util
 import pathlib
 import sys
@@ -30,10 +31,24 @@ def recipe(tmp_path):
 
 
 def test_rates_are_positive_and_ordered(recipe, capsys):
-    loader, reading, pil = bench_loader.run(recipe, seconds=0.3)
-    assert 0 < pil.per_core < loader.per_core < reading.per_core
+    loader, reading, half, pil = bench_loader.run(recipe, seconds=0.3)
+    assert 0 < pil.per_core < loader.per_core < reading.per_core and half.what == "loader, config.data.reduce=1"
     out = capsys.readouterr().out
-    assert "8 slices a batch" in out and "first batch after" in out and "loader + crops by PIL" in out
+    assert (
+        "kB a slice: HTJ2K reversible" in out
+        and "8 slices a batch" in out
+        and "first batch after" in out
+        and "loader + crops by PIL" in out
+    )
+
+
+def test_a_corpus_of_the_other_codec_is_read_whole_only(recipe, tmp_path, capsys):
+    write_small_corpus(tmp_path / "zstd", codec="zstd")
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, corpus=str(tmp_path / "zstd")))
+    assert [rate.what for rate in bench_loader.run(recipe, seconds=0.1)] == [
+        "loader", "  of it: read, checksum, decode", "loader + crops by PIL",
+    ]  # fmt: skip
+    assert "kB a slice: zstd" in capsys.readouterr().out
 
 
 def test_monai_beside_the_loader(recipe, tmp_path, capsys):

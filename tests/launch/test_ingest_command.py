@@ -1,11 +1,15 @@
+import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
+
+from curia2_jax.data import plan
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -72,6 +76,7 @@ def test_ingest_verify_statistics_and_preview(tmp_path):
         (("--input", "IN", "--output", "OUT", "--plane", "axial"), "plane"),
         (("--input", "IN", "--output", "OUT", "--workers", "some"), "workers"),
         (("--input", "IN", "--output", "OUT", "--runner", "spark"), "runner"),
+        (("--input", "IN", "--output", "OUT", "--codec", "png"), "codec"),
         (("--input", "IN", "--output", "OUT", "--beam-options=--runner=FlinkRunner"), "only with --runner beam"),
         (("--input", "IN/broken.nii.gz", "--output", "OUT"), "no slice was accepted (corrupt 1)"),
     ],
@@ -85,9 +90,44 @@ def test_mistakes_are_told_in_one_line(tmp_path, arguments, message):
     assert "Traceback" not in done.stderr and not (tmp_path / "out" / "contract.json").exists()
 
 
+def test_a_corpus_is_made_where_tensorflow_datasets_is_not(tmp_path):
+    """Which is slow to import, and disturbs the imports of other threads meanwhile."""
+    write_study(tmp_path / "in")
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "tensorflow_datasets.py").write_text("raise ImportError('not here')")
+    where = f"{tmp_path / 'none'}{os.pathsep}{ROOT}"
+    done = call("--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", 1, PYTHONPATH=where)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+
+
+def test_the_codec_is_a_flag(tmp_path):
+    write_study(tmp_path / "in")
+    line = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", 1)
+    assert call(*line, "--codec=zstd").returncode == 0
+    assert json.loads((tmp_path / "out" / "contract.json").read_text())["record"]["version"] == 2
+    assert "error: --output" in call(*line).stderr
+
+
 def test_help_names_the_flags_and_the_commands():
     told = call("--help")
     assert "--verify CORPUS" in told.stdout and "--beam-options" in told.stdout and not told.stderr
+
+
+def test_help_and_wrong_flags_wait_for_no_import():
+    """What the commands need takes longer to import than the answer to read."""
+    told = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / "launch" / "ingest.py", "--help"], capture_output=True, text=True
+    )
+    imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines() if line.startswith("import time:")}
+    assert "absl.flags" in imported
+    assert not imported & {"numpy", "rich", "nibabel", "pyarrow", "curia2_jax.data", "multiprocessing"}
+
+
+def test_the_flags_have_the_defaults_of_the_options():
+    told = " ".join(call("--help").stdout.split())
+    for name in ("labels", "codec"):
+        default = re.escape(getattr(plan.Options(()), name))
+        assert re.search(rf"--{name}: .*?\(default: '{default}'\)", told), name
 
 
 def test_beam_makes_and_refuses_as_the_options_say(tmp_path):
@@ -109,7 +149,13 @@ def test_beam_that_is_not_installed_is_told_in_one_line(tmp_path):
     (tmp_path / "none" / "apache_beam").mkdir(parents=True)
     (tmp_path / "none" / "apache_beam" / "__init__.py").write_text("raise ImportError('not here')")
     done = call(
-        "--input", tmp_path / "in", "--output", tmp_path / "out", "--runner", "beam", PYTHONPATH=str(tmp_path / "none")
+        "--input",
+        tmp_path / "in",
+        "--output",
+        tmp_path / "out",
+        "--runner",
+        "beam",
+        PYTHONPATH=f"{tmp_path / 'none'}{os.pathsep}{ROOT}",
     )
     assert done.returncode == 2 and "apache_beam is not installed" in done.stderr and "Traceback" not in done.stderr
 

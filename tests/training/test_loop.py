@@ -157,6 +157,9 @@ def test_a_working_directory_belongs_to_one_config(tmp_path, corpus):
     config = tiny_config(data__corpus=str(corpus))
     workdir.claim(tmp_path / "run", config)
     workdir.claim(tmp_path / "run", config | {"log": {"every_steps": 7}})  # may change
+    workdir.claim(tmp_path / "run", tiny_config(data__corpus=str(corpus), data__canvas=0))  # so may the padding
+    with pytest.raises(UserError, match=r"a run with config\.data\.reduce = 0, now 1"):  # other batches
+        workdir.claim(tmp_path / "run", tiny_config(data__corpus=str(corpus), data__reduce=1))
     with pytest.raises(UserError, match=r"a run with config\.optim\.base_lr = 0\.001, now 0\.5"):
         workdir.claim(tmp_path / "run", tiny_config(data__corpus=str(corpus), optim__base_lr=0.5))
     (tmp_path / "other").mkdir()
