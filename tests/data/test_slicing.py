@@ -3,7 +3,7 @@ import pytest
 import SimpleITK as sitk
 from small_studies import body
 
-from curia2_jax.data import pipeline, slicing
+from curia2_jax.data import loader, slicing
 from curia2_jax.data.volumes import Refusal, from_xyz
 
 
@@ -104,6 +104,6 @@ def test_rows_hold_the_moments_of_an_off_center_body_row_before_column():
         [tuple({**row, "height": 60, "width": 100}[name] for name in fields) for row in rows],
         [(name, np.float64) for name in fields],
     )
-    geometry = pipeline.geometry_of(index)
+    geometry = loader.geometry_of(index)
     np.testing.assert_allclose(np.concatenate([geometry.mean, geometry.std], 1), np.tile(truth, (8, 1)), atol=1)
     assert geometry.extent.tolist() == [[60, 100]] * 8
