@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from curia2_jax.data import pipeline
-from curia2_jax.data.loader import StepLoader
-from curia2_jax.data.records import halved
+from curia2_jax.data.corpus.records import halved
+from curia2_jax.data.crops import batches as pipeline
+from curia2_jax.data.crops.loader import StepLoader
 from curia2_jax.errors import UserError
 from curia2_jax.training.recipe import Recipe
 

@@ -14,7 +14,7 @@ import pathlib
 
 from absl import flags
 
-from curia2_jax.data import phantom
+from curia2_jax.data.readers import phantom
 from curia2_jax.errors import UserError
 from launch import command
 

@@ -58,7 +58,7 @@ def run(argv: list[str]) -> int | None:
     if _VERIFY.value:
         return _verify(pathlib.Path(_VERIFY.value))
     if _STATISTICS.value:
-        from curia2_jax.data import audit
+        from curia2_jax.data.ingest import audit
 
         return _table(pathlib.Path(_STATISTICS.value), audit.statistics(pathlib.Path(_STATISTICS.value)))
     if not _OUTPUT.value or not (_INPUT.value or _PREVIEW.value):
@@ -70,7 +70,7 @@ def run(argv: list[str]) -> int | None:
 
 
 def _ingest(output: pathlib.Path) -> None:
-    from curia2_jax.data import ingest, runners
+    from curia2_jax.data.ingest import ingest, runners
 
     options = ingest.Options(
         input=tuple(_INPUT.value),
@@ -118,7 +118,7 @@ def _ingest(output: pathlib.Path) -> None:
 
 
 def _verify(folder: pathlib.Path) -> int:
-    from curia2_jax.data import audit
+    from curia2_jax.data.ingest import audit
 
     with _bars() as progress:
         problems = audit.verify(folder, _WORKERS.value, progress)
@@ -133,7 +133,7 @@ def _preview(folder: pathlib.Path, pages: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from curia2_jax.data import preview
+    from curia2_jax.data.crops import preview
 
     for page in preview.draw(folder, pages):
         print(page)

@@ -70,7 +70,7 @@ def compile_step(recipe: Any, mesh: Any, platform: str) -> Any:
 
 def plan(recipe: Any, name: str, devices: list[Any], *, tpu: bool, compile_it: bool = True) -> dict[str, Any]:
     """Everything that is known of a step of `recipe` on `devices`."""
-    from curia2_jax.data.masks import masked_per_group
+    from curia2_jax.data.crops.masks import masked_per_group
     from curia2_jax.parallel import chips, flops, hlo
     from curia2_jax.parallel import plan as plans
     from curia2_jax.parallel.mesh import batch_shards, check_batch, make_mesh
@@ -143,7 +143,7 @@ def plan(recipe: Any, name: str, devices: list[Any], *, tpu: bool, compile_it: b
 
 def smallest_change(recipe: Any, chip: Any, devices: list[Any], factor: float) -> str:
     """The first change, from cheap to dear, whose estimate times `factor` fits; as flags."""
-    from curia2_jax.data.masks import masked_per_group
+    from curia2_jax.data.crops.masks import masked_per_group
     from curia2_jax.parallel import plan as plans
     from curia2_jax.parallel.mesh import batch_shards, make_mesh
     from curia2_jax.training.initial import abstract_sharded_state
@@ -194,7 +194,7 @@ def weak_scaling(recipe: Any, name: str, images: int) -> list[dict[str, Any]]:
     """8 to 4,096 devices with the same number of images each, by arithmetic alone."""
     from jax.sharding import AbstractMesh, AxisType
 
-    from curia2_jax.data.masks import masked_per_group
+    from curia2_jax.data.crops.masks import masked_per_group
     from curia2_jax.parallel import chips, flops
     from curia2_jax.parallel import plan as plans
     from curia2_jax.training.initial import abstract_sharded_state

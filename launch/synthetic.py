@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from curia2_jax.data.masks import ladder
+from curia2_jax.data.crops.masks import ladder
 from curia2_jax.training.recipe import Recipe
 
 

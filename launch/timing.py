@@ -71,10 +71,10 @@ def time_step(recipe: Any, steps: int, *, with_views: bool = True) -> dict[str, 
     import jax
     from jax.sharding import NamedSharding
 
-    from curia2_jax.data.corpus import Corpus
-    from curia2_jax.data.loader import fitted
-    from curia2_jax.data.masks import masked_per_group
-    from curia2_jax.data.pipeline import batches
+    from curia2_jax.data.corpus.corpus import Corpus
+    from curia2_jax.data.crops.batches import batches
+    from curia2_jax.data.crops.loader import fitted
+    from curia2_jax.data.crops.masks import masked_per_group
     from curia2_jax.parallel import chips, flops
     from curia2_jax.parallel.mesh import BATCH, batch_shards, check_batch, make_mesh
     from curia2_jax.training.initial import abstract_sharded_state
@@ -169,7 +169,7 @@ def time_losses(recipe: Any, steps: int) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from curia2_jax.data.masks import masked_per_group
+    from curia2_jax.data.crops.masks import masked_per_group
     from curia2_jax.losses.dino import dino_loss
     from curia2_jax.losses.ibot import ibot_loss
     from curia2_jax.losses.koleo import koleo

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 import curia2_jax
-from curia2_jax.data import phantom
+from curia2_jax.data.readers import phantom
 
 FIELDS = [("filename", "U32"), ("target", "i8"), ("series_id", "U16"), ("patient_id", "U16"), ("modality", "U4")]
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from curia2_jax.data import phantom
+from curia2_jax.data.readers import phantom
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -16,9 +16,9 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
-from curia2_jax.data.corpus import Corpus
-from curia2_jax.data.pipeline import Batches
-from curia2_jax.data.pipeline import batches as make_batches
+from curia2_jax.data.corpus.corpus import Corpus
+from curia2_jax.data.crops.batches import Batches
+from curia2_jax.data.crops.batches import batches as make_batches
 from curia2_jax.errors import UserError
 from curia2_jax.parallel import compiler, sharding
 from curia2_jax.parallel.mesh import BATCH, batch_shards, check_batch, local_rows, make_mesh

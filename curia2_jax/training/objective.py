@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from curia2_jax.data.masks import masked_per_group
+from curia2_jax.data.crops.masks import masked_per_group
 from curia2_jax.losses.dino import dino_loss
 from curia2_jax.losses.ibot import ibot_loss, masked_patches
 from curia2_jax.losses.koleo import koleo

@@ -7,9 +7,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from curia2_jax.data.crops import CropsConfig
-from curia2_jax.data.masks import MasksConfig
-from curia2_jax.data.pipeline import DataConfig
+from curia2_jax.data.crops.batches import DataConfig
+from curia2_jax.data.crops.boxes import CropsConfig
+from curia2_jax.data.crops.masks import MasksConfig
 from curia2_jax.errors import UserError
 from curia2_jax.models.dino_head import HeadConfig
 from curia2_jax.models.vit import ViTConfig

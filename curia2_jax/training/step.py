@@ -70,7 +70,7 @@ def update(
 def train_step(
     state: TrainState, batch: dict[str, Array], *, recipe: Recipe, mesh: Mesh | None = None, platform: str | None = None
 ) -> tuple[TrainState, dict[str, Any]]:
-    """`batch` is the pipeline's: int16 slices, boxes, flips, masks (curia2_jax/data/pipeline.py). See `update`."""
+    """`batch` is the pipeline's: int16 slices, boxes, flips, masks (curia2_jax/data/crops/batches.py). See `update`."""
     key = step_key(recipe, state.step, VIEWS)
     crops = views.views(batch, key, recipe.views, recipe.crops.global_size, recipe.crops.local_size)
     new, metrics = update(state, crops, batch["masks"], recipe=recipe, mesh=mesh, platform=platform)

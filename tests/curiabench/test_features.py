@@ -2,12 +2,12 @@ import json
 
 import numpy as np
 import pytest
-import small_benchmark
 import torch
 import transformers
 
 from curia2_jax.curiabench import features, tasks
 from curia2_jax.errors import UserError
+from tests import small_benchmark
 
 
 @pytest.fixture(scope="module")

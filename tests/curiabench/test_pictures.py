@@ -3,11 +3,11 @@ import io
 
 import numpy as np
 import pytest
-import small_benchmark
 from PIL import Image
 from sklearn.decomposition import PCA
 
 from curia2_jax.curiabench import features, pictures, tasks
+from tests import small_benchmark
 
 
 def decode(uri):

@@ -2,11 +2,11 @@ import json
 
 import numpy as np
 import pytest
-import small_benchmark
 from sklearn import metrics
 
 from curia2_jax.curiabench import features, heads, run, tasks
 from curia2_jax.errors import UserError
+from tests import small_benchmark
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,10 @@ import re
 
 import numpy as np
 import pytest
-import small_benchmark
 
 from curia2_jax.curiabench import tasks
 from curia2_jax.errors import UserError
+from tests import small_benchmark
 
 IMAGE = np.arange(12, dtype=np.float32).reshape(3, 4)
 MASK = IMAGE > 5

@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 from test_pipeline import CROPS, MASKS, config
 
-from curia2_jax.data import index, pipeline
-from curia2_jax.data.corpus import CONTRACT, VERSION, Corpus
+from curia2_jax.data.corpus import index
+from curia2_jax.data.corpus.corpus import CONTRACT, VERSION, Corpus
+from curia2_jax.data.crops import batches as pipeline
 
 SHARD = 16_384  # records
 BLOCK = 256 * SHARD  # slices written at once

@@ -4,7 +4,8 @@ import pathlib
 
 import numpy as np
 
-from curia2_jax.data import parts, records
+from curia2_jax.data.corpus import records
+from curia2_jax.data.ingest import parts
 
 
 def write_small_corpus(

@@ -7,15 +7,13 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "training"))
-sys.path.insert(0, str(ROOT / "tests" / "data"))
-from small_corpus import write_small_corpus  # noqa: E402
-from tiny import tiny_config  # noqa: E402
+from curia2_jax.parallel import compiler
+from curia2_jax.training.recipe import recipe_from
+from launch import timing
+from tests.data.small_corpus import write_small_corpus
+from tests.training.tiny import tiny_config
 
-from curia2_jax.parallel import compiler  # noqa: E402
-from curia2_jax.training.recipe import recipe_from  # noqa: E402
-from launch import timing  # noqa: E402
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)

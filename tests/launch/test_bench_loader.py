@@ -2,23 +2,19 @@
 
 import dataclasses
 import importlib.util
-import pathlib
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 from configs import common
-from curia2_jax.data import phantom, pipeline
+from curia2_jax.data.crops import batches as pipeline
+from curia2_jax.data.readers import phantom
 from curia2_jax.errors import UserError
 from curia2_jax.training import views
 from curia2_jax.training.recipe import recipe_from
 from launch import bench_loader
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "data"))
-
-from small_corpus import write_small_corpus
+from tests.data.small_corpus import write_small_corpus
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ import sys
 
 import numpy as np
 import pytest
-import small_benchmark
 from PIL import Image
+
+from tests import small_benchmark
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "launch" / "evaluate.py"
 

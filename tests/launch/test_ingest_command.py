@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from curia2_jax.data import plan
+from curia2_jax.data.ingest import plan
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import ablations
-from curia2_jax.data import phantom
+from curia2_jax.data.readers import phantom
 from curia2_jax.errors import UserError
 from curia2_jax.training import checkpoints
 from launch import sweep

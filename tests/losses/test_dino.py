@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 
 from curia2_jax.losses import targets
 from curia2_jax.losses.dino import dino_loss
+from tests import reference
 
 BLOCK = reference.VALUES["dino_ibot_koleo"]
 FULL = {"f64": "float64", "f32": "float32"}

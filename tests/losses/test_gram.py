@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 
 from curia2_jax.losses.gram import gram_loss
+from tests import reference
 
 BLOCK = reference.VALUES["dinov3"]
 b, p, d = np.indices((2, 9, 16)) + 1

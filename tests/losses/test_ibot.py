@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 
 from curia2_jax.losses import targets
 from curia2_jax.losses.ibot import ibot_loss, masked_patches
+from tests import reference
 
 BLOCK = reference.VALUES["dino_ibot_koleo"]["ibot"]
 b, n = np.indices((4, 16))

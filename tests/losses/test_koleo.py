@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 
 from curia2_jax.losses.koleo import koleo
+from tests import reference
 
 BLOCK = reference.VALUES["dino_ibot_koleo"]["koleo"]
 i, j = np.indices((8, 16))

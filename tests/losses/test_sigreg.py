@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scipy import integrate
 
 from curia2_jax.losses import sigreg
+from tests import reference
 
 BLOCK = reference.VALUES["sigreg"]
 GRID = reference.grid(64, 16)

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 
 from curia2_jax.losses import targets
+from tests import reference
 
 BLOCK = reference.VALUES["dino_ibot_koleo"]
 TEACHER = np.sin(0.31 * reference.grid(8, 32) + 0.2)

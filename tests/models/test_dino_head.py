@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 
 from curia2_jax.errors import UserError
 from curia2_jax.models.dino_head import DINOHead, HeadConfig, last_layer_kernel
+from tests import reference
 
 EXPECTED = reference.VALUES["vit_and_head_forward"]["dino_head"]
 

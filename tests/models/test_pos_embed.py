@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 import torch
 from torch.nn import functional
 
 from curia2_jax.models import pos_embed
+from tests import reference
 
 TABLES = reference.VALUES["vit_and_head_forward"]["bicubic_tables"]
 NAMES = {"offset": "offset0.1_noAA", "size": "size_noAA(HF_Dinov2Model)", "antialias": "size_AA(registers)"}

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 import torch
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from torch.nn import functional
@@ -16,6 +15,7 @@ from torch.nn import functional
 from curia2_jax.errors import UserError
 from curia2_jax.models import pos_embed
 from curia2_jax.models.vit import Dense, LayerScale, ViT, ViTConfig, gelu, layer_norm, on_subset, subset_size
+from tests import reference
 
 FORWARD = reference.VALUES["vit_and_head_forward"]
 BLOCKS = {

@@ -10,12 +10,13 @@ import sys
 import time
 
 import pytest
-from small_corpus import write_small_corpus
+
+from tests.data.small_corpus import write_small_corpus
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = """
 from ml_collections import ConfigDict
-from tiny import tiny_config
+from tests.training.tiny import tiny_config
 
 def get_config():
     c = ConfigDict(tiny_config(
@@ -37,7 +38,7 @@ class Job:
             "JAX_COMPILATION_CACHE_DIR": str(config.parent / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "training")]),
+            "PYTHONPATH": str(ROOT),
         }
         with socket.socket() as s:
             s.bind(("localhost", 0))

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from tiny import tiny_config
 
 from configs import vitg, vitl_hires
 from curia2_jax.parallel import hlo, sharding
@@ -26,6 +25,7 @@ from curia2_jax.training.recipe import recipe_from
 from curia2_jax.training.state import abstract_state, init_state
 from curia2_jax.training.step import update
 from launch import synthetic
+from tests.training.tiny import tiny_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -195,8 +195,8 @@ COMPILE_64 = """
 import json, sys
 import jax
 jax.config.update("jax_num_cpu_devices", 64)
-sys.path[:0] = {paths!r}
-from tiny import tiny_config
+sys.path.insert(0, {root!r})
+from tests.training.tiny import tiny_config
 from curia2_jax.parallel import sharding
 from curia2_jax.parallel.mesh import make_mesh
 from curia2_jax.training.recipe import recipe_from
@@ -216,7 +216,7 @@ print(json.dumps(sizes))
 @pytest.mark.soak
 def test_compiled_state_on_64_devices():
     """The same of a compiled step: what it returns, which is the state and metrics, on one device of 64."""
-    script = COMPILE_64.format(paths=[str(ROOT), str(ROOT / "tests" / "training")])
+    script = COMPILE_64.format(root=str(ROOT))
     env = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

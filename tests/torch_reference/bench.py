@@ -13,10 +13,10 @@ import time
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from torch_reference.model import Backbone, Head
-from torch_reference.step import Pretraining
+from tests.torch_reference.model import Backbone, Head
+from tests.torch_reference.step import Pretraining
 
 RATES = {"lr": 1e-4, "last_layer_lr": 1e-4, "weight_decay": 0.04, "momentum": 0.994, "teacher_temp": 0.04}
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from torch_reference import losses
-from torch_reference.model import Backbone
+from tests.torch_reference import losses
+from tests.torch_reference.model import Backbone
 
 
 class Pretraining:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from torch_reference import losses
-from torch_reference.model import Backbone, Head
-from torch_reference.step import Pretraining
+from tests.torch_reference import losses
+from tests.torch_reference.model import Backbone, Head
+from tests.torch_reference.step import Pretraining
 
 VALUES = json.loads((pathlib.Path(__file__).parents[1] / "reference_values.json").read_text())
 RUNS = VALUES["end_to_end_two_steps"]

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
-from tiny import tiny_config
 
 from curia2_jax.errors import UserError
 from curia2_jax.parallel.mesh import ParallelConfig, make_mesh
@@ -15,6 +14,7 @@ from curia2_jax.training import state as states
 from curia2_jax.training.checkpoints import CheckpointConfig
 from curia2_jax.training.initial import abstract_sharded_state
 from curia2_jax.training.recipe import recipe_from
+from tests.training.tiny import tiny_config
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_config
 
 from curia2_jax.errors import UserError
 from curia2_jax.parallel.mesh import make_mesh
 from curia2_jax.training import checkpoints, initial
 from curia2_jax.training import state as states
 from curia2_jax.training.recipe import recipe_from
+from tests.training.tiny import tiny_config
 
 
 @pytest.fixture(scope="module")

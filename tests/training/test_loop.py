@@ -12,14 +12,14 @@ import time
 
 import jax.numpy as jnp
 import pytest
-from small_corpus import write_small_corpus
-from tiny import tiny_config
 
 from configs import demo
 from curia2_jax.errors import UserError
 from curia2_jax.telemetry import metrics
 from curia2_jax.training import checkpoints
 from curia2_jax.training.loop import DONE, NONFINITE, STOPPED, train
+from tests.data.small_corpus import write_small_corpus
+from tests.training.tiny import tiny_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TIMES = ("images_per_s", "data_wait", "eta_s")  # the only figures that two equal runs may differ in

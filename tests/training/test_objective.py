@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_step import random_batch
-from tiny import tiny_config
 
 from curia2_jax.losses import sigreg
 from curia2_jax.models.dino_head import DINOHead
@@ -17,6 +15,8 @@ from curia2_jax.training import objective
 from curia2_jax.training import state as states
 from curia2_jax.training.recipe import recipe_from
 from curia2_jax.training.step import OBJECTIVE, step_key, update
+from tests.training.test_step import random_batch
+from tests.training.tiny import tiny_config
 
 
 def state_of(recipe):

@@ -3,14 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import reference
 import torch
-from tiny import tiny_config
 
 from curia2_jax.training import optimizer
 from curia2_jax.training import state as states
 from curia2_jax.training.optimizer import OptimConfig
 from curia2_jax.training.recipe import recipe_from
+from tests import reference
+from tests.training.tiny import tiny_config
 
 # ViT-S, layer-wise decay 0.9, patch embedding 0.2.
 REFERENCE = reference.VALUES["schedules_and_lr_decay"]

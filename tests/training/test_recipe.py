@@ -1,10 +1,10 @@
 """A config is right, or one line says what is wrong with it."""
 
 import pytest
-from tiny import tiny_config
 
 from curia2_jax.errors import UserError
 from curia2_jax.training.recipe import recipe_from
+from tests.training.tiny import tiny_config
 
 
 def with_(section, **values):

@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
-import reference
 
 from curia2_jax.training import schedules
 from curia2_jax.training.optimizer import OptimConfig
 from curia2_jax.training.schedules import ScheduleConfig
+from tests import reference
 
 BLOCK = reference.VALUES["schedules_and_lr_decay"]
 RECIPES = {

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import reference
-from tiny import tiny_config
 
-from curia2_jax.data.masks import ladder
+from curia2_jax.data.crops.masks import ladder
 from curia2_jax.parallel.mesh import ParallelConfig, make_mesh
 from curia2_jax.parallel.sharding import state_shardings
 from curia2_jax.training import state as states
 from curia2_jax.training.recipe import recipe_from
 from curia2_jax.training.step import update
+from tests import reference
+from tests.training.tiny import tiny_config
 
 E2E = reference.VALUES["end_to_end_two_steps"]
 # Where the reference's entries lie in our tree: name -> (path, transform to the torch layout, index).

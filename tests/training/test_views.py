@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_config
 
 from curia2_jax.training import views
 from curia2_jax.training.recipe import recipe_from
+from tests.training.tiny import tiny_config
 
 CONFIG = recipe_from(tiny_config()).views
 OFF = {f"{name}_rate": 0.0 for name in ("gamma", "brightness", "contrast", "noise")} | {"blur_rate": (0.0, 0.0, 0.0)}

@@ -1,0 +1,149 @@
+"""The index of a corpus: one row a slice, as Parquet for people and memory-mapped for loaders.
+
+`index.parquet` can be queried with any tool. Beside it lie the same values uncompressed, so that every process of a
+host shares one copy in the page cache: `columns/rows.npy` has side by side what a loader asks of each slice, since a
+random read costs a page of the disk, and `columns/NAME.npy` any other column. Text columns are int32 codes into the
+Arrow file `columns/NAME.vocabulary.arrow`.
+"""
+
+import collections
+import collections.abc
+import pathlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+FILE = "index.parquet"
+COLUMNS = "columns"
+
+_TEXT = pa.dictionary(pa.int32(), pa.string())
+# Keys are salted hashes. Positions count slices along the normal of the plane; distances are in millimetres; anatomy_*
+# are in pixels of the stored slice, pixel i covering [i, i + 1); stored * slope + intercept is HU or the scanner's
+# unit.
+SCHEMA = pa.schema(
+    [
+        ("study", _TEXT),
+        ("series", _TEXT),
+        ("patient", _TEXT),
+        ("modality", _TEXT),  # CT, MR
+        ("plane", _TEXT),  # axial, coronal, sagittal
+        ("position", pa.float32()),
+        ("position_mm", pa.float32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("spacing_y", pa.float32()),
+        ("spacing_x", pa.float32()),
+        ("spacing_z", pa.float32()),
+        ("obliquity", pa.float32()),  # largest angle between an axis of the volume and one of the patient, degrees
+        ("slope", pa.float32()),
+        ("intercept", pa.float32()),
+        ("foreground", pa.float32()),  # fraction of the slice
+        ("anatomy_y", pa.float32()),
+        ("anatomy_x", pa.float32()),
+        ("anatomy_std_y", pa.float32()),
+        ("anatomy_std_x", pa.float32()),
+        ("shard", pa.int32()),
+        ("row", pa.int32()),
+        ("offset", pa.int64()),  # of the record in its shard, and the bytes it spans there: see spans.py
+        ("span", pa.int32()),
+        ("label", _TEXT),  # "" or a file relative to the corpus
+    ]
+)
+TEXT = tuple(field.name for field in SCHEMA if field.type == _TEXT)
+NUMBERS = tuple(field.name for field in SCHEMA if field.type != _TEXT)
+
+
+def _dtype(name: str) -> np.dtype:
+    """NumPy's type of a column of numbers. Arrow's own answer, `to_pandas_dtype`, needs pandas before Arrow 26."""
+    return pa.array([], SCHEMA.field(name).type).to_numpy().dtype
+
+
+ROWS = "rows"
+_PACKED = (
+    *("offset", "shard", "span", "height", "width", "spacing_y", "spacing_x"),
+    *("anatomy_y", "anatomy_x", "anatomy_std_y", "anatomy_std_x", "foreground"),
+)
+# One element of rows.npy, 56 bytes: columns as in SCHEMA, and whether the modality is CT.
+ROW = np.dtype([(name, _dtype(name)) for name in _PACKED] + [("is_ct", np.bool_)], align=True)
+
+
+def table(rows: list[dict]) -> pa.Table:
+    """Arrow table of index rows, one dict a row with every column of SCHEMA."""
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+class _Vocabulary:
+    """Codes of the distinct values of a text column, in order of first appearance."""
+
+    def __init__(self):
+        self.code: dict[str, int] = {}
+
+    def encode(self, column: pa.ChunkedArray) -> np.ndarray:
+        part = column.cast(pa.string()).combine_chunks().dictionary_encode()  # only values that rows have
+        values = part.dictionary.to_pylist()
+        known = np.array([self.code.setdefault(value, len(self.code)) for value in values], np.int32)
+        return known[part.indices.to_numpy(zero_copy_only=False)]
+
+
+def write(folder: pathlib.Path, parts: collections.abc.Iterable[pa.Table], total: int) -> dict:
+    """Index of `total` rows from the tables of the shards, in order, one in memory at a time.
+
+    Returns what the contract says of them: `studies` and `patients`, `slices_by_modality` and `slices_by_plane`, and
+    `largest`, the largest height and the largest width.
+    """
+    columns = folder / COLUMNS
+    columns.mkdir(exist_ok=True)
+
+    def create(name: str, dtype: np.typing.DTypeLike) -> np.memmap:
+        return np.lib.format.open_memmap(columns / f"{name}.npy", "w+", dtype, (total,))
+
+    rows = create(ROWS, ROW)
+    single = {
+        name: create(name, np.int32 if name in TEXT else _dtype(name)) for name in SCHEMA.names if name not in ROW.names
+    }
+    vocabularies = {name: _Vocabulary() for name in TEXT}
+    counts = {name: collections.Counter() for name in ("modality", "plane")}
+    largest, start = np.zeros(2, np.int64), 0
+    with pq.ParquetWriter(folder / FILE, SCHEMA, compression="zstd") as parquet:
+        for part in parts:
+            parquet.write_table(part)
+            stop = start + part.num_rows
+            for name in SCHEMA.names:
+                column = part.column(name)
+                values = vocabularies[name].encode(column) if name in TEXT else column.to_numpy()
+                (rows[name] if name in ROW.names else single[name])[start:stop] = values
+            rows["is_ct"][start:stop] = pc.equal(part.column("modality").cast(pa.string()), "CT").to_numpy()
+            largest = np.maximum(largest, [rows[side][start:stop].max(initial=0) for side in ("height", "width")])
+            for name, count in counts.items():
+                for item in pc.value_counts(part.column(name)).to_pylist():
+                    count[item["values"]] += item["counts"]
+            start = stop
+    for array in (rows, *single.values()):
+        array.flush()
+    for name, vocabulary in vocabularies.items():
+        write_vocabulary(folder, name, list(vocabulary.code))
+    return {
+        "studies": len(vocabularies["study"].code),
+        "patients": len(vocabularies["patient"].code),
+        **{f"slices_by_{name}": dict(count) for name, count in counts.items()},
+        "largest": largest.tolist(),
+    }
+
+
+def write_vocabulary(folder: pathlib.Path, name: str, strings: list[str]) -> None:
+    """Arrow file of the strings that the codes of a text column stand for."""
+    batch = pa.record_batch([pa.array(strings, pa.string())], [name])
+    with pa.ipc.new_file(_vocabulary_file(folder, name), batch.schema) as file:
+        file.write_batch(batch)
+
+
+def read_vocabulary(folder: pathlib.Path, name: str) -> pa.StringArray:
+    """The strings that the codes of a text column stand for, memory-mapped. Raises OSError."""
+    with pa.ipc.open_file(pa.memory_map(_vocabulary_file(folder, name))) as file:
+        return file.get_batch(0).column(0)
+
+
+def _vocabulary_file(folder: pathlib.Path, name: str) -> str:
+    return str(folder / COLUMNS / f"{name}.vocabulary.arrow")

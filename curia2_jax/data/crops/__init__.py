@@ -1,0 +1,1 @@
+"""Slices become crops and masks."""

@@ -1,0 +1,126 @@
+"""Questions to a finished corpus: is every record as it was written, and what is in it."""
+
+import collections
+import hashlib
+import pathlib
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curia2_jax.data.corpus import index, records, shards, spans
+from curia2_jax.data.corpus.corpus import BLOCK, Corpus
+from curia2_jax.data.ingest import parts
+from curia2_jax.data.ingest.plan import Progress
+from curia2_jax.data.ingest.runners import Pool
+
+_SIDES = ("height", "width")
+
+
+def verify(folder: pathlib.Path, workers: int, progress: Progress) -> list[str]:
+    """Read, decode and check every record, the index, its memory-mapped columns and the content hash.
+
+    Returns what is wrong, one line each; an empty list means that every byte is as ingest wrote it. Raises UserError
+    when the folder is not a corpus.
+    """
+    contract = Corpus(folder).contract
+    lengths = contract["shard_lengths"]
+    problems, digests, done = _index_problems(folder, contract), [], 0
+    with Pool(workers) as pool:
+        for shard, (found, mine) in pool.each(
+            _check_shard, [(str(folder), n, len(lengths)) for n in range(len(lengths))]
+        ):
+            problems += found
+            digests += mine
+            done += 1
+            progress("checking shards", done, len(lengths), done and sum(lengths[: shard + 1]))
+    if not problems and parts.content_hash(digests) != contract["content_hash"]:
+        problems.append(f"content hash {parts.content_hash(digests)}, the contract says {contract['content_hash']}")
+    return problems
+
+
+def _index_problems(folder: pathlib.Path, contract: dict) -> list[str]:
+    table = pq.ParquetFile(folder / index.FILE)
+    if table.metadata.num_rows != contract["slices"] or sum(contract["shard_lengths"]) != contract["slices"]:
+        return [f"{index.FILE}: {table.metadata.num_rows} rows, the contract says {contract['slices']} slices"]
+    problems, start, corpus, largest = [], 0, Corpus(folder), [0, 0]
+    for batch in table.iter_batches():
+        rows = np.arange(start, start + batch.num_rows)
+        for name in index.SCHEMA.names:
+            column = batch.column(name)
+            values = np.array(column.to_pylist(), str) if name in index.TEXT else column.to_numpy()
+            if not np.array_equal(values, corpus.take(name, rows), equal_nan=name in index.NUMBERS):
+                file = index.ROWS if name in index.ROW.names else name
+                problems.append(
+                    f"{index.COLUMNS}/{file}.npy: {name} differs from {index.FILE} in rows {start} to {rows[-1]}"
+                )
+        if not np.array_equal(corpus.take("modality", rows) == "CT", corpus.rows(rows)["is_ct"]):
+            problems.append(
+                f"{index.COLUMNS}/{index.ROWS}.npy: is_ct is not the modality in rows {start} to {rows[-1]}"
+            )
+        largest = [max(old, pc.max(batch.column(side)).as_py()) for old, side in zip(largest, _SIDES, strict=True)]
+        start += batch.num_rows
+    if largest != contract["largest"]:
+        problems.append(f"{index.FILE}: slices of up to {largest} pixels, the contract says {contract['largest']}")
+    return problems
+
+
+def _check_shard(folder: str, shard: int, count: int) -> tuple[list[str], list[str]]:
+    """Problems of a shard and the digests of its series."""
+    path = pathlib.Path(folder, shards.file_name(shard, count))
+    rows = pq.read_table(pathlib.Path(folder, index.FILE), filters=[("shard", "=", shard)]).to_pylist()
+    try:
+        found = shards.count(path)
+    except records.CorruptRecord as error:
+        return [str(error)], []
+    if found != len(rows):
+        return [f"{path.name}: {found} records, the index has {len(rows)}"], []
+    reader, direct, problems, digests = shards.ShardReader([path]), spans.SpanReader([path]), [], {}
+    for number, row in enumerate(rows):
+        try:
+            record = reader.read(0, number)
+            if direct.read(0, row["offset"], row["span"]) != record:
+                raise records.CorruptRecord("not at the place that the index gives")
+            pixels = records.decode(record)
+            if pixels.shape != (row["height"], row["width"]):
+                problems.append(f"{path.name}, record {number}: {pixels.shape}, the index says otherwise")
+            digests.setdefault(row["series"], hashlib.sha256()).update(
+                parts.canonical(hashlib.sha256(record).digest(), row)
+            )
+        except records.CorruptRecord as error:
+            problems.append(f"{path.name}, record {number}: {error}")
+    return problems, [digest.hexdigest() for digest in digests.values()]
+
+
+def statistics(folder: pathlib.Path) -> dict[str, object]:
+    """What is in a corpus: counts, and quantiles (0, 25, 50, 75, 100 %) of what varies. Raises UserError.
+
+    Memory: a column of four bytes a slice at a time.
+    """
+    corpus = Corpus(folder)
+    contract = corpus.contract
+    out: dict[str, object] = {name: contract[name] for name in ("slices", "series", "studies", "patients")}
+    out |= {f"slices of {name}": n for name, n in contract["slices_by_modality"].items()}
+    out |= {f"{name} slices": n for name, n in contract["slices_by_plane"].items()}
+    out["labelled slices"] = contract["slices"] - corpus.counts("label").get("", 0)
+    out["bytes"] = contract["bytes"]
+    sizes: collections.Counter[tuple[int, int]] = collections.Counter()
+    for start in range(0, len(corpus), BLOCK):
+        height, width = (corpus.column(side)[start : start + BLOCK].astype(np.int64) for side in _SIDES)
+        pairs, count = np.unique(height << 32 | width, return_counts=True)
+        sizes.update(
+            {(pair >> 32, pair & 0xFFFFFFFF): n for pair, n in zip(pairs.tolist(), count.tolist(), strict=True)}
+        )
+    out["bits per pixel"] = round(8 * contract["bytes"] / sum(h * w * n for (h, w), n in sizes.items()), 2)
+    out["slices a series"] = _quantiles(corpus.series()[1])
+    out["slices a patient"] = _quantiles(np.array(list(corpus.counts("patient").values())))
+    for name in ("height", "width", "spacing_y", "spacing_z", "obliquity", "foreground"):
+        out[name] = _quantiles(corpus.column(name))
+    out["commonest sizes"] = ", ".join(f"{h} x {w}: {n}" for (h, w), n in sizes.most_common(5))
+    return out
+
+
+def _quantiles(values: np.ndarray) -> str:
+    """In single precision, and within one copy: a column has a number for every slice."""
+    copy = np.array(values, np.float32)
+    return " ".join(f"{q:.4g}" for q in np.nanquantile(copy, [0, 0.25, 0.5, 0.75, 1], overwrite_input=True))

@@ -1,0 +1,221 @@
+"""Benchmark folders in the schema of CuriaBench, cut from labelled series: which organ is under the mask?
+
+A sample is a slice in HU or the scanner's unit, the mask of one label in it, and the label as its class. Samples wait
+in `CORPUS/work/` until every patient is known.
+"""
+
+import collections.abc
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+
+import numpy as np
+
+from curia2_jax.data.ingest.intensity import Quantiser
+from curia2_jax.data.readers.volume import Volume, in_plane
+from curia2_jax.errors import UserError
+
+FOLDER = "labels"
+# A label with fewer pixels in a slice gives no sample there: less than an eighth of a 16 x 16 patch says little.
+MIN_PIXELS = 32
+# Most samples from one label of one series, spread evenly along the slices that show it.
+MAX_SAMPLES = 8
+_BLOCKS = 8  # runs of slices that alternate between train and test where there is only one patient
+
+
+def samples(volume: Volume, plane: str, label: np.ndarray) -> dict[str, np.ndarray]:
+    """Benchmark samples of one label map as arrays: `images` float32 (n, H, W), `masks` uint16 label maps (n, H, W)
+    of the slices used, `slices` (n,) their positions, `of` (m,) the slice of each sample (into n) and `target` (m,) its
+    label."""
+    view, maps = in_plane(volume.raw, plane), in_plane(label, plane)
+    values = np.unique(label)
+    chosen: list[tuple[int, int]] = []
+    if len(values) > 1:
+        counts = np.stack([np.bincount(one.ravel(), minlength=int(values[-1]) + 1) for one in maps])
+        for value in values[values > 0].tolist():
+            eligible = np.flatnonzero(counts[:, value] >= MIN_PIXELS)
+            take = np.unique(np.linspace(0, len(eligible) - 1, min(len(eligible), MAX_SAMPLES)).round().astype(int))
+            chosen += [(int(z), value) for z in eligible[take]]
+    used = sorted({z for z, _ in chosen})
+    quantise = Quantiser.of(volume)
+    images = (
+        np.stack([quantise(np.ascontiguousarray(view[z])) for z in used]) if used else np.empty((0, 0, 0), np.int16)
+    )
+    return {
+        "images": images.astype(np.float32) * np.float32(quantise.slope) + np.float32(quantise.intercept),
+        "masks": maps[used] if used else np.empty((0, 0, 0), np.uint16),
+        "slices": np.array(used, np.int32),
+        "of": np.searchsorted(used, [z for z, _ in chosen]).astype(np.int32) if chosen else np.empty(0, np.int32),
+        "target": np.array([value for _, value in chosen], np.int64),
+        "depth": np.array(len(view), np.int32),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """Where the samples of one label map wait: `file`, and whose they are. `rank` orders patients for the split by a
+    hash that does not depend on the salt, so that the split does not either; it is not kept."""
+
+    file: str
+    kind: str
+    modality: str
+    plane: str
+    series: str
+    patient: str
+    rank: str
+
+
+def set_aside(
+    work: pathlib.Path,
+    volume: Volume,
+    maps: list[tuple[str, np.ndarray]],
+    ids: dict[str, str],
+    plane: str,
+    patient: str,
+) -> list[dict]:
+    """Keep the label maps of a series, and samples of each, in `work` until the corpus is published.
+
+    The label maps become one .npz: an array (S, P, L) uint16 a kind, and `affine`, (s, p, l, 1) -> RAS+ millimetres.
+    Returns the fields of one `Sampled` a kind.
+    """
+    series = ids["series"]
+    by_kind: dict[str, list[np.ndarray]] = {}
+    for kind, one in maps:
+        by_kind.setdefault(kind, []).append(one)
+    arrays = {f"{slug(kind)}-{i}": m for kind, found in by_kind.items() for i, m in enumerate(found)}
+    _save(work / f"labels-{series}.npz", arrays | {"affine": volume.affine}, np.savez_compressed)
+    out = []
+    for kind, found in by_kind.items():
+        for number, one in enumerate(found):
+            file = f"samples-{series}-{slug(kind)}-{number}.npz"
+            _save(work / file, samples(volume, plane, one), np.savez)
+            item = Sampled(file, kind, volume.modality, plane, series, ids["patient"], rank(patient))
+            out.append(dataclasses.asdict(item))
+    return out
+
+
+def _save(path: pathlib.Path, arrays: dict[str, np.ndarray], save: collections.abc.Callable) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        save(file, **arrays)
+    os.replace(temporary, path)
+
+
+def keep(output: pathlib.Path, work: pathlib.Path, found: list[Sampled]) -> None:
+    """Move the label maps of the series that stay to `CORPUS/labels/`."""
+    (output / FOLDER).mkdir(exist_ok=True)
+    for series in sorted({item.series for item in found}):
+        source = work / f"labels-{series}.npz"
+        if source.exists():
+            os.replace(source, output / FOLDER / f"{series}.npz")
+
+
+def slug(text: str) -> str:
+    """Name of a task from the kind of its labels, such as "totalsegmentator-total"."""
+    words = re.sub(r"[^a-z0-9]+", "-", re.split(r"[,;(]", text.lower())[0]).strip("-")
+    return words or "labels"
+
+
+def write(folder: pathlib.Path, work: pathlib.Path, found: list[Sampled], names: dict) -> list[dict]:
+    """Benchmark folders, one a kind of label and modality, in CuriaBench's schema; returns each task.json.
+
+    A third of the patients, those with the lowest hashes, are the test set. With one patient, runs of neighbouring
+    slices alternate, and task.json says so. Classes that one of the two splits lacks are left out; a task that is
+    left with one class is returned but not written.
+    """
+    tasks: dict[str, list[Sampled]] = {}
+    for item in sorted(found, key=lambda s: (s.kind, s.modality, s.series, s.file)):
+        tasks.setdefault(f"{slug(item.kind)}-{item.modality.lower()}", []).append(item)
+    out = []
+    for name, items in tasks.items():
+        rows, task = _task(work, name, items, names)
+        if len(task["classes"]) > 1:
+            _write_task(folder / name, work, rows, task)
+        out.append(task)
+    return out
+
+
+def _task(work: pathlib.Path, name: str, items: list[Sampled], names: dict) -> tuple[list[tuple], dict]:
+    """Rows (split, item, sample) that stay, and task.json."""
+    order = sorted({item.rank for item in items})
+    alone = len(order) == 1
+    test = set(order[: max(1, len(order) // 3)])
+    rows = []
+    for item in items:
+        with np.load(work / item.file) as arrays:
+            target, z, depth = arrays["target"], arrays["slices"][arrays["of"]], int(arrays["depth"])
+        for sample, value in enumerate(target.tolist()):
+            aside = (z[sample] * _BLOCKS // depth) % 2 == 1 if alone else item.rank in test
+            rows.append(("test" if aside else "train", item, sample, value))
+    both = {row[3] for row in rows if row[0] == "train"} & {row[3] for row in rows if row[0] == "test"}
+    classes = {value: index for index, value in enumerate(sorted(both))}
+    known = _names(names, items[0].kind)
+    task = {
+        "name": name,
+        "kind": "classification",
+        "mask": True,
+        "modality": items[0].modality,
+        "plane": ",".join(sorted({item.plane for item in items})),
+        "labels": items[0].kind,
+        "split": "blocks of one patient" if alone else "patients",
+        "patients": len(order),
+        "classes": {str(index): known.get(str(value), f"label {value}") for value, index in classes.items()},
+    }
+    return [(split, item, sample, classes[v]) for split, item, sample, v in rows if v in classes], task
+
+
+def _names(names: dict, kind: str) -> dict[str, str]:
+    """Table of names for a kind of label: the whole file, or the entry whose key is a word of the kind."""
+    if all(isinstance(value, str) for value in names.values()):
+        return names
+    words = re.findall(r"\w+", kind.lower())
+    return next((table for key, table in names.items() if key.lower() in words and isinstance(table, dict)), {})
+
+
+def read_names(path: str) -> dict:
+    """JSON of `--label-names`: {"1": name, ...} or {word of the kind: {"1": name, ...}, ...}. Raises UserError."""
+    try:
+        names = json.loads(pathlib.Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--label-names {path}: cannot be read ({error}); write JSON such as {{'1': 'liver'}}"
+        ) from None
+    if not isinstance(names, dict):
+        raise UserError(f"--label-names {path}: found a {type(names).__name__}; write JSON such as {{'1': 'liver'}}")
+    return names
+
+
+def _write_task(folder: pathlib.Path, work: pathlib.Path, rows: list[tuple], task: dict) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    extra: dict[str, list[tuple]] = {"train": [], "test": []}
+    for split in extra:
+        (folder / split / "images").mkdir(parents=True)
+    arrays: dict[str, np.ndarray] = {}
+    loaded, written = None, {}
+    for split, item, sample, target in rows:
+        if loaded != item.file:
+            with np.load(work / item.file) as file:
+                arrays, loaded, written = dict(file), item.file, {}
+        number = len(extra[split])
+        images, at = folder / split / "images", int(arrays["of"][sample])
+        image = images / f"{number:06d}.npy"
+        if at in written:
+            os.link(written[at], image)  # slices with several labels take their space once
+        else:
+            np.save(image, arrays["images"][at])
+            written[at] = image
+        np.save(images / f"{number:06d}.mask.npy", (arrays["masks"][at] == arrays["target"][sample]).astype(np.uint8))
+        extra[split].append((image.stem, target, item.series, item.patient, item.modality))
+    for split, found in extra.items():
+        dtype = [("filename", "U16"), ("target", "i8"), ("series_id", "U32"), ("patient_id", "U32"), ("modality", "U4")]
+        np.save(folder / split / "extra_data.npy", np.array(found, dtype))
+    (folder / "task.json").write_text(json.dumps(task, indent=2))
+
+
+def rank(patient: str) -> str:
+    """Order of a patient in the split, from the identifier as it is in the source."""
+    return hashlib.sha256(f"benchmark {patient}".encode()).hexdigest()

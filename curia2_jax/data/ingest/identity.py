@@ -1,0 +1,52 @@
+"""Who the patient of a scan is, and the salted keys that stand for patients, studies and series in a corpus."""
+
+import csv
+import hmac
+import pathlib
+import re
+
+from curia2_jax.data.readers.archive import Scan
+from curia2_jax.data.readers.volume import Volume
+from curia2_jax.errors import UserError
+
+
+class Keys:
+    """Keys under the secret in the file `salt`; `patient_regex` and the CSV `patients` say how to find patients."""
+
+    def __init__(self, salt: pathlib.Path, patient_regex: str | None, patients: str | None):
+        self._salt = salt.read_bytes().strip()
+        self._regex = re.compile(patient_regex) if patient_regex else None
+        self._known = read_patients(patients) if patients else {}
+
+    def key(self, kind: str, identifier: str) -> str:
+        """16 hexadecimal digits that lead back to nobody without the secret (HMAC-SHA-256, RFC 2104)."""
+        return hmac.new(self._salt, f"{kind} {identifier}".encode(), "sha256").hexdigest()[:16]
+
+    def patient(self, scan: Scan, volume: Volume) -> str:
+        """Identifier of the patient: the CSV's, the regular expression's, the file's, or one assumed and noted."""
+        for file in scan.files:
+            if file in self._known:
+                return self._known[file]
+        match = self._regex.search(scan.name) if self._regex else None
+        if match:
+            return match.group(1) if match.groups() else match.group()
+        if volume.patient:
+            return volume.patient
+        if scan.kind == "dicom":
+            volume.notes.append(("patient_assumed", "no PatientID: one patient a study"))
+            return volume.study or scan.series
+        volume.notes.append(("patient_assumed", "the name of the file"))
+        return pathlib.PurePath(scan.name).name.split(".")[0]
+
+
+def read_patients(path: str) -> dict[str, str]:
+    """Patients by absolute path, from a CSV with the columns file,patient; paths relative to it. Raises UserError."""
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        base = pathlib.Path(path).parent.resolve()
+        return {str(base / row["file"]): row["patient"] for row in rows}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--patients {path}: cannot be read ({error}); write a CSV with columns file,patient") from None
+    except KeyError as error:
+        raise UserError(f"--patients {path}: no column {error}; write a CSV with the columns file,patient") from None

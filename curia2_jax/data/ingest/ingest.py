@@ -1,0 +1,260 @@
+"""Folders of studies -> a corpus, in parallel and resumable: every file is stored, is a label, or is listed with why
+not.
+
+1. `plan`: every file is looked at once, series are sorted by name and dealt to shards; the plan goes to `CORPUS/work/`.
+2. `make_shard` turns one entry of the plan into one finished part. It can be killed and called again, on any machine
+   that sees the files, in any order; a finished part is never made again.
+3. `parts.publish`: equal series are dropped, benchmarks written, parts become the corpus; the contract comes last.
+
+Memory: a worker holds one volume, at most 512 MiB of it in memory (a larger one is unpacked to a temporary file and
+mapped), blocks of slices of 32 MiB, and the index rows of one shard.
+"""
+
+import collections
+import collections.abc
+import csv
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+import pathlib
+import secrets
+import shutil
+import time
+from concurrent.futures.process import BrokenProcessPool
+
+from curia2_jax.data.corpus import records
+from curia2_jax.data.corpus.corpus import CONTRACT
+from curia2_jax.data.ingest import benchmark, foreground, intensity, parts, plan
+from curia2_jax.data.ingest.plan import Options, Progress
+from curia2_jax.data.ingest.runners import Pool, Runner
+from curia2_jax.data.ingest.shard_maker import LOCAL, make_shard, now_reading
+from curia2_jax.data.readers import archive
+from curia2_jax.data.readers import volume as volumes
+from curia2_jax.errors import UserError
+
+
+@dataclasses.dataclass
+class Summary:
+    """What an ingest did, for the closing table. `made` are the slices that this call made, the others were there
+    before; `stages` are seconds of one core."""
+
+    contract: dict
+    refused: dict[str, int]
+    label_maps: int
+    tasks: list[dict]
+    stages: dict[str, float]
+    warnings: list[str]
+    made: int = 0
+    seconds: float = 0.0
+
+
+def ingest(
+    output: pathlib.Path, options: Options, workers: int, progress: Progress, runner: Runner | None = None
+) -> Summary:
+    """Make the corpus, or carry on with one that was begun with the same options; a finished one is left as it is.
+
+    `progress(stage, done, total, slices)` is called as work gets done. `runner` runs the shards, a pool of processes of
+    this machine when it is None. Raises UserError; OSError when `output` cannot be written or is full.
+    """
+    started = time.perf_counter()
+    options.check()
+    work = output / parts.WORK
+    _refuse_other_options(output, options)
+    if (output / CONTRACT).exists():
+        shutil.rmtree(work, ignore_errors=True)
+        contract = json.loads((output / CONTRACT).read_text())
+        return Summary(contract, **json.loads((output / LOCAL / "summary.json").read_text()))
+    _begin(output, options)
+    if not (work / "plan.json").exists():
+        with Pool(workers) as pool:
+            plan.make(work, options, pool, progress)
+    made = _make_shards(output, workers, progress, runner)
+    summary = _finish(output, options)
+    return dataclasses.replace(summary, made=made, seconds=time.perf_counter() - started)
+
+
+def _refuse_other_options(output: pathlib.Path, options: Options) -> None:
+    for path in map(pathlib.Path, options.input):
+        if path.resolve() in (output.resolve(), *output.resolve().parents):
+            raise UserError(f"--output {output}: lies inside of --input {path}; write a folder elsewhere")
+    begun = (output / CONTRACT).exists() or (output / parts.WORK / "plan.json").exists()
+    if not begun:
+        ours = (LOCAL, parts.WORK)
+        if output.exists() and (not output.is_dir() or any(path.name not in ours for path in output.iterdir())):
+            raise UserError(f"--output {output}: is not empty and not a corpus; write a new folder")
+        return
+    # Options that are younger than the corpus had their default.
+    before = Options.from_json(json.loads((output / LOCAL / "options.json").read_text())).to_json()
+    asked = options.to_json()
+    for name, value in asked.items():
+        if before[name] != value:
+            raise UserError(
+                f"--output {output}: made with {name}={before[name]!r}, now {value!r}; "
+                "write the same options to carry on, or another folder"
+            )
+
+
+def _begin(output: pathlib.Path, options: Options) -> None:
+    work, local = output / parts.WORK, output / LOCAL
+    if options.salt and not pathlib.Path(options.salt).is_file():
+        raise UserError(f"--salt {options.salt}: no such file; write a file with a secret in it")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        local.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {output}: {error.strerror}; write a folder that can be made") from None
+    for temporary in work.glob("*.tmp"):
+        temporary.unlink(missing_ok=True)
+    if not options.salt and not (local / "salt").exists():
+        plan.write(local / "salt", secrets.token_hex(32))
+    # Workers elsewhere find the files of the user by absolute paths.
+    absolute = {
+        name: value and str(pathlib.Path(value).absolute())
+        for name, value in (("salt", options.salt), ("patients", options.patients))
+    }
+    for folder, some in ((local, options), (work, dataclasses.replace(options, **absolute))):
+        plan.write(folder / "options.json", json.dumps(some.to_json(), indent=2))
+
+
+def _make_shards(output: pathlib.Path, workers: int, progress: Progress, runner: Runner | None) -> int:
+    """Make the parts that are missing; returns the slices in them."""
+    work = output / parts.WORK
+    count = json.loads((work / "plan.json").read_text())["shards"]
+    todo = [n for n in range(count) if not parts.is_finished(work, n)]
+    tasks = [(str(output.absolute()), n) for n in todo]  # elsewhere the current folder may be another
+    if runner is not None:
+        runner(make_shard, tasks)
+        lost = [n for n in todo if not parts.is_finished(work, n)]
+        if lost:
+            raise UserError(
+                f"--runner: the job is done, but {len(lost)} of {len(todo)} shards are not in {work}; "
+                "mount --output in the same place for all workers and call again: it carries on"
+            )
+        return sum(series["records"] for n in todo for series in parts.report(work, n)["series"])
+    slices = 0
+    try:
+        with Pool(workers) as pool:
+            for done, (_, made) in enumerate(pool.each(make_shard, tasks), count - len(todo) + 1):
+                slices += made
+                progress("making shards", done, count, slices)
+    except BrokenProcessPool:
+        # A decoder took its process down. Whose fault it was shows when the unfinished shards run one by one.
+        for task in tasks:
+            slices += _make_alone(work, task)
+            progress("making shards", sum(parts.is_finished(work, n) for n in range(count)), count, slices)
+    return slices
+
+
+def _make_alone(work: pathlib.Path, task: tuple[str, int]) -> int:
+    """Make one shard in a process of its own, leaving out each scan that ends the process."""
+    while True:
+        try:
+            with Pool(1, own_process=True) as pool:
+                return next(made for _, made in pool.each(make_shard, [task]))
+        except BrokenProcessPool:
+            at, fatal = now_reading(work, task[1]), work / "fatal.json"
+            known = json.loads(fatal.read_text()) if fatal.exists() else []
+            if not at.exists() or at.read_text() in known:
+                raise
+            plan.write(fatal, json.dumps([*known, at.read_text()]))
+
+
+def _finish(output: pathlib.Path, options: Options) -> Summary:
+    work, local = output / parts.WORK, output / LOCAL
+    made = json.loads((work / "plan.json").read_text())
+
+    def reports() -> collections.abc.Iterator[dict]:
+        """One at a time: together they say something of every series, of which there are millions."""
+        return (parts.report(work, number) for number in range(made["shards"]))
+
+    drop = parts.duplicates(series for report in reports() for series in _series(report))
+    reasons, corrected = _write_tables(local, made, reports, drop)
+    if not any(True for report in reports() for _ in _series(report)):
+        shutil.rmtree(work)  # so that the folder can be used again
+        listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(5))
+        raise UserError(
+            f"--input {', '.join(options.input)}: no slice was accepted ({listed}); see {local}/quarantine.csv"
+        )
+    sampled = [benchmark.Sampled(**s) for report in reports() for s in report["samples"] if s["series"] not in drop]
+    benchmark.keep(output, work, sampled)
+    names = benchmark.read_names(options.label_names) if options.label_names else {}
+    tasks = benchmark.write(output / "benchmark", work, sampled, names)
+    assumed = corrected["patient_assumed"]
+    poor = [task["name"] for task in tasks if len(task["classes"]) < 2]
+    warnings = [f"{assumed} series name no patient, who was assumed; see --patient-regex"] if assumed else []
+    warnings += [f"no benchmark {name}: it has fewer than two labels in both train and test" for name in poor]
+    stages: collections.Counter[str] = collections.Counter()
+    for report in reports():
+        stages.update(report["seconds"])
+    summary = {
+        "refused": dict(reasons),
+        "label_maps": made["label_maps"],
+        "tasks": [task for task in tasks if task["name"] not in poor],
+        "stages": dict(stages),
+        "warnings": warnings,
+    }
+    plan.write(local / "summary.json", json.dumps(summary, indent=2))
+    return Summary(parts.publish(output, made["shards"], set(drop), _contract(options)), **summary)
+
+
+def _series(report: dict) -> collections.abc.Iterator[parts.Series]:
+    """The series of a part that are whole."""
+    return (parts.Series(**series) for series in report["series"] if not series["broken"])
+
+
+def _write_tables(
+    local: pathlib.Path,
+    made: dict,
+    reports: collections.abc.Callable[[], collections.abc.Iterator[dict]],
+    drop: dict[str, str],
+) -> tuple[collections.Counter, collections.Counter]:
+    """Write what must not leave the site, one table in memory at a time; returns how often each reason of a refusal and
+    each correction occurs."""
+
+    def write(name: str, head: tuple[str, ...], rows: list[tuple]) -> None:
+        with open(local / f"{name}.csv", "w", newline="") as file:
+            csv.writer(file).writerows([head, *sorted(rows)])
+
+    roots = [pathlib.Path(root) for root in made["roots"]]
+    named = {*drop, *drop.values()}
+    source = {one.key: one.source for report in reports() for one in _series(report) if one.key in named}
+    refused = [
+        (archive.relative(file, roots), *why)
+        for report in itertools.chain([made], reports())
+        for file, *why in report["refused"]
+    ]
+    refused += [(source[key], "duplicate", f"the same voxels as {source[first]}") for key, first in drop.items()]
+    write("quarantine", ("file", "reason", "detail"), refused)
+    reasons = collections.Counter(reason for _, reason, _ in refused)
+    del refused
+    corrected = [tuple(c) for report in reports() for c in report["corrected"]]
+    write("corrections", ("file", "what", "detail"), corrected)
+    kinds = collections.Counter(what for _, what, _ in corrected)
+    del corrected
+    kept = [(one.key, one.source) for report in reports() for one in _series(report) if one.key not in drop]
+    write("sources", ("series", "file"), kept)
+    return reasons, kinds
+
+
+def _contract(options: Options) -> dict:
+    """What was done to every slice. Nothing in it names a place or a person."""
+    codec = records.CODECS[options.codec]
+    return {
+        "code_version": importlib.metadata.version("curia2-jax"),
+        "record": {"version": codec.version, "codec": codec.name, "pixels": "int16"},
+        "orientation": {"axial": "PL", "coronal": "IL", "sagittal": "IP"},
+        "options": {
+            "planes": list(options.planes),
+            "modality": options.modality,
+            "orientation": options.orientation,
+            "every_frame": options.every_frame,
+            "max_side": volumes.MAX_SIDE,
+            "min_side": volumes.MIN_SIDE,
+            "near_isotropic": volumes.NEAR_ISOTROPIC,
+            "min_foreground": foreground.MIN_FOREGROUND,
+            "ct_threshold": foreground.CT_THRESHOLD,
+            "air": intensity.AIR,
+            "padding_below": intensity.PADDING_BELOW,
+        },
+    }

@@ -1,0 +1,185 @@
+"""What the numbers of a volume mean, and how they become int16.
+
+CT is stored as Hounsfield units. MR keeps its numbers where they fit 16 bits; other MR is quantised once for the whole
+volume, with slope and intercept kept, so that the error is at most half of range / 65535.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from curia2_jax.data.readers.volume import Refusal, Volume
+
+AIR = -1000
+# Nothing in a body or its noise is as low as this; scanners write -2000 and -3024 outside of the field of view.
+PADDING_BELOW = -1500
+UNSIGNED_OFFSET = 1024
+_SAMPLE = 1 << 20
+
+
+def sample(volume: Volume) -> np.ndarray:
+    """About a million finite values in HU or the scanner's unit, evenly spread; float64 (n,)."""
+    step = max(1, int(np.ceil((volume.raw.size / _SAMPLE) ** (1 / 3))))
+    some = np.asarray(volume.raw[step // 2 :: step, step // 2 :: step, step // 2 :: step], np.float64).ravel()
+    some = some * volume.slope + volume.intercept
+    return some[np.isfinite(some)]
+
+
+def is_hounsfield(values: np.ndarray) -> bool:
+    """Whether values look like HU: air or lung near -1000, and next to nothing below but padding.
+
+    Phase images of MR reach as low, but spread evenly over thousands of values down to -4096.
+    """
+    air = np.mean((values <= -300) & (values > PADDING_BELOW))
+    below = values[values <= PADDING_BELOW]
+    padding = len(below) == 0 or len(np.unique(below)) <= 4 or len(below) < 0.001 * len(values)
+    return bool(air >= 0.002 and padding)
+
+
+def looks_unsigned(values: np.ndarray) -> bool:
+    """Whether values look like HU + 1024, as DICOM stores a CT before its intercept of -1024 is applied.
+
+    Such a histogram has air near 0, one narrow peak of fat and muscle around 1000, and little in between. Tissue in MR
+    spreads over a peak at least twice as wide, wherever its scale puts it.
+    """
+    if not len(values) or values.min() < -64 or not 1300 <= values.max() <= 8192 or np.any(values != np.rint(values)):
+        return False
+    body = values[values > 500]
+    if np.mean(values <= 224) < 0.01 or len(body) < 0.05 * len(values):
+        return False
+    counts = np.convolve(np.bincount(values.clip(0).astype(int), minlength=4096), np.ones(9) / 9, "same")
+    peak = counts[874:1174].max()
+    soft = np.mean((body >= 824) & (body <= 1224))
+    between = np.mean((values > 400) & (values < 800)) / np.mean(values > 400)
+    width = np.count_nonzero(counts[500:1600] > peak / 2)
+    return bool(soft > 0.65 and between < 0.1 and width < 200 and peak > 15 * counts[450:750].mean())
+
+
+def flatness(values: np.ndarray) -> tuple[int, float]:
+    """(number of distinct values, share of voxels off the commonest value that equal their neighbour) of (S, P, L)."""
+    some = np.asarray(values[:: max(1, len(values) // 32)])
+    distinct, counts = np.unique(some, return_counts=True)
+    inside = some[..., :-1] != distinct[counts.argmax()]
+    if len(distinct) < 2 or not inside.any():
+        return len(distinct), 0.0
+    return len(distinct), float(np.mean((some[..., :-1] == some[..., 1:])[inside]))
+
+
+def looks_like_labels(volume: Volume) -> bool:
+    """Whether a volume is a segmentation: whole numbers, at most 256 of them, in flat regions."""
+    raw = volume.raw[:: max(1, len(volume.raw) // 8)]
+    if raw.dtype.kind == "f" and not (np.isfinite(raw).all() and np.all(raw == np.rint(raw))):
+        return False
+    if float(raw.max()) - float(raw.min()) > 1 << 16 or len(np.unique(raw[..., ::4])) > 256:
+        return False
+    distinct, flat = flatness(volume.raw)
+    return 2 <= distinct <= 256 and (flat > 0.8 or (distinct <= 8 and flat > 0.5))
+
+
+def settle(volume: Volume, modality: str | None = None) -> Volume:
+    """The volume with its modality decided (`modality` overrides) and a CT in HU; corrections are noted.
+
+    Raises Refusal for a CT that is not in HU.
+    """
+    values = sample(volume)
+    said = modality or volume.modality
+    notes = list(volume.notes)
+    unsigned = False
+    if said in ("", "CT") and not is_hounsfield(values):
+        unsigned = looks_unsigned(values)
+        rescaled = volume.modality == "CT" and volume.intercept != 0  # DICOM said how to get HU
+        if said == "CT" and not unsigned and not rescaled and len(values) and values.min() >= 0 and values.max() > 400:
+            raise Refusal("not_hounsfield", f"values from {values.min():g} to {values.max():g} called CT")
+    if unsigned:
+        notes.append(("ct_offset", f"{UNSIGNED_OFFSET} taken from values stored without a sign"))
+    decided = said or ("CT" if unsigned or is_hounsfield(values) else "MR")
+    if not said:
+        notes.append(("modality_assumed", decided))
+    intercept = volume.intercept - (UNSIGNED_OFFSET if unsigned else 0)
+    return dataclasses.replace(volume, modality=decided, intercept=intercept, notes=notes)
+
+
+@dataclasses.dataclass
+class Quantiser:
+    """Blocks of raw numbers -> int16, the same way for the whole volume, counting what it maps.
+
+    stored * slope + intercept is HU for CT (slope 1, intercept 0) and the scanner's unit for MR.
+    """
+
+    slope: float
+    intercept: float
+    _ct: bool
+    _gain: float  # raw * gain + bias is the stored number
+    _bias: float
+    _fill: float
+    _padding: tuple[float, ...]
+    non_finite: int = 0
+    padded: int = 0
+    clipped: int = 0
+
+    @classmethod
+    def of(cls, volume: Volume) -> "Quantiser":
+        """Mapping for a settled volume; reads it once, in blocks, when its range must be known."""
+        if volume.modality == "CT":
+            return cls(1.0, 0.0, True, volume.slope, volume.intercept, AIR, volume.padding)
+        raw = volume.raw
+        if np.can_cast(raw.dtype, np.int16):
+            return cls(volume.slope, volume.intercept, False, 1.0, 0.0, 0.0, ())
+        low, high, whole = _range(raw)
+        if whole and high - low <= 65535:
+            shift = 0.0 if low >= -32768 and high <= 32767 else -32768.0 - low
+            return cls(volume.slope, volume.intercept - shift * volume.slope, False, 1.0, shift, low + shift, ())
+        step = max((high - low) / 65535, np.finfo(np.float32).tiny)
+        slope, intercept = step * volume.slope, (low + 32768 * step) * volume.slope + volume.intercept
+        return cls(slope, intercept, False, 1 / step, -32768 - low / step, -32768.0, ())
+
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        """(what, detail) of what was mapped so far."""
+        found = (("non_finite", self.non_finite), ("padding", self.padded), ("clipped", self.clipped))
+        out = [(what, f"{count} voxels") for what, count in found if count]
+        return out if self._ct or self._gain == 1 else [*out, ("quantised", f"step {self.slope:.4g}")]
+
+    def __call__(self, raw: np.ndarray) -> np.ndarray:
+        """int16 of the shape of `raw`, contiguous."""
+        if raw.dtype.kind in "iu" and self._gain == 1 and self._bias == round(self._bias):
+            low, high = int(raw.min()) + int(self._bias), int(raw.max()) + int(self._bias)
+            fits = raw.dtype == np.int16 and low >= -32768 and high <= 32767
+            stored = raw.astype(np.int16 if fits else np.int64)
+            stored += stored.dtype.type(self._bias)
+            if not self._padding and high <= 32767 and low >= (PADDING_BELOW if self._ct else -32768):
+                return stored.astype(np.int16, copy=False)
+            hole = np.isin(raw, self._padding) if self._padding else None
+        else:
+            stored = raw.astype(np.float64)
+            wrong = ~np.isfinite(stored)
+            count = int(np.count_nonzero(wrong))
+            self.non_finite += count
+            hole = np.isin(stored, self._padding) if self._padding else None
+            stored *= self._gain
+            stored += self._bias
+            np.rint(stored, out=stored)
+            if count:
+                stored[wrong] = self._fill
+        if self._ct:
+            low = stored < PADDING_BELOW
+            if hole is not None:
+                low |= hole
+            self.padded += int(np.count_nonzero(low))
+            stored[low] = AIR
+        over = int(np.count_nonzero(stored > 32767)) + int(np.count_nonzero(stored < -32768))
+        self.clipped += over
+        if over:
+            np.clip(stored, -32768, 32767, out=stored)
+        return stored.astype(np.int16)
+
+
+def _range(raw: np.ndarray) -> tuple[float, float, bool]:
+    """(least, greatest, whether all are whole numbers) of the finite values, read slice by slice."""
+    low, high, whole = np.inf, -np.inf, True
+    for block in raw:
+        values = block[np.isfinite(block)] if block.dtype.kind == "f" else block
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+            whole = whole and (values.dtype.kind != "f" or bool(np.all(values == np.rint(values))))
+    return (low, high, whole) if low <= high else (0.0, 0.0, True)

@@ -1,0 +1,117 @@
+"""Label maps: which files they are, which image each belongs to, and whether it fits."""
+
+import collections.abc
+import csv
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+from curia2_jax.data.ingest.intensity import flatness
+from curia2_jax.data.readers.archive import Scan, read_any, relative
+from curia2_jax.data.readers.volume import Refusal, Volume
+from curia2_jax.errors import UserError
+
+DEFAULT = "*_seg.nii.gz,labels/*"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A label map, the image file or folder it was drawn on ("" where unknown), and what kind of labels it holds."""
+
+    label: str
+    image: str
+    kind: str
+
+
+def pairs(spec: str, roots: list[pathlib.Path], files: list[str]) -> list[Pair]:
+    """Label maps among `files`, by a CSV file or by comma-separated glob patterns. Raises UserError for a bad CSV."""
+    if spec.lower().endswith(".csv"):
+        return _from_csv(pathlib.Path(spec))
+    patterns = [pattern.strip() for pattern in spec.split(",") if pattern.strip()]
+    known, out = set(files), []
+    for file in files:
+        name = pathlib.PurePath(relative(file, roots))
+        pattern = next((p for p in patterns if name.match(p)), None)
+        if pattern is not None:
+            out.append(Pair(file, _partner(pathlib.PurePath(file), pattern, known), "segmentation"))
+    return out
+
+
+def _partner(label: pathlib.PurePath, pattern: str, known: set[str]) -> str:
+    """Image of a label map: the same name without what the pattern adds, here or in a sibling folder of images."""
+    tail = pattern.rpartition("/")[2].lstrip("*")
+    names = [label.name]
+    if tail:
+        stem = label.name.removesuffix(tail)
+        names = [f"{stem}{end}" for end in (".nii.gz", ".nii", ".nrrd", ".mha", ".hdr", "")]
+        folders = [label.parent]
+    else:
+        above = label.parent.parent
+        folders = [above / "images", above / label.parent.name.replace("labels", "images"), above]
+    options = (str(folder / name) for folder in folders for name in names)
+    return next((option for option in options if option in known or (tail and pathlib.Path(option).is_dir())), "")
+
+
+def _from_csv(path: pathlib.Path) -> list[Pair]:
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"--labels {path}: cannot be read ({error}); write a CSV with the columns image,label"
+        ) from None
+    if not rows or not {"image", "label"} <= set(rows[0]):
+        found = ",".join(rows[0]) if rows else "no rows"
+        raise UserError(
+            f"--labels {path}: found {found}; write a CSV with the columns image,label and, if you like, kind"
+        )
+    base = path.parent.resolve()
+    return [
+        Pair(str(base / row["label"]), str(base / row["image"]), (row.get("kind") or "segmentation").strip())
+        for row in rows
+    ]
+
+
+def attach(found: list[Pair], scans: list[Scan]) -> list[Pair]:
+    """Give each label map to the scans it belongs to; returns the pairs that belong to none."""
+    by_file: dict[str, list[Scan]] = {}
+    for scan in scans:
+        for file in scan.files:
+            by_file.setdefault(file, []).append(scan)
+            if scan.kind == "dicom":
+                by_file.setdefault(os.path.dirname(file), []).append(scan)
+    lost = []
+    for pair in found:
+        image = pair.image[:-4] + ".hdr" if pair.image.endswith(".img") else pair.image.rstrip("/")
+        mine = {id(scan): scan for scan in by_file.get(image, ())}
+        if not mine:
+            lost.append(pair)
+        for scan in mine.values():
+            scan.labels.append((pair.label, pair.kind))
+    return lost
+
+
+def read(file: str, volume: Volume) -> np.ndarray:
+    """Label map of a volume: (S, P, L) uint16. Raises Refusal when it is on another grid or holds no labels."""
+    label = read_any(pathlib.Path(file))
+    if label.raw.shape != volume.raw.shape:
+        raise Refusal("label_geometry", f"a grid of {label.raw.shape}, the image has {volume.raw.shape}")
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.raw.shape], indexing="ij")).reshape(3, -1)
+    apart = (label.affine - volume.affine) @ np.vstack([corners, np.ones(corners.shape[1])])
+    if np.abs(apart).max() > 0.5 * volume.spacing.min():
+        raise Refusal("label_geometry", f"up to {np.abs(apart).max():.1f} mm beside the image")
+    values = np.asarray(label.raw) if label.slope == 1 and label.intercept == 0 else label.voxels
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 65535) or (values.dtype.kind == "f" and np.any(values != np.rint(values))):
+        raise Refusal("label_values", f"values from {low:g} to {high:g}; labels are whole numbers from 0 to 65535")
+    distinct, flat = flatness(values)
+    if distinct > 16 and flat < 0.8:
+        raise Refusal("label_values", f"{distinct} values in smooth ramps: a probability map, not labels")
+    return np.ascontiguousarray(values, np.uint16)
+
+
+def all_files(found: collections.abc.Iterable[Pair]) -> set[str]:
+    """Files that are label maps and therefore never images."""
+    return {pair.label for pair in found}

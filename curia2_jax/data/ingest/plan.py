@@ -1,0 +1,135 @@
+"""The plan of an ingest: which series go to which shard. A function of the files and the options alone."""
+
+import collections.abc
+import dataclasses
+import json
+import os
+import pathlib
+import re
+
+from curia2_jax.data.corpus.records import CODECS
+from curia2_jax.data.corpus.shards import MAX_RECORDS
+from curia2_jax.data.ingest import benchmark, identity, labels
+from curia2_jax.data.ingest.runners import Pool
+from curia2_jax.data.readers import archive as studies
+from curia2_jax.data.readers.volume import PLANES
+from curia2_jax.errors import UserError
+
+Progress = collections.abc.Callable[[str, int, int, int], None]  # stage, done, total, slices
+_LOOK = 64  # files that a worker looks at between two reports
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Everything that decides what a corpus holds. `input` are folders or files."""
+
+    input: tuple[str, ...]
+    planes: tuple[str, ...] = ("axial",)
+    modality: str | None = None
+    orientation: str | None = None
+    every_frame: bool = False
+    labels: str = labels.DEFAULT
+    label_names: str | None = None
+    patient_regex: str | None = None
+    patients: str | None = None
+    salt: str | None = None
+    codec: str = "htj2k"
+
+    def check(self) -> None:
+        """Raises UserError for a value that makes no sense."""
+        for path in self.input:
+            if not pathlib.Path(path).exists():
+                raise UserError(f"--input {path}: does not exist; write a folder or a file of studies")
+        if not self.planes or not set(self.planes) <= set(PLANES):
+            raise UserError(f"--planes: found {','.join(self.planes)}; write some of {','.join(PLANES)}")
+        if self.modality not in (None, "CT", "MR"):
+            raise UserError(f"--modality: found {self.modality}; write CT or MR")
+        if self.orientation and not re.fullmatch("(?=.*[LR])(?=.*[AP])(?=.*[SI])[LRAPSI]{3}", self.orientation):
+            raise UserError(f"--orientation: found {self.orientation}; write three letters such as RAS or LPS")
+        if self.patient_regex is not None:
+            try:
+                re.compile(self.patient_regex)
+            except re.error as error:
+                raise UserError(f"--patient-regex: {error}; write a regular expression for paths") from None
+        if self.codec not in CODECS:
+            raise UserError(f"--codec: found {self.codec}; write {' or '.join(CODECS)}")
+        if self.label_names:
+            benchmark.read_names(self.label_names)
+        if self.patients:
+            identity.read_patients(self.patients)
+
+    def to_json(self) -> dict:
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_json(cls, fields: dict) -> "Options":
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+
+def make(work: pathlib.Path, options: Options, pool: Pool, progress: Progress) -> None:
+    """Look at every file once and write the plan into `work`, `plan.json` last. Raises UserError when there is no
+    file."""
+    roots = [pathlib.Path(path).resolve() for path in options.input]
+    files = [str(path) for root in roots for path in studies.walk(root)]
+    if not files:
+        raise UserError(f"--input {', '.join(options.input)}: no file in it; write a folder of studies")
+    maps = labels.pairs(options.labels, roots, files)
+    known = labels.all_files(maps)
+    images = [file for file in dict.fromkeys(files) if file not in known]
+    found, refused, done = [], [], 0
+    chunks = [images[i : i + _LOOK] for i in range(0, len(images), _LOOK)]
+    for chunk, items in pool.each(_look, [(chunk, options.planes) for chunk in chunks]):
+        done += len(chunks[chunk])
+        for item in items:
+            (found if isinstance(item, studies.Found) else refused).append(item)
+        progress("looking at files", done, len(images), 0)
+    scans = studies.scans(found, roots, options.every_frame)
+    lost = labels.attach(maps, scans)
+    refused += [(pair.label, "label_unpaired", f"image {pair.image or 'not found'}") for pair in lost]
+    refused += [
+        (scan.files[0], "too_large", f"{scan.slices} slices, a shard holds {MAX_RECORDS}")
+        for scan in scans
+        if scan.slices > MAX_RECORDS
+    ]
+    scans = [scan for scan in scans if scan.slices <= MAX_RECORDS]
+    shards = _deal(scans)
+    for number, mine in enumerate(shards):
+        write(work / f"plan-{number:05d}.json", json.dumps([dataclasses.asdict(scan) for scan in mine]))
+    plan = {
+        "shards": len(shards),
+        "roots": [str(r) for r in roots],
+        "label_maps": len(known),
+        "refused": sorted(refused),
+    }
+    write(work / "plan.json", json.dumps(plan))
+
+
+def read_shard(work: pathlib.Path, number: int) -> list[studies.Scan]:
+    """Scans of one shard."""
+    entries = json.loads((work / f"plan-{number:05d}.json").read_text())
+    return [studies.Scan(**entry | {"labels": [tuple(pair) for pair in entry["labels"]]}) for entry in entries]
+
+
+def _look(files: list[str], planes: tuple[str, ...]) -> list:
+    return [item for file in files for item in studies.look(file, planes)]
+
+
+def _deal(scans: list[studies.Scan]) -> list[list[studies.Scan]]:
+    """Whole series to shards, in order: about 64 shards for a small archive, full ones for a large one."""
+    target = min(MAX_RECORDS, max(512, -(-sum(scan.slices for scan in scans) // 64)))
+    out: list[list[studies.Scan]] = []
+    room = 0
+    for scan in scans:
+        if not out or room < scan.slices:
+            out.append([])
+            room = max(target, scan.slices)
+        out[-1].append(scan)
+        room -= scan.slices
+    return out
+
+
+def write(path: pathlib.Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,1 @@
+"""A study, whatever it is, becomes a Volume."""

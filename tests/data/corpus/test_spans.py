@@ -1,0 +1,72 @@
+import threading
+
+import numpy as np
+import pytest
+
+from curia2_jax.data.corpus import shards, spans
+from curia2_jax.data.corpus.records import CorruptRecord
+
+
+@pytest.mark.parametrize(
+    "sizes", [[0, 1, 5], [200] * 700, [65_000, 65_400, 65_536, 70_000, 131_100], [300_000, 40, 1 << 20]]
+)
+def test_places_hold_what_arrayrecord_reads(tmp_path, sizes):
+    rng = np.random.default_rng(0)
+    written = [rng.bytes(size) for size in sizes]
+    writer = shards.writer(tmp_path / "a")
+    for record in written:
+        writer.write(shards.to_example(record))
+    writer.close()
+    offsets, lengths = spans.locate(tmp_path / "a", len(sizes))
+    reader, slow = spans.SpanReader([tmp_path / "a"]), shards.ShardReader([tmp_path / "a"])
+    for row, record in enumerate(written):
+        found = bytes(reader.read(0, int(offsets[row]), int(lengths[row])))
+        assert found == record == bytes(slow.read(0, row))
+    with pytest.raises(CorruptRecord, match="records, not"):
+        spans.locate(tmp_path / "a", len(sizes) + 5)
+
+
+def test_every_alignment_to_the_blocks(tmp_path):
+    """Records of all lengths around those that end a block, so that headers fall everywhere."""
+    rng = np.random.default_rng(1)
+    written = [rng.bytes(int(n)) for n in rng.integers(64_500, 66_500, 400)]
+    writer = shards.writer(tmp_path / "a")
+    for record in written:
+        writer.write(shards.to_example(record))
+    writer.close()
+    offsets, lengths = spans.locate(tmp_path / "a", 400)
+    reader = spans.SpanReader([tmp_path / "a"])
+    for row, record in enumerate(written):
+        assert bytes(reader.read(0, int(offsets[row]), int(lengths[row]))) == record
+
+
+def test_wrong_places_and_missing_files_are_corrupt(tmp_path):
+    writer = shards.writer(tmp_path / "a")
+    writer.write(shards.to_example(b"x" * 500))
+    writer.close()
+    ((offset,), (span,)) = spans.locate(tmp_path / "a", 1)
+    reader = spans.SpanReader([tmp_path / "a", tmp_path / "none"])
+    for shard, at, length in ((0, offset + 1, span), (0, offset, span - 1), (0, 1 << 30, 10), (1, 0, 10)):
+        with pytest.raises(CorruptRecord):
+            reader.read(shard, int(at), int(length))
+
+
+def test_many_threads_and_few_open_files(tmp_path):
+    for n in range(12):
+        writer = shards.writer(tmp_path / str(n))
+        writer.write(shards.to_example(bytes([n]) * 1000))
+        writer.close()
+    ((offset,), (span,)) = spans.locate(tmp_path / "0", 1)
+    reader, wrong = spans.SpanReader([tmp_path / str(n) for n in range(12)], max_open=2), []
+
+    def work(seed):
+        for n in np.random.default_rng(seed).integers(0, 12, 300).tolist():
+            if bytes(reader.read(n, int(offset), int(span))) != bytes([n]) * 1000:
+                wrong.append(n)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and len(reader._open) <= 2

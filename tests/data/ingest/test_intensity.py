@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+
+from curia2_jax.data.ingest import intensity
+from curia2_jax.data.readers import nifti
+from curia2_jax.data.readers.volume import Refusal, Volume
+from tests.data.small_studies import body
+
+CT = ("abdomen_pelvis_ts_3mm", "abdomen_ts_sm", "abdomen_ts_512", "heart_aorta_ts_1p5mm", "head_phantom_philips_5mm")
+MR = ("abdomen_ts_sm", "brain_tumour_pyrad1", "colin27_t1_bet", "cord_t1", "cord_t2", "cord_t2s", "glioma_a_flair",
+      "glioma_a_t1", "glioma_a_t1c", "glioma_a_t2", "mni152_t1")  # fmt: skip
+
+
+def volume(raw, **fields) -> Volume:
+    return Volume(np.asarray(raw), np.eye(4), **fields)
+
+
+@pytest.mark.parametrize("name", CT)
+def test_real_ct_is_recognised_also_without_its_sign(shared_data, name):
+    scan = nifti.read(shared_data / "ct" / f"{name}.nii.gz")
+    settled = intensity.settle(scan)
+    assert settled.modality == "CT" and settled.intercept == scan.intercept
+    if name.startswith("head_phantom"):
+        return  # plastic: it has no fat and no muscle to tell an offset by
+    unsigned = volume(np.clip(scan.voxels + 1024, 0, None).astype(np.uint16))
+    settled = intensity.settle(unsigned)
+    assert settled.modality == "CT" and settled.intercept == -1024
+    assert ("ct_offset", "1024 taken from values stored without a sign") in settled.notes
+
+
+@pytest.mark.parametrize("name", MR)
+def test_real_mr_is_never_taken_for_ct(shared_data, name):
+    """Nor when it is scaled so that its tissue lies where an unsigned CT has soft tissue."""
+    scan = nifti.read(shared_data / "mr" / f"{name}.nii.gz")
+    assert intensity.settle(scan).modality == "MR"
+    values = np.maximum(scan.voxels, 0)
+    bright = values[values > np.percentile(values, 60)]
+    some = values[:: max(1, len(values) // 24), ::2, ::2]
+    for peak in (800, 900, 1000, 1050, 1100, 1200):
+        for middle in np.percentile(bright, [30, 50, 75]):
+            scaled = np.round(some * (peak / middle)).astype(np.int32)
+            assert intensity.settle(volume(scaled)).modality == "MR", (peak, middle)
+
+
+def test_phase_images_are_mr():
+    phase = np.random.default_rng(0).integers(-4096, 4096, (8, 40, 40))
+    assert intensity.settle(volume(phase)).modality == "MR"
+
+
+def test_padding_does_not_hide_a_ct():
+    scan = body((8, 40, 40)).astype(np.int32)
+    scan[:, :6], scan[:, -6:] = -3024, -2000
+    assert intensity.settle(volume(scan)).modality == "CT"
+
+
+def test_what_the_user_or_the_file_says_wins():
+    assert intensity.settle(volume(body()), "MR").modality == "MR"
+    assert intensity.settle(volume(body(low=0), modality="MR")).modality == "MR"
+    with pytest.raises(Refusal, match="not_hounsfield"):
+        intensity.settle(volume(np.abs(body(low=0)) * 10), "CT")
+    assert intensity.settle(volume(np.full((4, 8, 8), 30), modality="CT")).modality == "CT"  # a brain without air
+
+
+def test_ct_becomes_hounsfield_units_and_padding_air():
+    raw = np.array([[[0, 24, 1024, 1100], [4095, 48, 63536, 1024]]], np.uint16)
+    scan = volume(raw, modality="CT", intercept=-1024.0, padding=(63536.0,))
+    quantise = intensity.Quantiser.of(scan)
+    np.testing.assert_array_equal(quantise(raw), [[[-1024, -1000, 0, 76], [3071, -976, -1000, 0]]])
+    assert quantise.notes == [("padding", "1 voxels")] and (quantise.slope, quantise.intercept) == (1, 0)
+    values = np.array([[[-3024, -2000, np.nan, np.inf], [-np.inf, -1499.6, 40.4, 40000]]])
+    quantise = intensity.Quantiser.of(volume(values, modality="CT"))
+    np.testing.assert_array_equal(quantise(values), [[[-1000, -1000, -1000, -1000], [-1000, -1500, 40, 32767]]])
+    assert quantise.notes == [("non_finite", "3 voxels"), ("padding", "2 voxels"), ("clipped", "1 voxels")]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.dtype(">i2")])
+def test_small_integers_of_mr_are_kept_as_they_are(dtype):
+    raw = np.arange(-100 if np.dtype(dtype).kind == "i" else 0, 100).astype(dtype).reshape(1, 10, -1)
+    quantise = intensity.Quantiser.of(volume(raw, modality="MR", slope=0.3, intercept=5.0))
+    np.testing.assert_array_equal(quantise(raw), raw)
+    assert (quantise.slope, quantise.intercept) == (0.3, 5.0) and quantise.notes == []
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        np.array([[[0, 65535, 7, 40000]]], np.uint16),
+        np.array([[[100_000, 100_500, 165_535]]], np.int32),
+        np.array([[[-3.0, 500.0, 32767.0]]], np.float64),
+    ],
+)
+def test_whole_numbers_of_mr_are_kept_exactly(raw):
+    quantise = intensity.Quantiser.of(volume(raw, modality="MR", slope=2.0, intercept=-1.0))
+    np.testing.assert_array_equal(quantise(raw) * quantise.slope + quantise.intercept, raw * 2.0 - 1)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e9])
+def test_other_mr_is_quantised_with_the_stated_error(scale):
+    raw = np.random.default_rng(0).normal(0, scale, (4, 20, 20))
+    raw[0, 0, :3] = np.nan, np.inf, -np.inf
+    quantise = intensity.Quantiser.of(volume(raw, modality="MR"))
+    back = quantise(raw).astype(np.float64) * quantise.slope + quantise.intercept
+    finite = np.isfinite(raw)
+    bound = np.ptp(raw[finite]) / 65535 / 2
+    assert np.abs(back - raw)[finite].max() <= bound * (1 + 1e-6)
+    np.testing.assert_allclose(back[~finite], raw[finite].min(), atol=bound)
+    assert quantise.notes[0] == ("non_finite", "3 voxels")
+
+
+def test_label_maps_are_told_from_images(shared_data):
+    for name in ("mr/cord_t1_seg", "ct/abdomen_ts_sm_seg", "mr/colin27_brodmann", "mr/glioma_a_seg"):
+        assert intensity.looks_like_labels(nifti.read(shared_data / f"{name}.nii.gz")), name
+    for name in ("mr/cord_t1", "ct/abdomen_ts_sm", "mr/colin27_t1_bet", "mr/mni152_t1", "mr/mni152_gm", "mr/cord_t2s"):
+        assert not intensity.looks_like_labels(nifti.read(shared_data / f"{name}.nii.gz")), name
+    assert not intensity.looks_like_labels(volume(body()))
+    assert not intensity.looks_like_labels(volume(np.zeros((4, 8, 8))))

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+
+from curia2_jax.data.ingest import labels
+from curia2_jax.data.ingest.labels import Pair
+from curia2_jax.data.readers import archive, nifti
+from curia2_jax.data.readers.volume import Refusal, Volume
+from curia2_jax.errors import UserError
+from tests.data.small_studies import body, dicom_slices, save_dicom, write_nifti
+
+
+def test_globs_find_label_maps_and_their_images(tmp_path):
+    for name in (
+        *("a/x.nii.gz", "a/x_seg.nii.gz", "b/images/y.nii.gz", "b/labels/y.nii.gz", "c/z.nii.gz", "c/labels/z.nii.gz"),
+        *("d/imagesTr/w.nii.gz", "d/labelsTr/w.nii.gz", "lone_seg.nii.gz"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    files = sorted(str(path) for path in tmp_path.rglob("*.nii.gz"))
+    found = {
+        archive.relative(pair.label, [tmp_path]): archive.relative(pair.image, [tmp_path]) if pair.image else ""
+        for pair in labels.pairs(f"{labels.DEFAULT},labelsTr/*", [tmp_path], files)
+    }
+    assert found == {
+        "a/x_seg.nii.gz": "a/x.nii.gz",
+        "b/labels/y.nii.gz": "b/images/y.nii.gz",
+        "c/labels/z.nii.gz": "c/z.nii.gz",
+        "d/labelsTr/w.nii.gz": "d/imagesTr/w.nii.gz",
+        "lone_seg.nii.gz": "",
+    }
+
+
+def test_a_csv_names_pairs_relative_to_itself(tmp_path):
+    (tmp_path / "l.csv").write_text('image,label,kind\na.nii,b.nii,"organs, all"\nd,e.nii,\n')
+    assert labels.pairs(str(tmp_path / "l.csv"), [], []) == [
+        Pair(str(tmp_path / "b.nii"), str(tmp_path / "a.nii"), "organs, all"),
+        Pair(str(tmp_path / "e.nii"), str(tmp_path / "d"), "segmentation"),
+    ]
+    for text, message in (("a,b\n1,2\n", "found a,b"), ("", "no rows")):
+        (tmp_path / "l.csv").write_text(text)
+        with pytest.raises(UserError, match=message):
+            labels.pairs(str(tmp_path / "l.csv"), [], [])
+    with pytest.raises(UserError, match="cannot be read"):
+        labels.pairs(str(tmp_path / "none.csv"), [], [])
+
+
+def test_pairs_go_to_scans_by_file_or_folder(tmp_path):
+    write_nifti(tmp_path / "a.nii", body((4, 40, 44)))
+    paths = save_dicom(tmp_path / "series", dicom_slices(body((4, 40, 44))))
+    found = [item for path in (tmp_path / "a.nii", *paths) for item in archive.look(str(path), ("axial",))]
+    scans = archive.scans(found, [tmp_path], False)
+    pairs = [
+        Pair("l1", str(tmp_path / "a.nii"), "k"),
+        Pair("l2", str(tmp_path / "series"), "k"),
+        Pair("l3", str(tmp_path / "series"), "m"),
+        Pair("l4", str(tmp_path / "gone.nii"), "k"),
+    ]
+    assert [pair.label for pair in labels.attach(pairs, scans)] == ["l4"]
+    assert {scan.name: scan.labels for scan in scans} == {"a.nii": [("l1", "k")], "series": [("l2", "k"), ("l3", "m")]}
+
+
+def test_a_label_map_is_turned_with_its_image(tmp_path):
+    label = np.zeros((6, 40, 44), np.uint8)
+    label[2, 3:9, 4:7] = 5
+    write_nifti(tmp_path / "image.nii", body((6, 40, 44)))
+    write_nifti(tmp_path / "label.nii.gz", label)
+    volume = nifti.read(tmp_path / "image.nii")
+    found = labels.read(str(tmp_path / "label.nii.gz"), volume)
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, label)
+    turned = Volume(volume.raw[::-1], volume.affine)  # another grid in the same place
+    turned.affine = volume.affine @ np.array([[-1, 0, 0, 5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    with pytest.raises(Refusal, match="label_geometry"):
+        labels.read(str(tmp_path / "label.nii.gz"), turned)
+
+
+def test_label_maps_that_do_not_fit_are_refused(tmp_path, shared_data):
+    label = np.zeros((6, 40, 44), np.uint8)
+    write_nifti(tmp_path / "image.nii", body((6, 40, 44)))
+    volume = nifti.read(tmp_path / "image.nii")
+    write_nifti(tmp_path / "small.nii", label[:5])
+    write_nifti(tmp_path / "beside.nii", label, origin=(0.6, 0, 0))
+    write_nifti(tmp_path / "negative.nii", label.astype(np.int16) - 1)
+    write_nifti(tmp_path / "half.nii", label.astype(np.float32) + 0.5)
+    reasons = {}
+    for name in ("small", "beside", "negative", "half"):
+        with pytest.raises(Refusal) as refusal:
+            labels.read(str(tmp_path / f"{name}.nii"), volume)
+        reasons[name] = refusal.value.reason
+    assert reasons == {
+        "small": "label_geometry", "beside": "label_geometry", "negative": "label_values", "half": "label_values",
+    }  # fmt: skip
+    brain = nifti.read(shared_data / "mr" / "mni152_t1.nii.gz")
+    with pytest.raises(Refusal, match="a probability map"):
+        labels.read(str(shared_data / "mr" / "mni152_gm.nii.gz"), brain)
+    atlas = nifti.read(shared_data / "mr" / "colin27_t1_bet.nii.gz")
+    assert len(np.unique(labels.read(str(shared_data / "mr" / "colin27_brodmann.nii.gz"), atlas))) == 42

@@ -1,0 +1,138 @@
+import os
+import pathlib
+import stat
+import zipfile
+
+import numpy as np
+import pytest
+
+from curia2_jax.data.readers import archive as studies
+from curia2_jax.data.readers.volume import Refusal
+from tests.data.small_studies import body, dicom_slices, save_dicom, write_nifti
+
+
+def look(folder: pathlib.Path, planes=("axial",)):
+    items = [item for file in studies.walk(folder) for item in studies.look(str(file), planes)]
+    found = [item for item in items if isinstance(item, studies.Found)]
+    refused = {os.path.basename(item[0]): item[1] for item in items if not isinstance(item, studies.Found)}
+    return studies.scans(found, [folder], False), refused
+
+
+def test_series_are_put_together_wherever_their_files_lie(tmp_path):
+    slices = dicom_slices(body((6, 40, 44)))
+    for n, ds in enumerate(slices):
+        save_dicom(tmp_path / "deep" / f"folder{n % 3}", [ds])[0].rename(
+            tmp_path / "deep" / f"folder{n % 3}" / f"IM{n}"
+        )
+    save_dicom(tmp_path / "other", dicom_slices(body((4, 40, 44), seed=2)))
+    scans, refused = look(tmp_path)
+    assert [len(scan.files) for scan in scans] == [6, 4] and not refused
+    np.testing.assert_array_equal(studies.read(scans[0]).voxels, body((6, 40, 44)))
+
+
+def test_series_without_a_uid_are_what_lies_in_one_folder(tmp_path):
+    for folder in ("a", "b"):
+        slices = dicom_slices(body((4, 40, 44)))
+        for ds in slices:
+            ds.SeriesInstanceUID = ""
+        save_dicom(tmp_path / folder, slices)
+    assert [(scan.name, len(scan.files)) for scan in look(tmp_path)[0]] == [("a", 4), ("b", 4)]
+
+
+def test_slices_are_counted_from_headers(tmp_path):
+    write_nifti(tmp_path / "thick.nii.gz", body((10, 40, 44)), spacing=(5, 1, 1))
+    write_nifti(tmp_path / "thin.nii.gz", body((36, 40, 44)), spacing=(1, 1, 1))
+    count = {scan.name: scan.slices for scan in look(tmp_path)[0]}
+    assert count == {"thick.nii.gz": 10, "thin.nii.gz": 36}
+    count = {scan.name: scan.slices for scan in look(tmp_path, ("axial", "coronal", "sagittal"))[0]}
+    assert count == {"thick.nii.gz": 10, "thin.nii.gz": 36 + 40 + 44}
+
+
+def test_pairs_are_one_study_and_other_files_are_listed(tmp_path):
+    write_nifti(tmp_path / "pair.img", body((4, 40, 44)))
+    (tmp_path / "readme.md").write_text("text")
+    (tmp_path / "alone.img").write_bytes(b"x" * 500)
+    scans, refused = look(tmp_path)
+    assert [scan.name for scan in scans] == ["pair.hdr"]
+    assert refused == {"readme.md": "other_file", "alone.img": "other_file"}
+    assert [str(p) for p in studies.walk(tmp_path / "pair.img")] == [str(tmp_path / "pair.hdr")]
+
+
+def make_zip(path: pathlib.Path, folder: pathlib.Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, file.relative_to(folder))
+
+
+def test_archives_are_read_like_folders(tmp_path):
+    inner = tmp_path / "inner"
+    write_nifti(inner / "a" / "scan.nii.gz", body((4, 40, 44)))
+    write_nifti(inner / "a" / "pair.img", body((4, 40, 44), seed=1))
+    save_dicom(inner / "b", dicom_slices(body((5, 40, 44), seed=2)))
+    (inner / "notes.txt").write_text("x")
+    (tmp_path / "outer").mkdir()
+    make_zip(tmp_path / "outer" / "study.zip", inner)
+    before = set(tmp_path.rglob("*"))
+    scans, refused = look(tmp_path / "outer")
+    voxels = {scan.name: studies.read(scan).voxels for scan in scans}
+    assert sorted(voxels) == ["study.zip!a/pair.hdr", "study.zip!a/scan.nii.gz", "study.zip!b"]
+    np.testing.assert_array_equal(voxels["study.zip!a/pair.hdr"], body((4, 40, 44), seed=1))
+    np.testing.assert_array_equal(voxels["study.zip!b"], body((5, 40, 44), seed=2))
+    assert refused == {"study.zip!notes.txt": "other_file"}
+    assert set(tmp_path.rglob("*")) == before  # nothing is unpacked beside the archive
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil.nii", "/tmp/evil.nii", "a/../../evil.nii", "..\\evil.nii", "C:\\evil.nii"]
+)
+def test_archives_that_leave_their_folder_are_refused(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(name, b"x")
+    assert look(tmp_path) == ([], {"a.zip": "unsafe_archive"})
+
+
+def test_archives_with_links_bombs_or_damage_are_refused(tmp_path, monkeypatch):
+    link = zipfile.ZipInfo("link.nii")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "link.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.nii", b"\0" * 2_000_000)
+    (tmp_path / "text.zip").write_text("no archive")
+    write_nifti(tmp_path / "inner" / "scan.nii.gz", body((4, 40, 44)))
+    make_zip(tmp_path / "flipped.zip", tmp_path / "inner")
+    data = bytearray((tmp_path / "flipped.zip").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "flipped.zip").write_bytes(data)
+    make_zip(tmp_path / "inner.zip", tmp_path / "inner")
+    (tmp_path / "nested").mkdir()
+    (tmp_path / "inner.zip").rename(tmp_path / "nested" / "inner.zip")
+    make_zip(tmp_path / "nested.zip", tmp_path / "nested")
+    monkeypatch.setattr(studies, "_ZIP_BYTES", 1_000_000)
+    found = {name: look(tmp_path / f"{name}.zip")[1] for name in ("link", "bomb", "text", "flipped", "nested")}
+    assert found == {
+        "link": {"link.zip": "unsafe_archive"},
+        "bomb": {"bomb.zip": "unsafe_archive"},
+        "text": {"text.zip": "corrupt"},
+        "flipped": {"flipped.zip": "corrupt"},
+        "nested": {"nested.zip!inner.zip": "other_file"},
+    }
+
+
+def test_relative_names_the_root_where_there_are_several(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert studies.relative(str(a / "x" / "y"), [a]) == "x/y"
+    assert studies.relative(str(b / "x"), [a, b]) == "b/x"
+    assert studies.relative(str(a / "f.nii"), [a / "f.nii"]) == "f.nii"
+    assert studies.relative("/elsewhere/f", [a]) == "/elsewhere/f"
+
+
+def test_links_to_folders_are_not_followed_and_missing_files_are_told(tmp_path):
+    write_nifti(tmp_path / "a" / "scan.nii.gz", body((4, 40, 44)))
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    (tmp_path / "a" / "gone.nii").symlink_to(tmp_path / "nothing")
+    scans, refused = look(tmp_path)
+    assert len(scans) == 1 and refused["gone.nii"] == "unreadable"
+    with pytest.raises(Refusal, match="other_file"):
+        studies.read_any(tmp_path / "a" / "x.txt")
