@@ -18,7 +18,7 @@ Stage = tuple[str, dict[str, object]]  # config file, overrides with dotted keys
 CHANGES: list[tuple[str, dict[str, object]]] = [
     ("anatomical crops", {"crops.placement": "anatomical"}),
     ("anatomical masks", {"masks.placement": "anatomical"}),
-    ("SigReg", {"objective.regularizer": "sigreg", "objective.regularizer_weight": 0.05}),
+    ("SigReg", {"objective.koleo.weight": 0.0, "objective.sigreg.weight": 0.05}),
     ("higher learning rate", {"optim.base_lr": 1e-3}),
 ]
 
@@ -45,8 +45,8 @@ DEMO = demo.get_config()
 DEMO_CURIA = {
     "crops.placement": "uniform",
     "masks.placement": "uniform",
-    "objective.regularizer": "koleo",
-    "objective.regularizer_weight": 0.1,
+    "objective.koleo.weight": 0.1,
+    "objective.sigreg.weight": 0.0,
     "optim.base_lr": DEMO.optim.base_lr / 5,  # as 2e-4 is to 1e-3
 }
 DEMO_CHANGES = [(name, {key: _at(DEMO, key) for key in change}) for name, change in CHANGES]
@@ -55,7 +55,7 @@ SWEEPS: dict[str, dict[str, list[Stage]]] = {
     "ladder": ladder("configs/curia_vitb.py", "Curia", {}, CHANGES)
     | {"+ low resolution, then 512": [("configs/curia_vitb.py", CURIA_2 | LOW), ("configs/vitb_hires.py", {})]},
     "sigreg_weight": {
-        f"SigReg {weight}": [("configs/vitb.py", {"objective.regularizer_weight": weight})]
+        f"SigReg {weight}": [("configs/vitb.py", {"objective.sigreg.weight": weight})]
         for weight in (0.01, 0.02, 0.05, 0.1)
     },
     # The ladder in small, from the values that configs/demo.py has: for a look at the machinery, not for conclusions.

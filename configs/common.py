@@ -66,20 +66,20 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     c.masks.ratio = (0.1, 0.5)  # of the patches of a masked crop [DINOv2]
 
     # One channel: no hue, saturation, greyscale or solarise. DINOv2's strengths where it has the step [ours].
-    c.views = ConfigDict()
-    c.views.normalize = (
+    c.augment = ConfigDict()
+    c.augment.normalize = (
         "slice"  # z-score by the whole slice or by the "crop" [ours: keeps air and bone apart in small crops]
     )
-    c.views.gamma_rate = 0.8  # [ours: the rate of DINOv2's colour jitter]
-    c.views.gamma = 1.5
-    c.views.brightness_rate = 0.8
-    c.views.brightness = 0.4  # standard deviations of the slice
-    c.views.contrast_rate = 0.8
-    c.views.contrast = 0.4
-    c.views.blur_rate = (0.0, 0.9, 0.5)  # [DINOv2] as its code runs, which is the inverse of what it says
-    c.views.blur_sigma = (0.1, 2.0)  # pixels [DINOv2]
-    c.views.noise_rate = 0.2  # [ours: rare; scans bring their own]
-    c.views.noise = 0.1
+    c.augment.gamma_rate = 0.8  # [ours: the rate of DINOv2's colour jitter]
+    c.augment.gamma = 1.5
+    c.augment.brightness_rate = 0.8
+    c.augment.brightness = 0.4  # standard deviations of the slice
+    c.augment.contrast_rate = 0.8
+    c.augment.contrast = 0.4
+    c.augment.blur_rate = (0.0, 0.9, 0.5)  # [DINOv2] as its code runs, which is the inverse of what it says
+    c.augment.blur_sigma = (0.1, 2.0)  # pixels [DINOv2]
+    c.augment.noise_rate = 0.2  # [ours: rare; scans bring their own]
+    c.augment.noise = 0.1
 
     c.model = ConfigDict()
     c.model.width, c.model.depth, c.model.heads = width, depth, heads
@@ -110,17 +110,19 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     c.objective = ConfigDict()
     c.objective.centering = "sinkhorn_knopp"  # or "softmax_centering" [DINOv2: the long recipe]
     c.objective.student_temp = 0.1  # [DINOv2]
-    c.objective.dino_weight = 1.0  # [DINOv2]
-    c.objective.ibot_weight = 1.0  # [DINOv2]
-    c.objective.regularizer = "sigreg"  # or "koleo", "none" [Curia-2]
-    c.objective.regularizer_weight = 0.05  # [LeJEPA] times 512 / batch, so that it means the same at any batch
-    c.objective.sigreg_placement = (
-        "backbone"  # class token after the final norm, or "head": the bottleneck [ours: KoLeo's place]
-    )
-    c.objective.sigreg_slices = 1024  # [LeJEPA]
-    c.objective.sigreg_knots = 17  # [LeJEPA]
-    c.objective.sigreg_t_max = 3.0  # [LeJEPA]
-    c.objective.chunk = 512  # rows of prototype logits in float32 at a time: memory only
+    # Rows of prototype logits in float32 at a time. Fewer take less memory, and more sums into the kernel's gradient.
+    c.objective.chunk = 256
+    # The terms, each with its weight; 0 leaves one out.
+    c.objective.dino = ConfigDict({"weight": 1.0})  # [DINOv2]
+    c.objective.ibot = ConfigDict({"weight": 1.0})  # [DINOv2]
+    c.objective.koleo = ConfigDict({"weight": 0.0})  # [Curia-2] SigReg in its place; 0.1 in DINOv2 and Curia
+    c.objective.sigreg = ConfigDict()
+    c.objective.sigreg.weight = 0.05  # [LeJEPA] times 512 / batch, so that it means the same at any batch
+    # Class token after the final norm, or "head": the DINO head's bottleneck [ours: KoLeo's place].
+    c.objective.sigreg.placement = "backbone"
+    c.objective.sigreg.directions = 1024  # [LeJEPA]
+    c.objective.sigreg.knots = 17  # [LeJEPA]
+    c.objective.sigreg.t_max = 3.0  # [LeJEPA]
 
     c.optim = ConfigDict()
     c.optim.base_lr = (

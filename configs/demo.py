@@ -26,16 +26,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.crops.global_size, c.crops.local_size, c.crops.num_local = 128, 64, 4
     c.crops.global_area, c.crops.local_area = (0.5, 1.0), (0.1, 0.5)
     c.masks.probability, c.masks.ratio = 1.0, (0.2, 0.6)
-    c.views.gamma_rate, c.views.brightness, c.views.contrast = 0.2, 0.1, 0.1
-    c.views.blur_rate = (0.0, 0.2, 0.2)
+    c.augment.gamma_rate, c.augment.brightness, c.augment.contrast = 0.2, 0.1, 0.1
+    c.augment.blur_rate = (0.0, 0.2, 0.2)
     c.model.width, c.model.depth, c.model.heads = 128, 4, 4
     c.model.dtype, c.model.layerscale, c.model.drop_path = "float32", 1.0, 0.0
     c.model.scan = False  # four blocks: the loop costs a CPU more than compiling them one by one
     c.heads.hidden = 256
     c.heads.dino_prototypes = c.heads.ibot_prototypes = 128
     c.heads.dino_bottleneck = c.heads.ibot_bottleneck = 64
-    c.objective.sigreg_slices, c.objective.chunk = 256, 256
-    c.objective.regularizer_weight = 2e-4
+    c.objective.sigreg.directions, c.objective.chunk = 256, 256
+    c.objective.sigreg.weight = 2e-4
     c.optim.base_lr, c.optim.patch_embed_lr_mult = 0.012, 1.0
     c.schedule.warmup_steps = c.total_steps // 10
     c.schedule.freeze_last_layer_steps = c.total_steps // 50

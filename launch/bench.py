@@ -8,10 +8,12 @@
 --what=losses   each loss with its gradient, at the sizes of the config
 --what=loader   slices a second of the loader, beside other ways to the same crops; needs --config.data.corpus; with
                 --nifti=DIR also beside a PyTorch DataLoader in which MONAI reads the .nii.gz files of a folder
---against=torch the step without its views beside tests/torch_reference in the same minute, on the CPU: 4 images in
-                float32, 2 x 224 + 8 x 96 pixels, 4,096 prototypes, no drop path; width, depth and heads of the config
+--against=torch the step without its views beside one in eager PyTorch (planning/torch_peer) in the same minute, on the
+                CPU: 4 images in float32, 2 x 224 + 8 x 96 pixels, 4,096 prototypes, no drop path; width, depth and
+                heads of the config
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -22,7 +24,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from curia2_jax.errors import UserError
-from launch import command, timing
+from launch import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
 _WHAT = flags.DEFINE_enum("what", "step", ("step", "views", "losses", "loader"), "What to time.")
@@ -32,12 +34,12 @@ _STEPS = flags.DEFINE_integer("steps", 6, "Timed repetitions, after two that are
 _JSON = flags.DEFINE_string("json", None, "Also write the results to this file.")
 # Both sides of the comparison can do this, and no more than this.
 COMPARISON = {
-    "data": {"global_batch": 4, "group_size": 4},
-    "crops": {"global_size": 224, "local_size": 96, "num_local": 8},
-    "model": {"drop_path": 0.0, "dtype": "float32", "remat": "none"},
-    "heads": {"shared": False, "dino_prototypes": 4096, "ibot_prototypes": 4096, "dino_bottleneck": 256,
-              "ibot_bottleneck": 256, "hidden": 2048, "layers": 3},
-    "objective": {"regularizer": "koleo", "regularizer_weight": 0.1},
+    "data.global_batch": 4, "data.group_size": 4,
+    "crops.global_size": 224, "crops.local_size": 96, "crops.num_local": 8,
+    "model.drop_path": 0.0, "model.dtype": "float32", "model.remat": "none",
+    "heads.shared": False, "heads.dino_prototypes": 4096, "heads.ibot_prototypes": 4096, "heads.dino_bottleneck": 256,
+    "heads.ibot_bottleneck": 256, "heads.hidden": 2048, "heads.layers": 3,
+    "objective.koleo.weight": 0.1, "objective.sigreg.weight": 0.0,
 }  # fmt: skip
 
 
@@ -57,8 +59,6 @@ def rows(result: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def run(_: list[str]) -> None:
-    from curia2_jax.training.recipe import recipe_from
-
     sections = command.config_of(_CONFIG)
     if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
         raise UserError(f"--json={_JSON.value}: its folder is not there; write a file in a folder that is")
@@ -68,30 +68,32 @@ def run(_: list[str]) -> None:
         raise UserError(f"--what={_WHAT.value}: --nifti is for the loader; write --what=loader, or leave it out")
     if _AGAINST.value:
         os.environ["JAX_PLATFORMS"] = "cpu"
-        for section, values in COMPARISON.items():
-            sections[section].update(values)
+        for key, value in COMPARISON.items():
+            *path, name = key.split(".")
+            functools.reduce(dict.__getitem__, path, sections)[name] = value
+    from curia2_jax.planning import clocks, loader_rates  # only now: JAX reads the variable when it is imported
+    from curia2_jax.training.recipe import recipe_from
+
     recipe = recipe_from(sections)
     if _WHAT.value == "loader":
-        from launch import bench_loader
-
         result: dict[str, Any] = {
             rate.what.strip(): {"slices_per_s_per_core": rate.per_core, "slices_per_s": rate.wall}
-            for rate in bench_loader.run(recipe, nifti=_NIFTI.value)
+            for rate in loader_rates.run(recipe, nifti=_NIFTI.value)
         }
     elif _AGAINST.value:
         result = {
-            "jax": timing.time_step(recipe, _STEPS.value, with_views=False),
-            "torch": timing.time_torch(recipe, _STEPS.value),
+            "jax": clocks.time_step(recipe, _STEPS.value, with_views=False),
+            "torch": clocks.time_torch(recipe, _STEPS.value),
         }
         result["ratio of best steps"] = result["jax"]["step_s"]["min"] / result["torch"]["best_seconds"]
     else:
-        result = {"step": timing.time_step, "views": timing.time_views, "losses": timing.time_losses}[_WHAT.value](
+        result = {"step": clocks.time_step, "views": clocks.time_views, "losses": clocks.time_losses}[_WHAT.value](
             recipe, _STEPS.value
         )
     result = {
         "what": _WHAT.value,
         "config": flags.FLAGS["config"].config_filename,
-        "machine": timing.machine(),
+        "machine": clocks.machine(),
         **result,
     }
     for what, value in rows(result):

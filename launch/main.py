@@ -14,7 +14,8 @@ import signal
 from absl import flags
 from ml_collections import config_flags
 
-from launch import command, hosts
+from curia2_jax.parallel import cluster as hosts
+from launch import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/ and the name of the config.")

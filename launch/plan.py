@@ -22,7 +22,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from curia2_jax.errors import UserError
-from launch import command, planning
+from curia2_jax.planning import forecast
+from launch import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
 _TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice to compile for, such as v5p:4x4x4, v5e:8x8 or v6e:4x4.")
@@ -80,7 +81,7 @@ def run(_: list[str]) -> None:
     if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
         raise UserError(f"--json={_JSON.value}: its folder is not there; write a file in a folder that is")
     os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs
-    name, number = ("", 0) if _CHIPS.value else planning.target(_TOPOLOGY.value, _GPUS.value)
+    name, number = ("", 0) if _CHIPS.value else forecast.target(_TOPOLOGY.value, _GPUS.value)
     if _TOPOLOGY.value:
         go_to_tpu_environment()
         # There is no TPU here, and libtpu need not look for one.
@@ -91,12 +92,12 @@ def run(_: list[str]) -> None:
 
     recipe = recipe_from(sections)
     if _CHIPS.value:
-        out: dict[str, Any] = {"weak scaling": planning.weak_scaling(recipe, _CHIPS.value, _IMAGES.value)}
+        out: dict[str, Any] = {"weak scaling": forecast.weak_scaling(recipe, _CHIPS.value, _IMAGES.value)}
     elif _TOPOLOGY.value:
-        out = planning.plan(recipe, name, planning.tpu_devices(_TOPOLOGY.value), tpu=True)
+        out = forecast.plan(recipe, name, forecast.tpu_devices(_TOPOLOGY.value), tpu=True)
     else:
         jax.config.update("jax_num_cpu_devices", number)
-        out = planning.plan(recipe, name, jax.devices(), tpu=False, compile_it=_COMPILE.value)
+        out = forecast.plan(recipe, name, jax.devices(), tpu=False, compile_it=_COMPILE.value)
     out = {"config": flags.FLAGS["config"].config_filename, "jax": jax.__version__, **out}
     show(out)
     if _JSON.value:

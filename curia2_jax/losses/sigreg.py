@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+CHUNK = 64  # directions at once; the last chunk is computed whole
+
 
 def _quadrature(knots: int, t_max: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Knots t_k on [0, t_max], phi_k = exp(-t_k^2 / 2), and W_k: full-range trapezoid weight times phi_k."""
@@ -45,7 +47,7 @@ def epps_pulley(z: jax.Array, directions: jax.Array, knots: int = 17, t_max: flo
     return z.shape[1] * jnp.sum(weights.reshape(1, 1, -1) * (real * real + imaginary * imaginary), axis=-1)
 
 
-def directions(key: jax.Array, indices: jax.Array, dim: int, dtype: jnp.dtype) -> jax.Array:
+def random_directions(key: jax.Array, indices: jax.Array, dim: int, dtype: jnp.dtype) -> jax.Array:
     """Uniform unit vectors (dim, M); each depends on the key and its own index only."""
     normal = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (dim,), dtype))(indices)
     squares = jnp.sum(normal * normal, axis=-1, keepdims=True)
@@ -53,26 +55,26 @@ def directions(key: jax.Array, indices: jax.Array, dim: int, dtype: jnp.dtype) -
 
 
 def sigreg(
-    z: jax.Array, key: jax.Array, *, slices: int = 1024, chunk: int = 64, knots: int = 17, t_max: float = 3.0
+    z: jax.Array, key: jax.Array, *, directions: int = 1024, chunk: int = CHUNK, knots: int = 17, t_max: float = 3.0
 ) -> jax.Array:
-    """Mean statistic over views and ``slices`` random directions: () float32 or better.
+    """Mean statistic over views and ``directions`` random ones: () float32 or better.
 
     z: (V, N, D), N samples of each of V views; the means over N are global under ``jit``. Directions come from the key
     and their index, so neither ``chunk`` (directions held at once; memory V * N * chunk * knots) nor the mesh changes
     the value. The gradient of a sample carries no 1/N: scale the loss by a reference N over N.
     """
     dtype = jnp.promote_types(z.dtype, jnp.float32)
-    chunk = min(chunk, slices)
+    chunk = min(chunk, directions)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def step(total, start, z):
         indices = start + jnp.arange(chunk)
-        statistic = epps_pulley(z, directions(key, indices, z.shape[-1], dtype), knots, t_max)
+        statistic = epps_pulley(z, random_directions(key, indices, z.shape[-1], dtype), knots, t_max)
         # The last chunk may run past the end.
-        return total + jnp.sum(statistic.mean(axis=0) * (indices < slices))
+        return total + jnp.sum(statistic.mean(axis=0) * (indices < directions))
 
     def scan_step(total, start):
         return step(total, start, z), None
 
-    total, _ = jax.lax.scan(scan_step, jnp.zeros((), dtype), jnp.arange(0, slices, chunk))
-    return total / slices
+    total, _ = jax.lax.scan(scan_step, jnp.zeros((), dtype), jnp.arange(0, directions, chunk))
+    return total / directions

@@ -13,7 +13,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from curia2_jax.errors import UserError
 
-BATCH_AXES = ("data", "fsdp")
+FSDP = "fsdp"
+BATCH_AXES = ("data", FSDP)
 BATCH = PartitionSpec(BATCH_AXES)
 
 

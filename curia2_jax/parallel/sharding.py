@@ -8,8 +8,11 @@ import re
 from typing import Any
 
 import jax
+from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from curia2_jax.parallel.mesh import BATCH_AXES, FSDP
 
 PyTree = Any
 
@@ -35,11 +38,16 @@ def path_of(path: tuple) -> str:
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
+def state_shards(mesh: Mesh) -> int:
+    """Into how many pieces the state is split."""
+    return mesh.shape[FSDP]
+
+
 def spec_of(path: str, shape: tuple[int, ...], itemsize: int, mesh: Mesh) -> tuple[P, str]:
     """(spec, why) of one array: a rule, or replicated with the reason."""
     if math.prod(shape) * itemsize < SMALL:
         return P(), f"replicated: under {SMALL // 2**10} KiB"
-    fsdp = mesh.shape["fsdp"]
+    fsdp = state_shards(mesh)
     for pattern, axes in RULES:
         if re.search(pattern, path):
             if not axes:
@@ -50,7 +58,7 @@ def spec_of(path: str, shape: tuple[int, ...], itemsize: int, mesh: Mesh) -> tup
                 return P(), f"replicated: {sizes} does not divide by fsdp {fsdp}"
             tiled = [axis for axis in divides if shape[axis] // fsdp % _TILE.get(axis - len(shape), 1) == 0]
             axis = (tiled or divides)[0]
-            return P(*(None,) * axis, "fsdp", *(None,) * (len(shape) - axis - 1)), f"rule {pattern}, axis {axis}"
+            return P(*(None,) * axis, FSDP, *(None,) * (len(shape) - axis - 1)), f"rule {pattern}, axis {axis}"
     return P(), "replicated: no rule"
 
 
@@ -61,6 +69,31 @@ def state_shardings(abstract_state: PyTree, mesh: Mesh) -> PyTree:
         return NamedSharding(mesh, spec_of(path_of(path), leaf.shape, leaf.dtype.itemsize, mesh)[0])
 
     return jax.tree_util.tree_map_with_path(one, abstract_state)
+
+
+def spread(x: Array, mesh: Mesh | None, axis: int = 0) -> Array:
+    """Pins an axis of an array to the axes of the batch; off a mesh nothing."""
+    if mesh is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*(None,) * axis, BATCH_AXES)))
+
+
+def whole(x: Array, mesh: Mesh | None) -> Array:
+    """Pins an array to be on every device as it is; off a mesh nothing."""
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P()))
+
+
+def gathered(kernel: Array, mesh: Mesh | None) -> Array:
+    """Prototypes (bottleneck, K), sharded at rest, whole on every device: once, and not once a chunk of a loss.
+
+    Their gradient goes back in shards: summed whole on every device it would be twice the bytes.
+    """
+    if mesh is None or kernel.shape[1] % state_shards(mesh):
+        return kernel
+    everywhere, in_shards = (NamedSharding(mesh, P(None, axis)) for axis in (None, FSDP))
+    gather = jax.custom_vjp(lambda k: jax.lax.with_sharding_constraint(k, everywhere))
+    gather.defvjp(lambda k: (gather(k), None), lambda _, g: (jax.lax.with_sharding_constraint(g, in_shards),))
+    return gather(kernel)
 
 
 def table(abstract_state: PyTree, mesh: Mesh) -> list[dict[str, Any]]:

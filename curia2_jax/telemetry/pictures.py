@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+from collections.abc import Iterable
 
 import matplotlib
 import numpy as np
@@ -9,16 +10,17 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-CURVES = {  # panel: (title, metrics)
-    "loss": ("Loss", ("loss", "dino_global", "dino_local", "ibot")),
-    "rankme": ("RankMe of the class tokens", ("rankme",)),
-    "teacher": ("Teacher: entropy, and KL to the student", ("teacher_entropy", "teacher_kl")),
-    "std": ("Spread of the class tokens", ("feature_std",)),
-    "sigreg": ("SigReg beside its expectation", ("sigreg", "sigreg_expected")),
-    "norms": ("Norm of the gradient", ("grad_norm/backbone", "grad_norm/dino_head", "grad_norm/ibot_head")),
-    "updates": ("Norm of the update", ("update_norm/backbone", "update_norm/dino_head", "update_norm/ibot_head")),
-    "rate": ("Learning rate", ("lr", "last_layer_lr")),
-}
+Panel = tuple[str, tuple[str, ...]]  # title, metrics
+# Beside those of the terms of the objective.
+PANELS: tuple[Panel, ...] = (
+    ("Loss", ("loss",)),
+    ("RankMe of the class tokens", ("rankme",)),
+    ("Teacher: entropy, and KL to the student", ("teacher_entropy", "teacher_kl")),
+    ("Spread of the class tokens", ("feature_std",)),
+    ("Norm of the gradient", ("grad_norm/backbone", "grad_norm/dino_head", "grad_norm/ibot_head")),
+    ("Norm of the update", ("update_norm/backbone", "update_norm/dino_head", "update_norm/ibot_head")),
+    ("Learning rate", ("lr", "last_layer_lr")),
+)
 
 
 def crops(
@@ -50,9 +52,9 @@ def crops(
     plt.close(figure)
 
 
-def curves(path: pathlib.Path, rows: list[dict[str, float]]) -> None:
-    """What the metrics say over the steps; panels without a value are left out."""
-    panels = [(t, [n for n in names if any(r.get(n) is not None for r in rows)]) for t, names in CURVES.values()]
+def curves(path: pathlib.Path, rows: list[dict[str, float]], terms: Iterable[Panel]) -> None:
+    """What the metrics say over the steps; `terms` are panels more; those without a value are left out."""
+    panels = [(t, [n for n in names if any(r.get(n) is not None for r in rows)]) for t, names in (*PANELS, *terms)]
     panels = [(title, names) for title, names in panels if names]
     if not panels:
         return

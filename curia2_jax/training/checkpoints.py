@@ -5,7 +5,6 @@
 This file alone knows Orbax's checkpoints.
 """
 
-import dataclasses
 import json
 import pathlib
 import shutil
@@ -18,16 +17,10 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from curia2_jax.errors import UserError
+from curia2_jax.training.recipe import CheckpointConfig
 
 PyTree = Any
 ITEMS = ("params", "teacher", "opt_state", "centers")
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointConfig:
-    every_steps: int
-    latest: int  # newest checkpoints kept
-    keep_every_steps: int  # checkpoints at multiples of this are kept for ever
 
 
 def directory(run: str | pathlib.Path) -> pathlib.Path:

@@ -33,6 +33,7 @@ from curia2_jax.training.objective import CLASS_TOKENS
 from curia2_jax.training.recipe import Recipe, recipe_from
 from curia2_jax.training.state import TrainState, count, state_hash
 from curia2_jax.training.step import VIEWS, step_key, train_step
+from curia2_jax.training.terms import TERMS
 
 # Exit codes of a run.
 DONE, STOPPED, NONFINITE = 0, 42, 43
@@ -125,7 +126,8 @@ def train(
                 checkpoints.save(writer, state, meta)
                 progress.saved_at = time.monotonic()
                 if main:
-                    pictures.curves(run / "images" / "curves.png", metrics_files.read(run / "metrics.jsonl"))
+                    rows_so_far = metrics_files.read(run / "metrics.jsonl")
+                    pictures.curves(run / "images" / "curves.png", rows_so_far, [term.curve for term in TERMS])
             if stop and step < total:
                 writer.wait_until_finished()
                 if main:
@@ -160,7 +162,7 @@ def picture_of_crops(run: pathlib.Path, batch: dict[str, Array], recipe: Recipe)
     first = {name: jax.device_put(np.asarray(x.addressable_data(0))[:6]) for name, x in batch.items()}
     key = step_key(recipe, np.int32(0), VIEWS)
     sizes = recipe.crops.global_size, recipe.crops.local_size
-    crops = jax.jit(lambda b: views.views(b, key, recipe.views, *sizes))(first)
+    crops = jax.jit(lambda b: views.views(b, key, recipe.augment, *sizes))(first)
     pictures.crops(run / "images" / "crops.png", *map(np.asarray, crops), np.asarray(first["masks"]))
 
 
@@ -209,7 +211,7 @@ def print_start(recipe: Recipe, mesh: Mesh, corpus: Corpus, state: TrainState, s
         print(
             f"{row['module']:<10} {row['part']:<14} {row['parameters']:>13,} {row['lr_mult']:>18} {row['wd_mult']:>8}"
         )
-    if mesh.shape["fsdp"] > 1:
+    if sharding.state_shards(mesh) > 1:
         for row in sharding.table(state.params, mesh):
             print(f"{row['path']:<44} {row['shape']!s:<22} {row['spec']:<44} {row['why']}")
     print(f"from step {start:,} to {recipe.schedule.total_steps:,}", flush=True)

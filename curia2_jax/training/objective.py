@@ -1,4 +1,4 @@
-"""Student and teacher forward, the weighted sum of losses, and what tells that they work.
+"""Student and teacher forward, the weighted sum of the terms, and the health metrics.
 
 Everything that DINOv2 does per GPU happens inside groups of `data.group_size` images, so nothing here depends on the
 number of devices. Arrays whose rows are chunked carry a leading axis of batch shards: a chunk is then a chunk of every
@@ -6,96 +6,57 @@ device's own rows and needs no collective.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from curia2_jax.data.crops.masks import masked_per_group
-from curia2_jax.losses.dino import dino_loss
-from curia2_jax.losses.ibot import ibot_loss, masked_patches
-from curia2_jax.losses.koleo import koleo
-from curia2_jax.losses.sigreg import expected_at_optimum, sigreg
+from curia2_jax.losses.ibot import masked_patches
 from curia2_jax.losses.targets import Targets, entropy, sinkhorn_knopp, softmax_centering, update_center
 from curia2_jax.models.dino_head import DINOHead, last_layer_kernel
 from curia2_jax.models.vit import ViT
-from curia2_jax.parallel.mesh import BATCH, BATCH_AXES, batch_shards
-
-if TYPE_CHECKING:
-    from curia2_jax.training.recipe import Recipe
-    from curia2_jax.training.state import TrainState
+from curia2_jax.parallel import sharding
+from curia2_jax.parallel.mesh import BATCH, batch_shards
+from curia2_jax.training.recipe import Recipe
+from curia2_jax.training.state import TrainState
+from curia2_jax.training.terms import TERMS, Layout, Outputs
 
 PyTree = Any
-SIGREG_REFERENCE_BATCH = 512  # the weight of SigReg means what it means in LeJEPA at this batch
 RANKME_IMAGES = 512  # class tokens whose singular values are taken
 CLASS_TOKENS = "class_tokens"  # those, among the metrics: the only one that is no scalar
-WHOLE = PartitionSpec()
-DROP_PATH_GLOBAL, DROP_PATH_LOCAL, SIGREG = 0, 1, 2  # uses of the step's key
+DROP_PATH_GLOBAL, DROP_PATH_LOCAL, TERM = 0, 1, 2  # uses of the step's key
 
 
 @dataclasses.dataclass(frozen=True)
-class ObjectiveConfig:
-    centering: str  # "sinkhorn_knopp" or "softmax_centering"
-    student_temp: float
-    dino_weight: float
-    ibot_weight: float
-    regularizer: str  # "sigreg", "koleo" or "none"
-    regularizer_weight: float
-    sigreg_placement: str  # "backbone": class tokens after the final norm; "head": the DINO head's bottleneck
-    sigreg_slices: int
-    sigreg_knots: int
-    sigreg_t_max: float
-    chunk: int  # rows of prototype logits in float32 at a time, on each device
+class Program:
+    """What the program is made for, beside the arrays: none of it changes the mathematics."""
 
-
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """How the rows of one micro-batch lie: `images` in whole groups, split evenly over `shards`."""
-
-    images: int
-    groups: int
-    shards: int
+    recipe: Recipe
     mesh: Mesh | None
     platform: str
+    layout: Layout
 
-    def by_group(self, x: Array) -> Array:
-        return x.reshape(self.groups, -1, *x.shape[1:])
-
-    def by_shard(self, x: Array) -> Array:
-        return x.reshape(self.shards, -1, *x.shape[1:])
-
-    def spread(self, x: Array, axis: int = 0) -> Array:
-        """Pins an axis to the batch axes of the mesh."""
-        if self.mesh is None:
-            return x
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, BATCH_AXES)))
-
-    def gathered(self, kernel: Array) -> Array:
-        """Prototypes (bottleneck, K) are sharded at rest; every device needs all of them in the loss, once and not once
-        a chunk. Their gradient goes back in shards: summed whole on every device it would be twice the bytes."""
-        if self.mesh is None or kernel.shape[1] % self.mesh.shape["fsdp"]:
-            return kernel
-        whole, shards = (NamedSharding(self.mesh, PartitionSpec(None, axis)) for axis in (None, "fsdp"))
-        gather = jax.custom_vjp(lambda k: jax.lax.with_sharding_constraint(k, whole))
-        gather.defvjp(lambda k: (gather(k), None), lambda _, g: (jax.lax.with_sharding_constraint(g, shards),))
-        return gather(kernel)
+    @property
+    def backbone(self) -> ViT:
+        return ViT(self.recipe.model, None if self.mesh is None else BATCH, self.platform)
 
 
 def gradients(
-    state: "TrainState",
+    state: TrainState,
     crops: tuple[Array, Array],
     masks: Array,
     teacher_temp: Array,
     key: Array,
-    recipe: "Recipe",
+    recipe: Recipe,
     mesh: Mesh | None,
     platform: str,
 ) -> tuple[PyTree, dict[str, Array], dict[str, Array]]:
-    """Gradients of the whole objective, the moved centres, and metrics: scalars, and CLASS_TOKENS.
+    """Gradients of the whole objective, the moved centers, and metrics: scalars, and CLASS_TOKENS.
 
-    With `parallel.accumulation` > 1 the teacher sees all micro-batches first, so that Sinkhorn-Knopp and centring are
+    With `parallel.accumulation` > 1 the teacher sees all micro-batches first, so that Sinkhorn-Knopp and centering are
     those of the whole batch; micro-batches are whole groups, so DINO, iBOT, KoLeo and drop path are too. Only
     SigReg is of the micro-batch.
 
@@ -103,16 +64,17 @@ def gradients(
     """
     c, parts = recipe.objective, recipe.parallel.accumulation
     images, shards = masks.shape[0], batch_shards(mesh)
-    layout = _Layout(images // parts, images // parts // recipe.data.group_size, shards, mesh, platform)
+    layout = Layout(images // parts, images // parts // recipe.data.group_size, shards)
+    program = Program(recipe, mesh, platform, layout)
     micro = {
         "global_crops": crops[0],
         "local_crops": crops[1],
         "masks": masks,
         "group": jnp.arange(images // recipe.data.group_size),
     }
-    micro = {name: _split(x, parts, layout) for name, x in micro.items()}
+    micro = {name: _split(x, parts, program) for name, x in micro.items()}
 
-    logits = jax.lax.map(lambda m: _teacher_logits(state.teacher, m, recipe, layout), micro)
+    logits = jax.lax.map(lambda m: _teacher_logits(state.teacher, m, program), micro)
     # (parts, shards, rows, K) -> (shards, parts * rows, K)
     logits = {name: jnp.moveaxis(z, 0, 1).reshape(shards, -1, z.shape[-1]) for name, z in logits.items()}
     targets, centers = {}, dict(state.centers)
@@ -131,8 +93,8 @@ def gradients(
     def part(number: Array | int) -> tuple[tuple[PyTree, dict[str, Array]], Array]:
         batch = {name: x[number] for name, x in micro.items()}
         own = {name: _rows_of_part(t, number, parts) for name, t in targets.items()}
-        (loss, (metrics, tokens)), grads = loss_and_grad(state.params, batch, own, key, recipe, layout)
-        return (grads, {"loss": loss, **metrics}), _sample(tokens, due, layout)
+        (loss, (metrics, tokens)), grads = loss_and_grad(state.params, batch, own, key, program)
+        return (grads, {"loss": loss, **metrics}), _sample(tokens, due, mesh)
 
     def add(total: PyTree, number: Array) -> tuple[PyTree, Array]:
         means, tokens = part(number)
@@ -146,14 +108,15 @@ def gradients(
         grads, metrics = jax.tree.map(lambda x: x / parts, total)
     metrics[CLASS_TOKENS] = tokens.reshape(-1, tokens.shape[-1])[:RANKME_IMAGES]
     metrics["teacher_entropy"] = entropy(targets["dino"], c.chunk).mean()
-    metrics["teacher_kl"] = metrics["dino_global"] * den / 2 - metrics["teacher_entropy"]
+    if "dino_global" in metrics:
+        metrics["teacher_kl"] = metrics["dino_global"] * den / 2 - metrics["teacher_entropy"]
     return grads, centers, metrics
 
 
-def _split(x: Array, parts: int, layout: _Layout) -> Array:
+def _split(x: Array, parts: int, program: Program) -> Array:
     """(rows, ...) -> (parts, rows / parts, ...): each device's own rows are cut into `parts` runs of whole groups."""
-    x = jnp.moveaxis(x.reshape(layout.shards, parts, -1, *x.shape[1:]), 1, 0)
-    return layout.spread(x.reshape(parts, -1, *x.shape[3:]), axis=1)
+    x = jnp.moveaxis(x.reshape(program.layout.shards, parts, -1, *x.shape[1:]), 1, 0)
+    return sharding.spread(x.reshape(parts, -1, *x.shape[3:]), program.mesh, axis=1)
 
 
 def _rows_of_part(t: Targets, number: Array | int, parts: int) -> Targets:
@@ -162,11 +125,7 @@ def _rows_of_part(t: Targets, number: Array | int, parts: int) -> Targets:
     return t._replace(logits=take(t.logits), row=take(t.row))
 
 
-def _backbone(recipe: "Recipe", layout: _Layout) -> ViT:
-    return ViT(recipe.model, None if layout.mesh is None else BATCH, layout.platform)
-
-
-def _masked(patches: Array, masks: Array, recipe: "Recipe", layout: _Layout) -> tuple[Array, Array]:
+def _masked(patches: Array, masks: Array, program: Program) -> tuple[Array, Array]:
     """The masked patches of every group and their iBOT weights.
 
     Args:
@@ -174,28 +133,30 @@ def _masked(patches: Array, masks: Array, recipe: "Recipe", layout: _Layout) -> 
     Returns:
       (groups, M, D) and (groups, M), gathered inside each group.
     """
+    recipe, groups = program.recipe, program.layout.groups
     count = masked_per_group(recipe.data.group_size, masks.shape[-1], recipe.masks)
-    index, weight = masked_patches(masks.reshape(layout.groups, -1, masks.shape[-1]), count)
-    patches = patches.reshape(layout.groups, -1, patches.shape[-1])
+    index, weight = masked_patches(masks.reshape(groups, -1, masks.shape[-1]), count)
+    patches = patches.reshape(groups, -1, patches.shape[-1])
     return jnp.take_along_axis(patches, index[..., None], axis=1), weight
 
 
-def _teacher_logits(teacher: PyTree, m: dict[str, Array], recipe: "Recipe", layout: _Layout) -> dict[str, Array]:
+def _teacher_logits(teacher: PyTree, m: dict[str, Array], program: Program) -> dict[str, Array]:
     """Logits of the unmasked global crops: {dino: (shards, 2b/shards, K), ibot: (shards, rows, K)}.
 
     They are kept for the whole step, so in two bytes where the model computes in two: as float16, whose step near 1 is
     an eighth of bfloat16's. Divided by a temperature of 0.04, bfloat16's would be an error of 0.1 in the exponent.
     """
-    out = _backbone(recipe, layout).apply({"params": teacher["backbone"]}, m["global_crops"])
-    patches, _ = _masked(out["patches"], m["masks"], recipe, layout)
+    recipe, mesh = program.recipe, program.mesh
+    out = program.backbone.apply({"params": teacher["backbone"]}, m["global_crops"])
+    patches, _ = _masked(out["patches"], m["masks"], program)
     ibot_params = teacher["dino_head" if recipe.heads.shared else "ibot_head"]
 
     def logits(params: PyTree, head: DINOHead, tokens: Array) -> Array:
-        features = layout.by_shard(head.apply({"params": params}, tokens.reshape(-1, tokens.shape[-1])))
-        kernel = layout.gathered(last_layer_kernel(params)).astype(features.dtype)
+        features = program.layout.by_shard(head.apply({"params": params}, tokens.reshape(-1, tokens.shape[-1])))
+        kernel = sharding.gathered(last_layer_kernel(params), mesh).astype(features.dtype)
         accumulator = jnp.promote_types(features.dtype, jnp.float32)
         z = jnp.einsum("srb,bk->srk", features, kernel, preferred_element_type=accumulator)
-        return layout.spread(z.astype(jnp.float16 if features.dtype == jnp.bfloat16 else features.dtype))
+        return sharding.spread(z.astype(jnp.float16 if features.dtype == jnp.bfloat16 else features.dtype), mesh)
 
     return {
         "dino": logits(teacher["dino_head"], DINOHead(recipe.dino_head), out["cls"]),
@@ -203,16 +164,11 @@ def _teacher_logits(teacher: PyTree, m: dict[str, Array], recipe: "Recipe", layo
     }
 
 
-def _student_loss(
-    params: PyTree,
-    m: dict[str, Array],
-    targets: dict[str, Targets],
-    key: Array,
-    recipe: "Recipe",
-    layout: _Layout,
-) -> tuple[Array, tuple[dict[str, Array], Array]]:
-    """The objective on one micro-batch; metrics that cost no second forward; (images, D) class tokens, one an image."""
-    c, vit = recipe.objective, _backbone(recipe, layout)
+def _student_outputs(
+    params: PyTree, m: dict[str, Array], targets: dict[str, Targets], key: Array, program: Program
+) -> Outputs:
+    """One forward pass over the crops of a micro-batch; from it every term takes what it needs."""
+    recipe, layout, vit = program.recipe, program.layout, program.backbone
 
     def drop_path_keys(use: int) -> Array | None:
         own = jax.random.fold_in(key, use)
@@ -223,58 +179,58 @@ def _student_loss(
     out = vit.apply(backbone, m["global_crops"], masks, drop_path_keys=drop_path_keys(DROP_PATH_GLOBAL))
     local_cls = vit.apply(backbone, m["local_crops"], drop_path_keys=drop_path_keys(DROP_PATH_LOCAL))["cls"]
 
-    dino_head, dino_kernel = DINOHead(recipe.dino_head), layout.gathered(last_layer_kernel(params["dino_head"]))
-    features = dino_head.apply({"params": params["dino_head"]}, out["cls"])
-    local_features = dino_head.apply({"params": params["dino_head"]}, local_cls)
-    per_image = (layout.shards, layout.images // layout.shards)
-    dino, metrics = dino_loss(
-        features.reshape(*per_image, 2, -1),
-        local_features.reshape(*per_image, recipe.crops.num_local, -1),
-        dino_kernel, targets["dino"], temp=c.student_temp, chunk=c.chunk,
-    )  # fmt: skip
+    def features(head: str, tokens: Array) -> Array:
+        config = recipe.dino_head if head == "dino_head" else recipe.ibot_head
+        return DINOHead(config).apply({"params": params[head]}, tokens)
 
-    patches, weights = _masked(out["patches"], m["masks"], recipe, layout)
-    patches = patches.reshape(-1, patches.shape[-1])
-    if recipe.heads.shared:
-        ibot_kernel, patch_features = dino_kernel, dino_head.apply({"params": params["dino_head"]}, patches)
-    else:
-        ibot_kernel = layout.gathered(last_layer_kernel(params["ibot_head"]))
-        patch_features = DINOHead(recipe.ibot_head).apply({"params": params["ibot_head"]}, patches)
-    ibot = ibot_loss(
-        layout.by_shard(patch_features), ibot_kernel, targets["ibot"], weights.reshape(layout.shards, -1),
-        crops=2 * layout.images, temp=c.student_temp, chunk=c.chunk,
-    )  # fmt: skip
+    ibot_head = "dino_head" if recipe.heads.shared else "ibot_head"
+    patches, weights = _masked(out["patches"], m["masks"], program)
+    dino_kernel = sharding.gathered(last_layer_kernel(params["dino_head"]), program.mesh)
+    ibot_kernel = dino_kernel
+    if not recipe.heads.shared:
+        ibot_kernel = sharding.gathered(last_layer_kernel(params["ibot_head"]), program.mesh)
+    return Outputs(
+        class_tokens=out["cls"].reshape(layout.images, 2, -1),
+        class_features=features("dino_head", out["cls"]).reshape(layout.images, 2, -1),
+        local_features=features("dino_head", local_cls).reshape(layout.images, recipe.crops.num_local, -1),
+        patch_features=layout.by_shard(features(ibot_head, patches.reshape(-1, patches.shape[-1]))),
+        patch_weights=weights.reshape(layout.shards, -1),
+        dino_kernel=dino_kernel,
+        ibot_kernel=ibot_kernel,
+        targets=targets,
+        key=jax.random.fold_in(key, TERM),
+        layout=layout,
+        student_temp=recipe.objective.student_temp,
+        chunk=recipe.objective.chunk,
+    )
 
-    cls = out["cls"].reshape(layout.images, 2, -1)
-    loss = c.dino_weight * dino + c.ibot_weight * ibot
-    metrics["ibot"] = ibot
-    if c.regularizer == "koleo":
-        views = [layout.by_group(cls[:, view]) for view in (0, 1)]
-        metrics["koleo"] = sum(koleo(view) for view in views)
-        loss += c.regularizer_weight * metrics["koleo"]
-    elif c.regularizer == "sigreg":
-        z = cls if c.sigreg_placement == "backbone" else features.reshape(layout.images, 2, -1)
-        metrics["sigreg"] = sigreg(
-            jnp.moveaxis(z, 1, 0), jax.random.fold_in(key, SIGREG),
-            slices=c.sigreg_slices, knots=c.sigreg_knots, t_max=c.sigreg_t_max,
-        )  # fmt: skip
-        metrics["sigreg_expected"] = jnp.asarray(expected_at_optimum(c.sigreg_knots, c.sigreg_t_max), dino.dtype)
-        loss += c.regularizer_weight * (SIGREG_REFERENCE_BATCH / layout.images) * metrics["sigreg"]
-    tokens = jax.lax.stop_gradient(cls[:, 0])
+
+def _student_loss(
+    params: PyTree, m: dict[str, Array], targets: dict[str, Targets], key: Array, program: Program
+) -> tuple[Array, tuple[dict[str, Array], Array]]:
+    """The objective on one micro-batch; metrics that cost no second forward; (images, D) class tokens, one an image."""
+    out = _student_outputs(params, m, targets, key, program)
+    loss, metrics = jnp.zeros((), jnp.promote_types(out.class_tokens.dtype, jnp.float32)), {}
+    for term in TERMS:
+        config = getattr(program.recipe.objective, term.name)
+        if config.weight:
+            value, found = term.loss(out, config)
+            loss, metrics = loss + config.weight * value, metrics | found
+    tokens = jax.lax.stop_gradient(out.class_tokens[:, 0])
     metrics["feature_std"] = feature_std(tokens)
     return loss, (metrics, tokens)
 
 
-def _sample(tokens: Array, due: Array, layout: _Layout) -> Array:
+def _sample(tokens: Array, due: Array, mesh: Mesh | None) -> Array:
     """The first RANKME_IMAGES tokens, whole on every device, at a step that is logged; else zeros. The host takes their
     singular values (telemetry/metrics.py): in the program they would cost TPUs a minute of compilation."""
-
-    def first(x: Array) -> Array:
-        x = x[:RANKME_IMAGES]
-        return x if layout.mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(layout.mesh, WHOLE))
-
     # Spread up to here, so that they are gathered inside the branch and not at every step.
-    return jax.lax.cond(due, first, lambda x: jnp.zeros_like(x[:RANKME_IMAGES]), layout.spread(tokens))
+    return jax.lax.cond(
+        due,
+        lambda x: sharding.whole(x[:RANKME_IMAGES], mesh),
+        lambda x: jnp.zeros_like(x[:RANKME_IMAGES]),
+        sharding.spread(tokens, mesh),
+    )
 
 
 def feature_std(tokens: Array) -> Array:

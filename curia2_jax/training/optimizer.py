@@ -13,21 +13,9 @@ import numpy as np
 import optax
 from jax import Array
 
+from curia2_jax.training.recipe import OptimConfig
+
 PyTree = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimConfig:
-    base_lr: float  # at 1024 images a step; scaled by the square root of the batch
-    min_lr: float
-    beta1: float
-    beta2: float
-    clip_norm: float  # of each sub-module apart
-    layerwise_decay: float
-    patch_embed_lr_mult: float
-
-    def peak_lr(self, global_batch: int) -> float:
-        return self.base_lr * math.sqrt(global_batch / 1024)
 
 
 @dataclasses.dataclass(frozen=True)

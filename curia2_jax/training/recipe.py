@@ -2,10 +2,10 @@
 
 import dataclasses
 import difflib
-import types
+import math
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from curia2_jax.data.crops.batches import DataConfig
 from curia2_jax.data.crops.boxes import CropsConfig
@@ -14,11 +14,37 @@ from curia2_jax.errors import UserError
 from curia2_jax.models.dino_head import HeadConfig
 from curia2_jax.models.vit import ViTConfig
 from curia2_jax.parallel.mesh import ParallelConfig
-from curia2_jax.training.checkpoints import CheckpointConfig
-from curia2_jax.training.objective import ObjectiveConfig
-from curia2_jax.training.optimizer import OptimConfig
-from curia2_jax.training.schedules import ScheduleConfig
-from curia2_jax.training.views import ViewsConfig
+from curia2_jax.training.terms import TERMS
+
+# Keys that had another name, and what is written instead.
+RENAMED = {
+    "views": "augment",
+    "objective.dino_weight": "objective.dino.weight",
+    "objective.ibot_weight": "objective.ibot.weight",
+    "objective.regularizer": "objective.sigreg.weight or objective.koleo.weight, 0 for none",
+    "objective.regularizer_weight": "objective.sigreg.weight or objective.koleo.weight",
+    "objective.sigreg_placement": "objective.sigreg.placement",
+    "objective.sigreg_slices": "objective.sigreg.directions",
+    "objective.sigreg_knots": "objective.sigreg.knots",
+    "objective.sigreg_t_max": "objective.sigreg.t_max",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Intensity augmentation. Rates are per crop; ranges are in units of the z-score unless they say otherwise."""
+
+    normalize: Literal["slice", "crop"]  # whose mean and spread the z-score takes
+    gamma_rate: float
+    gamma: float  # exponent log-uniform in [1/gamma, gamma], on the crop's own min-max range
+    brightness_rate: float
+    brightness: float  # offset uniform in [-brightness, brightness]
+    contrast_rate: float
+    contrast: float  # factor uniform in [1 - contrast, 1 + contrast], about the crop's mean
+    blur_rate: tuple[float, float, float]  # global view 1, global view 2, local views
+    blur_sigma: tuple[float, float]  # output pixels
+    noise_rate: float
+    noise: float  # standard deviation uniform in [0, noise]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +61,65 @@ class HeadsConfig:
     weight_norm: bool
 
 
+# What all terms share, and a section for each of them: config.objective.sigreg.weight.
+ObjectiveConfig = dataclasses.make_dataclass(
+    "ObjectiveConfig",
+    [
+        ("centering", Literal["sinkhorn_knopp", "softmax_centering"]),
+        ("student_temp", float),
+        ("chunk", int),  # rows of prototype logits in float32 at a time, on each device
+        *((term.name, term.config) for term in TERMS),
+    ],
+    frozen=True,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """AdamW as DINOv2 groups it."""
+
+    base_lr: float  # at 1024 images a step; scaled by the square root of the batch
+    min_lr: float
+    beta1: float
+    beta2: float
+    clip_norm: float  # of each sub-module apart
+    layerwise_decay: float
+    patch_embed_lr_mult: float
+
+    def peak_lr(self, global_batch: int) -> float:
+        """The learning rate at the end of the warm-up."""
+        return self.base_lr * math.sqrt(global_batch / 1024)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """Steps and end points. All steps are optimizer steps, counted from 0."""
+
+    total_steps: int
+    warmup_steps: int  # of the learning rate, from 0
+    freeze_last_layer_steps: int  # the prototypes' learning rate is 0 for that long
+    weight_decay: float
+    weight_decay_end: float
+    teacher_momentum: float
+    teacher_momentum_end: float
+    teacher_temp: float
+    teacher_temp_start: float
+    teacher_temp_warmup_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """How often a run is saved, and what stays."""
+
+    every_steps: int
+    latest: int  # newest checkpoints kept
+    keep_every_steps: int  # checkpoints at multiples of this are kept forever
+
+
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
+    """How often the metrics of a step are written."""
+
     every_steps: int
 
 
@@ -49,7 +132,7 @@ class Recipe:
     data: DataConfig
     crops: CropsConfig
     masks: MasksConfig
-    views: ViewsConfig
+    augment: AugmentConfig
     model: ViTConfig
     heads: HeadsConfig
     objective: ObjectiveConfig
@@ -81,7 +164,7 @@ def recipe_from(config: Mapping[str, Any]) -> Recipe:
     config = dict(config)
     total_steps = _value("config.total_steps", config.pop("total_steps", None), int)
     fields = typing.get_type_hints(Recipe)
-    _known("config", config, fields)
+    _known("", config, fields)
     sections: dict[str, Any] = {}
     for name, kind in fields.items():
         if not dataclasses.is_dataclass(kind):
@@ -93,16 +176,21 @@ def recipe_from(config: Mapping[str, Any]) -> Recipe:
         if kind is ViTConfig:
             values["image_size"] = sections["crops"].global_size
             _whole_patches(sections["crops"], values)
-        types_of = typing.get_type_hints(kind)
-        _known(f"config.{name}", values, types_of)
-        typed = {key: _value(f"config.{name}.{key}", values[key], types_of[key]) for key in types_of}
-        try:
-            sections[name] = kind(**typed)
-        except UserError as e:  # a section's own check names its key
-            raise UserError(f"config.{name}.{e}") from e
+        sections[name] = _section(name, kind, values)
     recipe = Recipe(**sections)
     _check(recipe)
     return recipe
+
+
+def _section(name: str, kind: type, values: Mapping[str, Any]) -> Any:
+    """One section as its dataclass."""
+    types_of = typing.get_type_hints(kind)
+    _known(name, values, types_of)
+    typed = {key: _value(f"config.{name}.{key}", values[key], types_of[key]) for key in types_of}
+    try:
+        return kind(**typed)
+    except UserError as e:  # a section's own check names its key
+        raise UserError(f"config.{name}.{e}") from e
 
 
 def _whole_patches(crops: CropsConfig, model: Mapping[str, Any]) -> None:
@@ -114,17 +202,22 @@ def _whole_patches(crops: CropsConfig, model: Mapping[str, Any]) -> None:
             raise UserError(f"config.crops.{key}: {size} is no multiple of the patch size {patch}; write {near}")
 
 
-def _known(where: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def _known(section: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Every key is known and none is missing. `section` is "" for the config itself."""
     for key in found:
-        if key not in expected:
-            near = difflib.get_close_matches(key, expected, 1)
-            raise UserError(
-                f"{where}.{key}: unknown key; "
-                + (f"did you mean {near[0]}?" if near else f"write one of {', '.join(expected)}")
-            )
+        if key in expected:
+            continue
+        name = f"{section}.{key}".lstrip(".")
+        near = difflib.get_close_matches(key, expected, 1)
+        if name in RENAMED:
+            raise UserError(f"config.{name}: has another name now; write config.{RENAMED[name]}")
+        raise UserError(
+            f"config.{name}: unknown key; "
+            + (f"did you mean {near[0]}?" if near else f"write one of {', '.join(expected)}")
+        )
     for key in expected:
         if key not in found:
-            raise UserError(f"{where}.{key}: missing; configs/common.py has its default")
+            raise UserError(f"config.{f'{section}.{key}'.lstrip('.')}: missing; configs/common.py has its default")
 
 
 def _value(where: str, value: Any, kind: Any) -> Any:
@@ -139,8 +232,8 @@ def _value(where: str, value: Any, kind: Any) -> Any:
             raise UserError(f"{where}: found {value!r}; write {len(args)} numbers in parentheses")
         inner = [args[0]] * len(value) if args[-1] is ... else args
         return tuple(_value(where, v, k) for v, k in zip(value, inner, strict=True))
-    if origin in (types.UnionType, typing.Union):
-        return value
+    if dataclasses.is_dataclass(kind):
+        return _section(where.removeprefix("config."), kind, value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -150,17 +243,8 @@ def _value(where: str, value: Any, kind: Any) -> Any:
     return value
 
 
-def _one_of(where: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"{where}: found {value!r}; write one of {', '.join(map(repr, choices))}")
-
-
 def _check(r: Recipe) -> None:
     """What the types cannot say."""
-    _one_of("config.views.normalize", r.views.normalize, ("slice", "crop"))
-    _one_of("config.objective.centering", r.objective.centering, ("sinkhorn_knopp", "softmax_centering"))
-    _one_of("config.objective.regularizer", r.objective.regularizer, ("sigreg", "koleo", "none"))
-    _one_of("config.objective.sigreg_placement", r.objective.sigreg_placement, ("backbone", "head"))
     if r.data.global_batch % r.data.group_size:
         near = max(round(r.data.global_batch / r.data.group_size), 1) * r.data.group_size
         raise UserError(

@@ -1,25 +1,9 @@
 """Learning rate, weight decay, teacher momentum and temperature as functions of the step, as DINOv2 schedules them."""
 
-import dataclasses
-
 import jax.numpy as jnp
 from jax import Array
 
-
-@dataclasses.dataclass(frozen=True)
-class ScheduleConfig:
-    """Steps and end points. All steps are optimiser steps, counted from 0."""
-
-    total_steps: int
-    warmup_steps: int  # of the learning rate, from 0
-    freeze_last_layer_steps: int  # the prototypes' learning rate is 0 for that long
-    weight_decay: float
-    weight_decay_end: float
-    teacher_momentum: float
-    teacher_momentum_end: float
-    teacher_temp: float
-    teacher_temp_start: float
-    teacher_temp_warmup_steps: int
+from curia2_jax.training.recipe import ScheduleConfig
 
 
 def cosine(step: Array, base: float, final: float, total: int, warmup: int = 0, start: float = 0.0) -> Array:

@@ -5,31 +5,14 @@ sample the kernel at the pixel centres of the slice. Weights outside the true ex
 is renormalised, so the padding of the canvas is never seen (that alone is worth 0.16 of the range at a border).
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from curia2_jax.training.recipe import AugmentConfig
+
 EPS = 1e-6  # of the z-score; a constant slice is only centred
 CT_AIR = -1000.0  # HU
-
-
-@dataclasses.dataclass(frozen=True)
-class ViewsConfig:
-    """Intensity augmentation. Rates are per crop; ranges are in units of the z-score unless they say otherwise."""
-
-    normalize: str  # "slice" or "crop": whose mean and spread the z-score takes
-    gamma_rate: float
-    gamma: float  # exponent log-uniform in [1/gamma, gamma], on the crop's own min-max range
-    brightness_rate: float
-    brightness: float  # offset uniform in [-brightness, brightness]
-    contrast_rate: float
-    contrast: float  # factor uniform in [1 - contrast, 1 + contrast], about the crop's mean
-    blur_rate: tuple[float, float, float]  # global view 1, global view 2, local views
-    blur_sigma: tuple[float, float]  # output pixels
-    noise_rate: float
-    noise: float  # standard deviation uniform in [0, noise]
 
 
 def cubic(x: Array) -> Array:
@@ -114,7 +97,7 @@ def gaussian_blur(crops: Array, sigma: Array) -> Array:
     return crops
 
 
-def augment(crops: Array, mean: Array, std: Array, blur_rates: Array, key: Array, c: ViewsConfig) -> Array:
+def augment(crops: Array, mean: Array, std: Array, blur_rates: Array, key: Array, c: AugmentConfig) -> Array:
     """Gamma, z-score, brightness, contrast, blur, noise, in this order, for the crops of one image.
 
     Args:
@@ -155,7 +138,7 @@ def augment(crops: Array, mean: Array, std: Array, blur_rates: Array, key: Array
 
 
 def views(
-    batch: dict[str, Array], key: Array, c: ViewsConfig, global_size: int, local_size: int
+    batch: dict[str, Array], key: Array, c: AugmentConfig, global_size: int, local_size: int
 ) -> tuple[Array, Array]:
     """All crops of a batch.
 

@@ -36,7 +36,7 @@ set_up() {
   fi
 }
 
-# The metadata server of a TPU VM knows its number and the addresses of all; launch/hosts.py reads these variables.
+# The metadata server of a TPU VM knows its number and the addresses of all; curia2_jax/parallel/cluster.py reads these variables.
 # shellcheck disable=SC2016
 worker='
   attribute() { curl -sf -H "Metadata-Flavor: Google" "http://metadata.google.internal/computeMetadata/v1/instance/attributes/$1"; }

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from curia2_jax.parallel import compiler
+from curia2_jax.planning import clocks
 from curia2_jax.training.recipe import recipe_from
-from launch import timing
 from tests.data.small_corpus import write_small_corpus
 from tests.training.tiny import tiny_config
 
@@ -24,7 +24,7 @@ def quick(monkeypatch):
 
 def test_the_step():
     recipe = recipe_from(tiny_config(data__global_batch=32))
-    out = timing.time_step(recipe, 2, with_views=False)
+    out = clocks.time_step(recipe, 2, with_views=False)
     times = out["step_s"]
     assert 0 < times["min"] <= times["median"] and len(times["all"]) == 2
     assert out["images_per_s_per_device"] == pytest.approx(32 / times["median"] / 8)
@@ -36,13 +36,13 @@ def test_the_step():
 def test_noise_has_the_canvas_of_the_corpus_that_follows_it(tmp_path):
     write_small_corpus(tmp_path / "corpus")
     recipe = recipe_from(tiny_config(data__global_batch=32, data__corpus=str(tmp_path / "corpus"), data__canvas=0))
-    assert timing.time_step(recipe, 1)["data_wait_s"] >= 0  # the program takes both
+    assert clocks.time_step(recipe, 1)["data_wait_s"] >= 0  # the program takes both
 
 
 def test_views_and_losses():
     recipe = recipe_from(tiny_config())
-    assert timing.time_views(recipe, 1)["images_per_s"] > 0
-    losses = timing.time_losses(recipe, 1)
+    assert clocks.time_views(recipe, 1)["images_per_s"] > 0
+    losses = clocks.time_losses(recipe, 1)
     assert losses.keys() == {"dino sinkhorn", "dino", "ibot sinkhorn", "ibot", "koleo", "sigreg"}
     assert all(row["median_s"] > 0 for row in losses.values())
 

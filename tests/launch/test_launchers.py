@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import yaml
 
-from launch.hosts import cluster
+from curia2_jax.parallel.cluster import cluster
 
 LAUNCH = pathlib.Path(__file__).resolve().parents[2] / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("slurm/*"), *LAUNCH.glob("tpu/*")])

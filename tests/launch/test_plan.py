@@ -12,10 +12,10 @@ import pytest
 
 from configs import vitg, vitl
 from curia2_jax.errors import UserError
-from curia2_jax.parallel import chips
-from curia2_jax.parallel import plan as plans
+from curia2_jax.planning import chips
+from curia2_jax.planning import estimates as plans
+from curia2_jax.planning.forecast import plan, target, weak_scaling
 from curia2_jax.training.recipe import recipe_from
-from launch.planning import plan, target, weak_scaling
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

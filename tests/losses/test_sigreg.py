@@ -102,39 +102,39 @@ def test_expectation_at_the_optimum():
 
 
 def test_directions_are_unit_isotropic_and_their_own():
-    a = np.asarray(sigreg.directions(jax.random.key(0), jnp.arange(2000), 8, jnp.float32))
+    a = np.asarray(sigreg.random_directions(jax.random.key(0), jnp.arange(2000), 8, jnp.float32))
     np.testing.assert_allclose(np.linalg.norm(a, axis=0), 1, rtol=1e-5)
     # E[a a^T] = I / D; entries of the mean over 2,000 have a standard deviation below 0.004.
     np.testing.assert_allclose(a @ a.T / 2000, np.eye(8) / 8, rtol=0, atol=0.02)
-    some = sigreg.directions(jax.random.key(0), jnp.asarray([7, 3]), 8, jnp.float32)
+    some = sigreg.random_directions(jax.random.key(0), jnp.asarray([7, 3]), 8, jnp.float32)
     # The same directions; programs of other shapes need not round alike.
     np.testing.assert_allclose(some, a[:, [7, 3]], rtol=0, atol=1e-6)
-    assert not np.allclose(sigreg.directions(jax.random.key(1), jnp.arange(2000), 8, jnp.float32), a)
+    assert not np.allclose(sigreg.random_directions(jax.random.key(1), jnp.arange(2000), 8, jnp.float32), a)
 
 
 @pytest.mark.parametrize("chunk", [4, 10, 64])
 def test_chunk_changes_nothing(chunk):
-    """10 slices in chunks with a rest, in one, and in one larger than all; against the mean over the directions."""
+    """10 directions in chunks with a rest, in one, and in one larger than all; against the mean over the directions."""
     with jax.enable_x64(True):
         z, key = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12, 5))), jax.random.key(3)
-        a = sigreg.directions(key, jnp.arange(10), 5, z.dtype)
+        a = sigreg.random_directions(key, jnp.arange(10), 5, z.dtype)
         truth = jax.value_and_grad(lambda z: sigreg.epps_pulley(z, a).mean())(z)
-        ours = jax.jit(jax.value_and_grad(lambda z: sigreg.sigreg(z, key, slices=10, chunk=chunk)))(z)
+        ours = jax.jit(jax.value_and_grad(lambda z: sigreg.sigreg(z, key, directions=10, chunk=chunk)))(z)
         np.testing.assert_allclose(ours[0], truth[0], rtol=1e-12)
         np.testing.assert_allclose(ours[1], truth[1], rtol=1e-9, atol=1e-12)
 
 
 def test_bfloat16_embeddings_are_projected_in_float32():
     z = jax.random.normal(jax.random.key(0), (1, 32, 8), jnp.bfloat16)
-    value = sigreg.sigreg(z, jax.random.key(1), slices=8)
+    value = sigreg.sigreg(z, jax.random.key(1), directions=8)
     assert value.dtype == jnp.float32
-    np.testing.assert_allclose(value, sigreg.sigreg(z.astype(jnp.float32), jax.random.key(1), slices=8), rtol=1e-6)
+    np.testing.assert_allclose(value, sigreg.sigreg(z.astype(jnp.float32), jax.random.key(1), directions=8), rtol=1e-6)
 
 
-def test_memory_does_not_grow_with_the_slices():
-    def temporary_bytes(slices):
+def test_memory_does_not_grow_with_the_directions():
+    def temporary_bytes(directions):
         def loss(z, key):
-            return sigreg.sigreg(z, key, slices=slices, chunk=64)
+            return sigreg.sigreg(z, key, directions=directions, chunk=64)
 
         z = jax.ShapeDtypeStruct((2, 64, 32), jnp.float32)
         compiled = jax.jit(jax.value_and_grad(loss)).lower(z, jax.random.key(0)).compile()
@@ -147,7 +147,7 @@ def test_memory_does_not_grow_with_the_slices():
 def test_means_are_global_on_a_mesh():
     z, key = np.random.default_rng(0).normal(size=(2, 32, 6)).astype(np.float32), jax.random.key(0)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    run = jax.value_and_grad(lambda z: sigreg.sigreg(z, key, slices=32, chunk=16))
+    run = jax.value_and_grad(lambda z: sigreg.sigreg(z, key, directions=32, chunk=16))
     truth = jax.jit(run)(z)
     ours = jax.jit(run, in_shardings=NamedSharding(mesh, PartitionSpec(None, "data")))(z)
     np.testing.assert_allclose(ours[0], truth[0], rtol=1e-6)

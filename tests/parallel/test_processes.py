@@ -21,7 +21,7 @@ from tests.training.tiny import tiny_config
 def get_config():
     c = ConfigDict(tiny_config(
         total_steps=16, checkpoint__every_steps=100, parallel__fsdp={fsdp}, data__global_batch={batch},
-        crops__num_local=1, objective__regularizer="none", model__width=64,
+        crops__num_local=1, objective__sigreg__weight=0.0, model__width=64,
     ))
     c.data.corpus = {corpus!r}
     return c

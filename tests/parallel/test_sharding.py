@@ -17,14 +17,14 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from configs import vitg, vitl_hires
-from curia2_jax.parallel import hlo, sharding
+from curia2_jax.parallel import sharding
 from curia2_jax.parallel.mesh import BATCH, ParallelConfig, make_mesh
-from curia2_jax.parallel.plan import device_bytes
+from curia2_jax.planning import hlo, synthetic
+from curia2_jax.planning.estimates import device_bytes
 from curia2_jax.training.initial import abstract_sharded_state
 from curia2_jax.training.recipe import recipe_from
 from curia2_jax.training.state import abstract_state, init_state
 from curia2_jax.training.step import update
-from launch import synthetic
 from tests.training.tiny import tiny_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -200,7 +200,7 @@ from tests.training.tiny import tiny_config
 from curia2_jax.parallel import sharding
 from curia2_jax.parallel.mesh import make_mesh
 from curia2_jax.training.recipe import recipe_from
-from launch.planning import compile_step
+from curia2_jax.planning.forecast import compile_step
 sharding.SMALL = 256
 sizes = {{}}
 for fsdp in (8, 64):

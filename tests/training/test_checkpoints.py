@@ -11,9 +11,8 @@ from curia2_jax.errors import UserError
 from curia2_jax.parallel.mesh import ParallelConfig, make_mesh
 from curia2_jax.training import checkpoints
 from curia2_jax.training import state as states
-from curia2_jax.training.checkpoints import CheckpointConfig
 from curia2_jax.training.initial import abstract_sharded_state
-from curia2_jax.training.recipe import recipe_from
+from curia2_jax.training.recipe import CheckpointConfig, recipe_from
 from tests.training.tiny import tiny_config
 
 

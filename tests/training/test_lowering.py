@@ -13,10 +13,10 @@ import pytest
 from jax.sharding import NamedSharding
 
 from curia2_jax.parallel.mesh import BATCH, make_mesh
+from curia2_jax.planning import synthetic
 from curia2_jax.training.initial import abstract_sharded_state
 from curia2_jax.training.recipe import Recipe, recipe_from
 from curia2_jax.training.step import train_step
-from launch import synthetic
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common", "ablations"))

@@ -15,6 +15,7 @@ from curia2_jax.training import objective
 from curia2_jax.training import state as states
 from curia2_jax.training.recipe import recipe_from
 from curia2_jax.training.step import OBJECTIVE, step_key, update
+from curia2_jax.training.terms import Layout
 from tests.training.test_step import random_batch
 from tests.training.tiny import tiny_config
 
@@ -42,8 +43,8 @@ def test_sigreg_is_of_each_view_of_the_placement_that_is_asked_for(placement):
     """And its weight is that of a batch of 512; the loss is the weighted sum, each term with its own weight."""
     recipe = recipe_from(
         tiny_config(
-            model__drop_path=0.0, objective__sigreg_placement=placement, objective__dino_weight=0.5,
-            objective__ibot_weight=2.0, objective__regularizer_weight=0.03,
+            model__drop_path=0.0, objective__sigreg__placement=placement, objective__dino__weight=0.5,
+            objective__ibot__weight=2.0, objective__sigreg__weight=0.03,
         )
     )  # fmt: skip
     state = state_of(recipe)
@@ -54,8 +55,8 @@ def test_sigreg_is_of_each_view_of_the_placement_that_is_asked_for(placement):
     if placement == "head":
         z = DINOHead(recipe.dino_head).apply({"params": state.params["dino_head"]}, z)
     views = np.asarray(z, np.float64).reshape(8, 2, -1)
-    key = jax.random.fold_in(step_key(recipe, state.step, OBJECTIVE), objective.SIGREG)
-    directions = np.asarray(sigreg.directions(key, jnp.arange(32), views.shape[-1], jnp.float32), np.float64)
+    key = jax.random.fold_in(step_key(recipe, state.step, OBJECTIVE), objective.TERM)
+    directions = np.asarray(sigreg.random_directions(key, jnp.arange(32), views.shape[-1], jnp.float32), np.float64)
     expected = np.mean([statistic(views[:, view], directions) for view in (0, 1)])
     np.testing.assert_allclose(metrics["sigreg"], expected, rtol=1e-4)
     dino = metrics["dino_global"] + metrics["dino_local"]
@@ -79,13 +80,13 @@ def test_every_group_and_both_sizes_of_crops_drop_their_own(monkeypatch):
         state = state_of(recipe)
         crops, masks = random_batch(recipe)
         batch = {"global_crops": crops[0], "local_crops": crops[1], "masks": masks, "group": jnp.arange(2)}
-        layout = objective._Layout(8, 2, 1, None, "cpu")
+        program = objective.Program(recipe, None, "cpu", Layout(8, 2, 1))
         targets = {
             name: objective.sinkhorn_knopp(z, 0.07, 16)
-            for name, z in objective._teacher_logits(state.teacher, batch, recipe, layout).items()
+            for name, z in objective._teacher_logits(state.teacher, batch, program).items()
         }
         key = jax.random.key(5)
-        objective._student_loss(state.params, batch, targets, key, recipe, layout)
+        objective._student_loss(state.params, batch, targets, key, program)
     rows = {tuple(row) for keys in seen for row in keys.tolist()}
     assert [len(keys) for keys in seen] == [2, 2]
     assert len(rows) == 4

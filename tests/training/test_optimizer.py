@@ -7,8 +7,7 @@ import torch
 
 from curia2_jax.training import optimizer
 from curia2_jax.training import state as states
-from curia2_jax.training.optimizer import OptimConfig
-from curia2_jax.training.recipe import recipe_from
+from curia2_jax.training.recipe import OptimConfig, recipe_from
 from tests import reference
 from tests.training.tiny import tiny_config
 

@@ -22,7 +22,7 @@ def with_(section, **values):
         (with_("optim", base_lr="fast"), "config.optim.base_lr: found 'fast' (str); write a float"),
         (with_("data", global_batch=8.5), "config.data.global_batch: found 8.5 (float); write an int"),
         (with_("crops", global_area=(0.1,)), "config.crops.global_area: found (0.1,); write 2 numbers"),
-        (with_("objective", regularizer="sig"), "config.objective.regularizer: found 'sig'; write one of"),
+        (with_("objective", centering="sink"), "config.objective.centering: found 'sink'; write one of"),
         (with_("crops", placement="center"), "config.crops.placement: found 'center'; write one of"),
         (with_("crops", global_size=30), "config.crops.global_size: 30 is no multiple of the patch size 8; write 32"),
         (with_("data", global_batch=10), "config.data.global_batch: 10 is no multiple of data.group_size 4; write 8"),

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from curia2_jax.training import schedules
-from curia2_jax.training.optimizer import OptimConfig
-from curia2_jax.training.schedules import ScheduleConfig
+from curia2_jax.training.recipe import OptimConfig, ScheduleConfig
 from tests import reference
 
 BLOCK = reference.VALUES["schedules_and_lr_decay"]

@@ -1,5 +1,7 @@
 """The smallest recipes that still have every part."""
 
+import functools
+
 from configs import vitb
 
 
@@ -11,16 +13,13 @@ def tiny_config(**changes) -> dict:
     c["crops"].update(global_size=32, local_size=16, num_local=2)
     c["model"].update(width=32, depth=2, heads=2, patch_size=8, layerscale=0.1, drop_path=0.3, dtype="float32")
     c["heads"].update(dino_prototypes=48, ibot_prototypes=40, dino_bottleneck=16, ibot_bottleneck=16, hidden=32)
-    c["objective"].update(chunk=16, sigreg_slices=32)
+    c["objective"]["chunk"], c["objective"]["sigreg"]["directions"] = 16, 32
     c["schedule"].update(warmup_steps=2, freeze_last_layer_steps=1, teacher_temp_warmup_steps=3)
     c["checkpoint"].update(every_steps=2, keep_every_steps=100)
     c["log"]["every_steps"] = 1
     for key, value in changes.items():
-        section, _, name = key.partition("__")
-        if name:
-            assert name in c[section], key
-            c[section][name] = value
-        else:
-            assert section in c, key
-            c[section] = value
+        *sections, name = key.split("__")
+        section = functools.reduce(dict.__getitem__, sections, c)
+        assert name in section, key
+        section[name] = value
     return c

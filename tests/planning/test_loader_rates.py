@@ -11,9 +11,9 @@ from configs import common
 from curia2_jax.data.crops import batches as pipeline
 from curia2_jax.data.readers import phantom
 from curia2_jax.errors import UserError
+from curia2_jax.planning import loader_rates
 from curia2_jax.training import views
 from curia2_jax.training.recipe import recipe_from
-from launch import bench_loader
 from tests.data.small_corpus import write_small_corpus
 
 
@@ -27,7 +27,7 @@ def recipe(tmp_path):
 
 
 def test_rates_are_positive_and_ordered(recipe, capsys):
-    loader, reading, half, pil = bench_loader.run(recipe, seconds=0.3)
+    loader, reading, half, pil = loader_rates.run(recipe, seconds=0.3)
     assert 0 < pil.per_core < loader.per_core < reading.per_core and half.what == "loader, config.data.reduce=1"
     out = capsys.readouterr().out
     assert (
@@ -41,7 +41,7 @@ def test_rates_are_positive_and_ordered(recipe, capsys):
 def test_a_corpus_of_the_other_codec_is_read_whole_only(recipe, tmp_path, capsys):
     write_small_corpus(tmp_path / "zstd", codec="zstd")
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, corpus=str(tmp_path / "zstd")))
-    assert [rate.what for rate in bench_loader.run(recipe, seconds=0.1)] == [
+    assert [rate.what for rate in loader_rates.run(recipe, seconds=0.1)] == [
         "loader", "  of it: read, checksum, decode", "loader + crops by PIL",
     ]  # fmt: skip
     assert "kB a slice: zstd" in capsys.readouterr().out
@@ -49,19 +49,19 @@ def test_a_corpus_of_the_other_codec_is_read_whole_only(recipe, tmp_path, capsys
 
 def test_monai_beside_the_loader(recipe, tmp_path, capsys):
     with pytest.raises(UserError, match=r"no \.nii\.gz in it"):
-        bench_loader.run(recipe, nifti=str(tmp_path))
+        loader_rates.run(recipe, nifti=str(tmp_path))
     phantom.write_studies(tmp_path, 1, seed=0, size=48)
     if importlib.util.find_spec("monai"):
-        assert "MONAI + DataLoader" in bench_loader.run(recipe, seconds=0.3, nifti=str(tmp_path))[-1].what
+        assert "MONAI + DataLoader" in loader_rates.run(recipe, seconds=0.3, nifti=str(tmp_path))[-1].what
     else:
         with pytest.raises(UserError, match=r"needs MONAI, not installed"):
-            bench_loader.run(recipe, nifti=str(tmp_path))
+            loader_rates.run(recipe, nifti=str(tmp_path))
 
 
 def test_pil_cuts_the_crops_of_the_accelerator(recipe):
     with pipeline.batches(recipe.data, recipe.crops, recipe.masks, 16, seed=0) as stream:
         batch = next(stream)
-    crops = bench_loader._pil(batch, recipe)
+    crops = loader_rates._pil(batch, recipe)
     assert len(crops) == 8 * 4
     cut = jax.jit(views.crop_and_resize, static_argnums=3)
     for name, views_of, size in (("global_boxes", slice(0, 2), 32), ("local_boxes", slice(2, 4), 16)):

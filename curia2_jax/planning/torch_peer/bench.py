@@ -1,22 +1,18 @@
 """Times the eager PyTorch step on random crops, in float32 on the CPU.
 
-python tests/torch_reference/bench.py --width 384 --depth 12 --heads 6 --images 4 --steps 6 --json
+python -m curia2_jax.planning.torch_peer.bench --width 384 --depth 12 --heads 6 --images 4 --steps 6 --json
 """
 
 import argparse
 import copy
 import json
-import pathlib
-import sys
 import time
 
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-
-from tests.torch_reference.model import Backbone, Head
-from tests.torch_reference.step import Pretraining
+from curia2_jax.planning.torch_peer.model import Backbone, Head
+from curia2_jax.planning.torch_peer.step import Pretraining
 
 RATES = {"lr": 1e-4, "last_layer_lr": 1e-4, "weight_decay": 0.04, "momentum": 0.994, "teacher_temp": 0.04}
 

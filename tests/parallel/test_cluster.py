@@ -3,7 +3,7 @@
 import pytest
 
 from curia2_jax.errors import UserError
-from launch.hosts import Cluster, cluster, first_host
+from curia2_jax.parallel.cluster import Cluster, cluster, first_host
 
 SLURM = {
     "SLURM_JOB_ID": "5000", "SLURM_STEP_NODELIST": "gpu[003-006],x9", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2",

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.torch_reference import losses
-from tests.torch_reference.model import Backbone, Head
-from tests.torch_reference.step import Pretraining
+from curia2_jax.planning.torch_peer import losses
+from curia2_jax.planning.torch_peer.model import Backbone, Head
+from curia2_jax.planning.torch_peer.step import Pretraining
 
 VALUES = json.loads((pathlib.Path(__file__).parents[1] / "reference_values.json").read_text())
 RUNS = VALUES["end_to_end_two_steps"]

@@ -5,7 +5,6 @@ import functools
 import importlib.metadata
 import json
 import os
-import pathlib
 import platform
 import resource
 import statistics
@@ -15,15 +14,30 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from curia2_jax.errors import UserError
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from curia2_jax.data.corpus.corpus import Corpus
+from curia2_jax.data.crops.batches import batches
+from curia2_jax.data.crops.loader import fitted
+from curia2_jax.data.crops.masks import masked_per_group
+from curia2_jax.errors import UserError
+from curia2_jax.losses.targets import Targets, sinkhorn_knopp
+from curia2_jax.parallel import compiler
+from curia2_jax.parallel.mesh import BATCH, batch_shards, check_batch, make_mesh
+from curia2_jax.planning import chips, flops, synthetic
+from curia2_jax.training import views
+from curia2_jax.training.initial import abstract_sharded_state
+from curia2_jax.training.loop import to_devices
+from curia2_jax.training.recipe import Recipe
+from curia2_jax.training.state import init_state
+from curia2_jax.training.step import train_step, update
+from curia2_jax.training.terms import TERMS, Layout, Outputs
 
 
 def machine() -> dict[str, Any]:
     """What results have to be read with."""
-    import jax
-
     return {
         "host": platform.node(),
         "device": jax.devices()[0].device_kind,
@@ -49,10 +63,6 @@ def seconds(run: Callable[[], Any], steps: int) -> list[float]:
 
 def compiled(function: Callable, *arguments: Any, **options: Any) -> tuple[Any, float]:
     """(program, seconds that compiling took)."""
-    import jax
-
-    from curia2_jax.parallel import compiler
-
     began = time.perf_counter()
     program = jax.jit(function, **options).lower(*arguments).compile(compiler.options(jax.default_backend()))
     return program, time.perf_counter() - began
@@ -60,29 +70,12 @@ def compiled(function: Callable, *arguments: Any, **options: Any) -> tuple[Any, 
 
 def peak_memory(program: Any) -> int:
     """Bytes a device needs for a program; the compiler's figure where the device keeps no count of its own (CPU)."""
-    import jax
-
     statistics_of_device = jax.local_devices()[0].memory_stats() or {}
     return statistics_of_device.get("peak_bytes_in_use") or program.memory_analysis().peak_memory_in_bytes
 
 
-def time_step(recipe: Any, steps: int, *, with_views: bool = True) -> dict[str, Any]:
+def time_step(recipe: Recipe, steps: int, *, with_views: bool = True) -> dict[str, Any]:
     """The step on a mesh of all devices."""
-    import jax
-    from jax.sharding import NamedSharding
-
-    from curia2_jax.data.corpus.corpus import Corpus
-    from curia2_jax.data.crops.batches import batches
-    from curia2_jax.data.crops.loader import fitted
-    from curia2_jax.data.crops.masks import masked_per_group
-    from curia2_jax.parallel import chips, flops
-    from curia2_jax.parallel.mesh import BATCH, batch_shards, check_batch, make_mesh
-    from curia2_jax.training.initial import abstract_sharded_state
-    from curia2_jax.training.loop import to_devices
-    from curia2_jax.training.state import init_state
-    from curia2_jax.training.step import train_step, update
-    from launch import synthetic
-
     if recipe.data.corpus and with_views:  # the noise of the first step has the shape of the batches that follow
         recipe = dataclasses.replace(recipe, data=fitted(recipe.data, Corpus(recipe.data.corpus)))
     mesh = make_mesh(recipe.parallel)
@@ -143,17 +136,13 @@ def time_step(recipe: Any, steps: int, *, with_views: bool = True) -> dict[str, 
     }
 
 
-def time_views(recipe: Any, steps: int) -> dict[str, Any]:
+def time_views(recipe: Recipe, steps: int) -> dict[str, Any]:
     """Cutting, resizing and augmenting a batch on one device."""
-    import jax
-
-    from curia2_jax.parallel import flops
-    from curia2_jax.training import views
-    from launch import synthetic
-
     sizes = recipe.crops.global_size, recipe.crops.local_size
     batch = jax.device_put(synthetic.batch(recipe))
-    program, compile_seconds = compiled(lambda b, k: views.views(b, k, recipe.views, *sizes), batch, jax.random.key(0))
+    program, compile_seconds = compiled(
+        lambda b, k: views.views(b, k, recipe.augment, *sizes), batch, jax.random.key(0)
+    )
     times = seconds(lambda: jax.block_until_ready(program(batch, jax.random.key(0))), steps)
     median = statistics.median(times)
     return {
@@ -164,27 +153,9 @@ def time_views(recipe: Any, steps: int) -> dict[str, Any]:
     }
 
 
-def time_losses(recipe: Any, steps: int) -> dict[str, Any]:
+def time_losses(recipe: Recipe, steps: int) -> dict[str, Any]:
     """Teacher targets and each loss with its gradients, on one device; features are noise."""
-    import jax
-    import jax.numpy as jnp
-
-    from curia2_jax.data.crops.masks import masked_per_group
-    from curia2_jax.losses.dino import dino_loss
-    from curia2_jax.losses.ibot import ibot_loss
-    from curia2_jax.losses.koleo import koleo
-    from curia2_jax.losses.sigreg import sigreg
-    from curia2_jax.losses.targets import sinkhorn_knopp
-
-    images, size, o = recipe.data.global_batch, recipe.data.group_size, recipe.objective
-    dtype = recipe.model.dtype
-    rows = {"dino": 2 * images, "ibot": images // size * masked_per_group(size, recipe.model.grid**2, recipe.masks)}
-
-    def noise(*shape: int, unit: bool = False) -> jax.Array:
-        x = jax.random.normal(jax.random.key(len(shape)), shape)
-        return (x / jnp.linalg.norm(x, axis=-1, keepdims=True) if unit else x).astype(dtype)
-
-    temp = jnp.asarray(0.07)
+    arguments, targets = _noise_of_outputs(recipe)
     out = {}
 
     def record(name: str, function: Callable, *arguments: Any) -> Any:
@@ -197,39 +168,66 @@ def time_losses(recipe: Any, steps: int) -> dict[str, Any]:
         }
         return program(*arguments)
 
-    for name, count in rows.items():
-        c = getattr(recipe, f"{name}_head")
-        kernel = noise(c.bottleneck, c.prototypes).astype(jnp.float32)
-        logits = noise(1, count, c.prototypes) * 0.1
-        targets = record(f"{name} sinkhorn", lambda z, t: sinkhorn_knopp(z, t, o.chunk), logits, temp)
-        keywords = {"temp": o.student_temp, "chunk": o.chunk}
-        if name == "dino":
-            views = noise(1, images, 2, c.bottleneck, unit=True)
-            local = noise(1, images, recipe.crops.num_local, c.bottleneck, unit=True)
-            loss = lambda g, x, k, t, kw=keywords: dino_loss(g, x, k, t, **kw)[0]  # noqa: E731
-            record("dino", jax.value_and_grad(loss, (0, 1, 2)), views, local, kernel, targets)
-        else:
-            features, weights = noise(1, count, c.bottleneck, unit=True), jnp.full((1, count), 0.01)
-            loss = lambda x, k, t, w, kw=keywords: ibot_loss(x, k, t, w, crops=2 * images, **kw)  # noqa: E731
-            record("ibot", jax.value_and_grad(loss, (0, 1)), features, kernel, targets, weights)
-    tokens = noise(images // size, size, recipe.model.width).astype(jnp.float32)
-    record("koleo", jax.value_and_grad(lambda x: 2 * koleo(x)), tokens)
-    both = noise(2, images, recipe.model.width).astype(jnp.float32)
-    slices = {"slices": o.sigreg_slices, "knots": o.sigreg_knots, "t_max": o.sigreg_t_max}
-    record("sigreg", jax.value_and_grad(lambda z, k: sigreg(z, k, **slices)), both, jax.random.key(0))
+    temp, chunk = jnp.asarray(0.07), recipe.objective.chunk
+    found = {
+        name: record(f"{name} sinkhorn", lambda z, t: sinkhorn_knopp(z, t, chunk), logits, temp)
+        for name, logits in targets.items()
+    }
+    for term in TERMS:
+        config = getattr(recipe.objective, term.name)
+        value = lambda x, t, term=term, config=config: term.loss(_outputs(recipe, x, t), config)[0]  # noqa: E731
+        record(term.name, jax.value_and_grad(value), arguments, found)
     return out
 
 
-def time_torch(recipe: Any, steps: int) -> dict[str, Any]:
-    """The same sizes through tests/torch_reference/bench.py, in a process of its own."""
+def _noise_of_outputs(recipe: Recipe) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Float arrays of `training.terms.Outputs`, and teacher logits (1, rows, K), of the sizes of a recipe."""
+    images, size, dtype = recipe.data.global_batch, recipe.data.group_size, recipe.model.dtype
+    masked = images // size * masked_per_group(size, recipe.model.grid**2, recipe.masks)
+    dino, ibot = recipe.dino_head, recipe.ibot_head
+
+    def noise(*shape: int, unit: bool = False) -> jax.Array:
+        x = jax.random.normal(jax.random.key(len(shape)), shape)
+        return (x / jnp.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype) if unit else x
+
+    arrays = {
+        "class_tokens": noise(images, 2, recipe.model.width),
+        "class_features": noise(images, 2, dino.bottleneck, unit=True),
+        "local_features": noise(images, recipe.crops.num_local, dino.bottleneck, unit=True),
+        "patch_features": noise(1, masked, ibot.bottleneck, unit=True),
+        "dino_kernel": noise(dino.bottleneck, dino.prototypes),
+        "ibot_kernel": noise(ibot.bottleneck, ibot.prototypes),
+    }
+    logits = {
+        "dino": noise(1, 2 * images, dino.prototypes).astype(dtype) * 0.1,
+        "ibot": noise(1, masked, ibot.prototypes).astype(dtype) * 0.1,
+    }
+    return arrays, logits
+
+
+def _outputs(recipe: Recipe, arrays: dict[str, jax.Array], targets: dict[str, Targets]) -> Outputs:
+    images = recipe.data.global_batch
+    return Outputs(
+        **arrays,
+        patch_weights=jnp.full(arrays["patch_features"].shape[:2], 0.01),
+        targets=targets,
+        key=jax.random.key(0),
+        layout=Layout(images, images // recipe.data.group_size, 1),
+        student_temp=recipe.objective.student_temp,
+        chunk=recipe.objective.chunk,
+    )
+
+
+def time_torch(recipe: Recipe, steps: int) -> dict[str, Any]:
+    """The same sizes through torch_peer, in a process of its own."""
     m, c, h = recipe.model, recipe.crops, recipe.dino_head
-    line = [sys.executable, str(ROOT / "tests" / "torch_reference" / "bench.py"), "--json", f"--steps={steps}",
+    line = [sys.executable, "-m", "curia2_jax.planning.torch_peer.bench", "--json", f"--steps={steps}",
                f"--width={m.width}", f"--depth={m.depth}", f"--heads={m.heads}", f"--patch={m.patch_size}",
                f"--channels={m.in_channels}", f"--ffn={m.ffn}", f"--images={recipe.data.global_batch}",
                f"--global={c.global_size}", f"--local={c.local_size}", f"--num-local={c.num_local}",
                f"--prototypes={h.prototypes}", f"--hidden={h.hidden}", f"--bottleneck={h.bottleneck}",
-               f"--regularizer={recipe.objective.regularizer}"]  # fmt: skip
+               f"--regularizer={'koleo' if recipe.objective.koleo.weight else 'sigreg'}"]  # fmt: skip
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"--against=torch: {line[1]} failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise UserError(f"--against=torch: {line[2]} failed: {done.stderr.strip().splitlines()[-1:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from tests.torch_reference import losses
-from tests.torch_reference.model import Backbone
+from curia2_jax.planning.torch_peer import losses
+from curia2_jax.planning.torch_peer.model import Backbone
 
 
 class Pretraining:

@@ -3,39 +3,38 @@
 Counted are matrix products (a multiply and an add are two), forward and backward, as the step needs them: nothing for
 recomputation under remat, and residual branches only for the crops that drop path keeps. Patch embedding and position
 interpolation are matrix products too, so there are no convolutions. Elementwise work (a few per cent) is not counted.
-A recipe is a `curia2_jax.training.recipe.Recipe`; only its sizes are read.
 """
 
-import itertools
 import math
-from typing import Any
 
-SIGREG_CHUNK = 64  # directions at once in losses/sigreg.py; the last chunk is computed whole
+from curia2_jax.models.vit import ViTConfig, subset_size
+from curia2_jax.training.recipe import Recipe
+from curia2_jax.training.terms import TERMS, Sizes
 
 
 def kept_share(crops: int, rate: float) -> float:
-    """Share of a group's crops that a residual branch computes: floor(crops * (1 - rate)), at least one, of them."""
-    return max(int(crops * (1 - rate)), 1) / crops
+    """Share of a group's crops that a residual branch computes under drop path."""
+    return subset_size(crops, rate) / crops
 
 
-def block(model: Any, tokens: int) -> float:
+def block(model: ViTConfig, tokens: int) -> float:
     """One transformer block on one crop of `tokens` tokens, forward: projections, attention, feed-forward net."""
     width = model.width
     matrices = 4 * width * width + (3 if model.ffn == "swiglu" else 2) * width * model.hidden
     return 2.0 * tokens * matrices + attention(model, tokens)
 
 
-def attention(model: Any, tokens: int) -> float:
+def attention(model: ViTConfig, tokens: int) -> float:
     """The two products Q K^T and P V of one block and crop, forward."""
     return 4.0 * tokens * tokens * model.width
 
 
-def embedding(model: Any, patches: int) -> float:
+def embedding(model: ViTConfig, patches: int) -> float:
     """Patch embedding of one crop, forward."""
     return 2.0 * patches * model.patch_size**2 * model.in_channels * model.width
 
 
-def interpolation(model: Any, patches: int) -> float:
+def interpolation(model: ViTConfig, patches: int) -> float:
     """Resampling the position table for a grid of another size, forward; once a pass, whatever the batch."""
     side, table = math.isqrt(patches), model.grid
     if side == table:
@@ -43,13 +42,7 @@ def interpolation(model: Any, patches: int) -> float:
     return 2.0 * model.width * (side * table * table + side * side * table)
 
 
-def head(width: int, c: Any) -> float:
-    """The MLP of a projection head on one token, forward; without the last layer."""
-    sizes = [width, *[c.hidden] * (c.layers - 1), c.bottleneck]
-    return sum(2.0 * a * b for a, b in itertools.pairwise(sizes))
-
-
-def update(recipe: Any, masked_per_group: int) -> dict[str, float]:
+def update(recipe: Recipe, masked_per_group: int) -> dict[str, float]:
     """FLOPs of `training.step.update` on the whole global batch, by part.
 
     Args:
@@ -76,27 +69,15 @@ def update(recipe: Any, masked_per_group: int) -> dict[str, float]:
             3 * kept * blocks + 2 * count * embedding(m, patches[name]) + 2 * passes * interpolation(m, patches[name])
         )
 
-    rows = {"dino": (crops["global"], crops["global"] + crops["local"]), "ibot": (masked, masked)}
-    for name, (teacher, student) in rows.items():
-        c = getattr(recipe, f"{name}_head")
-        last = 2.0 * c.bottleneck * c.prototypes
-        parts[f"{name} head"] = (teacher + 3 * student) * head(m.width, c)
-        parts[f"{name} last layer"] = (teacher + 3 * student) * last
-
-    o = recipe.objective
-    if o.regularizer == "sigreg":
-        dim = m.width if o.sigreg_placement == "backbone" else recipe.dino_head.bottleneck
-        slices = min(o.sigreg_slices, SIGREG_CHUNK)
-        slices *= math.ceil(o.sigreg_slices / slices)
-        # Forward, forward again (a chunk of projections is cheaper to make than to keep), gradient of the tokens.
-        parts["sigreg"] = 3 * 2.0 * crops["global"] * dim * slices
-    elif o.regularizer == "koleo":
-        # Cosines inside groups, per view; the gradient goes through the chosen pairs only.
-        parts["koleo"] = 2.0 * crops["global"] * recipe.data.group_size * m.width
+    sizes = Sizes(images, recipe.data.group_size, num_local, masked, m.width, recipe.dino_head, recipe.ibot_head)
+    for term in TERMS:
+        config = getattr(recipe.objective, term.name)
+        if config.weight:
+            parts |= term.flops(sizes, config)
     return parts
 
 
-def recomputed(recipe: Any) -> float:
+def recomputed(recipe: Recipe) -> float:
     """What remat adds to `update`: matrix products of the student's blocks that are computed a second time."""
     m, images = recipe.model, recipe.data.global_batch
     if m.remat in ("none", "everything_saveable", "dots_saveable"):
@@ -118,7 +99,7 @@ def recomputed(recipe: Any) -> float:
     return total
 
 
-def views(recipe: Any) -> float:
+def views(recipe: Recipe) -> float:
     """FLOPs of cutting and resizing all crops of a batch from their canvas: two products a crop, no gradient."""
     canvas, images, total = recipe.data.side, recipe.data.global_batch, 0.0
     for size, crops in ((recipe.crops.global_size, 2), (recipe.crops.local_size, recipe.crops.num_local)):

@@ -8,8 +8,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from curia2_jax.parallel import hlo
 from curia2_jax.parallel.mesh import ParallelConfig, make_mesh
+from curia2_jax.planning import hlo
 
 MESH = make_mesh(ParallelConfig(fsdp=4, accumulation=1))
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import jax
 
-from curia2_jax.parallel import flops, hlo
-from curia2_jax.parallel.chips import Chip
+from curia2_jax.models.vit import ViTConfig
+from curia2_jax.planning import flops, hlo
+from curia2_jax.planning.chips import Chip
+from curia2_jax.training.recipe import Recipe
 
 PyTree = Any
 # Matrix products of whole published ViT runs reach 30 to 45 % of the peak of A100s; an expectation, not a bound.
@@ -26,11 +28,11 @@ def device_bytes(tree: PyTree) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _itemsize(recipe: Any) -> int:
+def _itemsize(recipe: Recipe) -> int:
     return {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}[recipe.model.dtype]
 
 
-def residuals(model: Any, tokens: int, itemsize: int) -> int:
+def residuals(model: ViTConfig, tokens: int, itemsize: int) -> int:
     """Bytes that one block keeps of one crop for the backward pass, by the remat policy; without its own input."""
     hidden = (2 if model.ffn == "swiglu" else 1) * model.hidden
     named = {"qkv": 3 * model.width, "attn_out": model.width, "ffn_hidden": hidden}
@@ -51,7 +53,7 @@ def residuals(model: Any, tokens: int, itemsize: int) -> int:
     return tokens * per_token * itemsize
 
 
-def activations(recipe: Any, masked_per_group: int, shards: int) -> dict[str, int]:
+def activations(recipe: Recipe, masked_per_group: int, shards: int) -> dict[str, int]:
     """Estimated bytes on one device at the peak of a step, by what they are; parameters and gradients not counted."""
     m, c, size = recipe.model, recipe.crops, _itemsize(recipe)
     images = recipe.data.global_batch // shards  # of one device
@@ -82,7 +84,7 @@ def activations(recipe: Any, masked_per_group: int, shards: int) -> dict[str, in
     return out
 
 
-def fewest_bytes(params: PyTree, recipe: Any) -> dict[str, float]:
+def fewest_bytes(params: PyTree, recipe: Recipe) -> dict[str, float]:
     """The least that the sharding makes one device send in a step, by collective, in bytes.
 
     Every sharded parameter is gathered once a forward and once a backward pass (teacher on global crops; student on
@@ -107,7 +109,7 @@ def fewest_bytes(params: PyTree, recipe: Any) -> dict[str, float]:
     return total
 
 
-def memory_traffic(recipe: Any, params_bytes: int, masked_per_group: int, devices: int) -> float:
+def memory_traffic(recipe: Recipe, params_bytes: int, masked_per_group: int, devices: int) -> float:
     """Estimated bytes to and from the memory of one device in a step: operands and results of matrix products, the
     optimiser's passes over the state, and the prototypes' logits."""
     m, c, size = recipe.model, recipe.crops, _itemsize(recipe)
@@ -152,7 +154,7 @@ def times(total_flops: float, traffic: float, inside: float, across: float, devi
     )
 
 
-def split_wire(params: PyTree, recipe: Any, chip: Chip, devices: int) -> tuple[float, float]:
+def split_wire(params: PyTree, recipe: Recipe, chip: Chip, devices: int) -> tuple[float, float]:
     """(inside, across) a node, of the fewest bytes. Replicas over several nodes meet on the network."""
     need = fewest_bytes(params, recipe)
     node = chip.node or devices
@@ -165,7 +167,7 @@ def split_wire(params: PyTree, recipe: Any, chip: Chip, devices: int) -> tuple[f
     return sharded + need["all-reduce"], need["all-reduce"] / max(node // recipe.parallel.fsdp, 1)
 
 
-def collective_table(text: str, params: PyTree, recipe: Any) -> list[dict[str, Any]]:
+def collective_table(text: str, params: PyTree, recipe: Recipe) -> list[dict[str, Any]]:
     """Collectives of a compiled program by kind, beside the fewest bytes that the sharding needs.
 
     A compiler may write a reduce-scatter as an all-reduce (CPU): then its bytes, twice as many, stand in that row.

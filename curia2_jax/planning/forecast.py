@@ -52,9 +52,9 @@ def compile_step(recipe: Any, mesh: Any, platform: str) -> Any:
 
     from curia2_jax.parallel import compiler
     from curia2_jax.parallel.mesh import BATCH
+    from curia2_jax.planning import synthetic
     from curia2_jax.training.initial import abstract_sharded_state
     from curia2_jax.training.step import train_step
-    from launch import synthetic
 
     step = functools.partial(train_step, recipe=recipe, mesh=mesh)
     with jax.set_mesh(mesh):
@@ -71,9 +71,9 @@ def compile_step(recipe: Any, mesh: Any, platform: str) -> Any:
 def plan(recipe: Any, name: str, devices: list[Any], *, tpu: bool, compile_it: bool = True) -> dict[str, Any]:
     """Everything that is known of a step of `recipe` on `devices`."""
     from curia2_jax.data.crops.masks import masked_per_group
-    from curia2_jax.parallel import chips, flops, hlo
-    from curia2_jax.parallel import plan as plans
     from curia2_jax.parallel.mesh import batch_shards, check_batch, make_mesh
+    from curia2_jax.planning import chips, flops, hlo
+    from curia2_jax.planning import estimates as plans
     from curia2_jax.training.initial import abstract_sharded_state
     from curia2_jax.training.state import count
 
@@ -144,8 +144,8 @@ def plan(recipe: Any, name: str, devices: list[Any], *, tpu: bool, compile_it: b
 def smallest_change(recipe: Any, chip: Any, devices: list[Any], factor: float) -> str:
     """The first change, from cheap to dear, whose estimate times `factor` fits; as flags."""
     from curia2_jax.data.crops.masks import masked_per_group
-    from curia2_jax.parallel import plan as plans
     from curia2_jax.parallel.mesh import batch_shards, make_mesh
+    from curia2_jax.planning import estimates as plans
     from curia2_jax.training.initial import abstract_sharded_state
 
     masked = masked_per_group(recipe.data.group_size, recipe.model.grid**2, recipe.masks)
@@ -195,8 +195,8 @@ def weak_scaling(recipe: Any, name: str, images: int) -> list[dict[str, Any]]:
     from jax.sharding import AbstractMesh, AxisType
 
     from curia2_jax.data.crops.masks import masked_per_group
-    from curia2_jax.parallel import chips, flops
-    from curia2_jax.parallel import plan as plans
+    from curia2_jax.planning import chips, flops
+    from curia2_jax.planning import estimates as plans
     from curia2_jax.training.initial import abstract_sharded_state
 
     chip, rows = chips.chip(name), []

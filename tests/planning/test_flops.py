@@ -9,11 +9,10 @@ import pytest
 
 from configs import vitg, vitl
 from curia2_jax.data.crops.masks import masked_per_group
-from curia2_jax.parallel import flops, hlo
+from curia2_jax.planning import flops, hlo, synthetic
 from curia2_jax.training.recipe import Recipe, recipe_from
 from curia2_jax.training.state import abstract_state
 from curia2_jax.training.step import update
-from launch import synthetic
 from tests.training.tiny import tiny_config
 
 # What is counted is the partitioned and optimised program; its machine code is not looked at.
