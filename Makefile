@@ -7,7 +7,7 @@ INPUT ?=
 # A regular expression that finds the patient in a path, for scans whose file names say who is who.
 PATIENT_REGEX ?=
 
-.PHONY: demo test soak evidence lint plan-venv clean
+.PHONY: demo test soak evidence lint plan-venv plan-venv-gpu clean
 
 $(INSTALLED): pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "error: PYTHON: %d.%d found; Python 3.11 or newer is needed, e.g. make PYTHON=python3.12" % v[:2])'
@@ -39,6 +39,11 @@ evidence: $(INSTALLED)
 plan-venv:
 	@test -x .venv-tpu/bin/python || $(PYTHON) -m venv .venv-tpu
 	@.venv-tpu/bin/python -m pip install --quiet --disable-pip-version-check -e '.[tpu]'
+
+# XLA's compiler for NVIDIA GPUs for `launch/plan.py --gpus`: gigabytes of CUDA that training on a CPU need not have.
+plan-venv-gpu:
+	@test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
+	@.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check -e '.[cuda]'
 
 clean:
 	rm -rf demo runs

@@ -1,16 +1,17 @@
 """Memory, operations, communication and time of a config on machines that are not here.
 
     python launch/plan.py --config=configs/vitg.py --topology=v5p:4x4x4   compiled for these TPUs; needs no TPU
-    python launch/plan.py --config=configs/vitg.py --gpus=h100x64         estimated
+    python launch/plan.py --config=configs/vitg.py --gpus=h100x64         compiled for these GPUs; needs no GPU
     python launch/plan.py --config=configs/vitg.py --chips=h100           8 to 4,096 devices by arithmetic: weak scaling
 
---topology takes the peak from the program that the TPU compiler makes, at the config's own batch and full objective. It
-needs libtpu, which lives in an environment of its own: `make plan-venv` makes it, and this command goes there itself.
---gpus counts collectives on virtual devices of the CPU and estimates memory: XLA's CPU peak says nothing about a GPU.
---json=FILE writes everything. Other keys of the config may be set, as in --config.parallel.fsdp=8.
+The first two take the peak from the program that the compiler of the target makes, at the config's own batch and full
+objective. The compilers live in environments of their own, made by `make plan-venv` and `make plan-venv-gpu`, and this
+command goes there itself. Without that for GPUs, or with --nocompile, memory is estimated. --json=FILE writes it all.
+Other keys of the config may be set, as in --config.parallel.fsdp=8.
 """
 
-import contextlib
+import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -21,18 +22,26 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from curia2_jax import files
 from curia2_jax.errors import UserError
-from curia2_jax.planning import forecast
+from curia2_jax.planning import chips
 from launch import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
 _TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice to compile for, such as v5p:4x4x4, v5e:8x8 or v6e:4x4.")
-_GPUS = flags.DEFINE_string("gpus", None, "GPUs to estimate for, such as h100x64.")
+_GPUS = flags.DEFINE_string("gpus", None, "GPUs to compile for, such as h100x64.")
 _CHIPS = flags.DEFINE_string("chips", None, "Chip of the weak-scaling table.")
 _IMAGES = flags.DEFINE_integer("images", 32, "Images a device in the weak-scaling table.", lower_bound=1)
 _JSON = flags.DEFINE_string("json", None, "Also write the plan to this file.")
-_COMPILE = flags.DEFINE_bool("compile", True, "With --gpus: count the collectives, which takes a compilation.")
-TPU_PYTHON = pathlib.Path(__file__).resolve().parents[1] / ".venv-tpu" / "bin" / "python"
+_COMPILE = flags.DEFINE_bool("compile", True, "With --gpus: compile; else memory is estimated.")
+# Nothing runs; libtpu need not look for a TPU, and two plans may load it at once.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 def text_of(value: Any, where: str) -> str:
@@ -60,48 +69,51 @@ def show(out: dict[str, Any], prefix: str = "") -> None:
             print(f"{prefix + name:<62} {text_of(value, prefix + name)}")
 
 
-def go_to_tpu_environment() -> None:
-    """libtpu is not in the environment of training: starts this command again in the one that has it.
-
-    Raises:
-      UserError: it is not there either.
-    """
-    with contextlib.suppress(ImportError):
-        import libtpu  # noqa: F401
-
-        return
-    if not TPU_PYTHON.exists() or os.environ.get("CURIA_IN_TPU_ENVIRONMENT"):
-        raise UserError("--topology: libtpu is not installed; run `make plan-venv` once, then this command again")
-    env = os.environ | {"CURIA_IN_TPU_ENVIRONMENT": "1"}
-    sys.exit(subprocess.run([TPU_PYTHON, *sys.argv], env=env, check=False).returncode)
+def go_to(environment: str) -> None:
+    """Starts this command again in the environment that has the compiler, if it is there and this is not it."""
+    python = command.ROOT / environment / "bin" / "python"
+    if python.exists() and not os.environ.get("CURIA_PLANNING"):
+        sys.exit(subprocess.run([python, *sys.argv], env=os.environ | {"CURIA_PLANNING": "1"}, check=False).returncode)
 
 
-def run(_: list[str]) -> None:
-    sections = command.config_of(_CONFIG)
-    if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
-        raise UserError(f"--json={_JSON.value}: its folder is not there; write a file in a folder that is")
-    os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs
-    name, number = ("", 0) if _CHIPS.value else forecast.target(_TOPOLOGY.value, _GPUS.value)
-    if _TOPOLOGY.value:
-        go_to_tpu_environment()
-        # There is no TPU here, and libtpu need not look for one.
-        os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
-    import jax
+def plan(sections: dict[str, Any]) -> dict[str, Any]:
+    """What the flags ask for. Raises UserError."""
+    chip, number = (chips.chip(_CHIPS.value), 0) if _CHIPS.value else chips.target(_TOPOLOGY.value, _GPUS.value)
+    import jax  # after the flags and the variables of the environment
 
+    from curia2_jax.planning import changes, forecast, targets
     from curia2_jax.training.recipe import recipe_from
 
     recipe = recipe_from(sections)
     if _CHIPS.value:
-        out: dict[str, Any] = {"weak scaling": forecast.weak_scaling(recipe, _CHIPS.value, _IMAGES.value)}
-    elif _TOPOLOGY.value:
-        out = forecast.plan(recipe, name, forecast.tpu_devices(_TOPOLOGY.value), tpu=True)
-    else:
-        jax.config.update("jax_num_cpu_devices", number)
-        out = forecast.plan(recipe, name, jax.devices(), tpu=False, compile_it=_COMPILE.value)
-    out = {"config": flags.FLAGS["config"].config_filename, "jax": jax.__version__, **out}
+        kernels = forecast.kernels_on(recipe, chip)
+        return {"weak_scaling": changes.weak_scaling(recipe, chip, _IMAGES.value, kernels)}
+    if _TOPOLOGY.value:
+        if importlib.util.find_spec("libtpu") is None:
+            go_to(".venv-tpu")
+            raise UserError("--topology: libtpu is not installed; run `make plan-venv` once, then this command again")
+        return dataclasses.asdict(forecast.forecast(recipe, chip, targets.tpu_devices(_TOPOLOGY.value)))
+    described = targets.gpu_devices(chip, number) if targets.gpu_compiler_installed() and _COMPILE.value else None
+    if described:
+        return dataclasses.asdict(forecast.forecast(recipe, chip, described))
+    if _COMPILE.value:
+        go_to(".venv-gpu")
+        print("no compiler for GPUs in this environment: estimated. `make plan-venv-gpu` installs one apart, once")
+    jax.config.update("jax_num_cpu_devices", number)
+    return dataclasses.asdict(forecast.forecast(recipe, chip, jax.devices(), compile_it=_COMPILE.value))
+
+
+def run(argv: list[str]) -> None:
+    if argv[1:]:
+        raise UserError(f"found {argv[1]!r}; every argument is a flag, see --help")
+    sections = command.config_of(_CONFIG)
+    if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
+        raise UserError(f"--json={_JSON.value}: its folder is not there; write a file in a folder that is")
+    os.environ |= ENVIRONMENT
+    out = {"config": flags.FLAGS["config"].config_filename, **plan(sections)}
     show(out)
     if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps(out, indent=1, default=str) + "\n")
+        files.write_text(pathlib.Path(_JSON.value), json.dumps(out, indent=1, default=str) + "\n")
 
 
 if __name__ == "__main__":

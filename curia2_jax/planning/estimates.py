@@ -9,17 +9,18 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from curia2_jax.models.vit import ViTConfig
 from curia2_jax.planning import flops, hlo
 from curia2_jax.planning.chips import Chip
 from curia2_jax.training.recipe import Recipe
+from curia2_jax.training.state import TrainState
 
 PyTree = Any
 # Matrix products of whole published ViT runs reach 30 to 45 % of the peak of A100s; an expectation, not a bound.
 EFFICIENCY = 0.40
 RECIPE_BATCH = 16_384  # beyond it nobody has shown this recipe to train
-FLASH_TOKENS = 512
 HEADROOM = 0.93  # share of the memory that a program can have: the rest is the runtime's
 
 
@@ -28,12 +29,11 @@ def device_bytes(tree: PyTree) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _itemsize(recipe: Recipe) -> int:
-    return {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}[recipe.model.dtype]
+def residuals(model: ViTConfig, tokens: int, itemsize: int, kernels: bool = True) -> int:
+    """Bytes that one block keeps of one crop for the backward pass, by the remat policy; without its own input.
 
-
-def residuals(model: ViTConfig, tokens: int, itemsize: int) -> int:
-    """Bytes that one block keeps of one crop for the backward pass, by the remat policy; without its own input."""
+    `kernels`: attention keeps its scores on the chip.
+    """
     hidden = (2 if model.ffn == "swiglu" else 1) * model.hidden
     named = {"qkv": 3 * model.width, "attn_out": model.width, "ffn_hidden": hidden}
     dense = 3 * model.width + 2 * model.width + hidden  # outputs of every matrix product with a weight
@@ -43,19 +43,24 @@ def residuals(model: ViTConfig, tokens: int, itemsize: int) -> int:
         "dots_saveable": dense + model.heads * tokens + model.width,
     }.get(model.remat)
     if per_token is None and model.remat in ("none", "everything_saveable"):
-        # Also norms (in float32 as well), the product inside SwiGLU, and scores before and after the softmax, unless
-        # a flash kernel runs, as "auto" chooses for long sequences.
+        # Also norms (in float32 as well), the product inside SwiGLU, and scores before and after the softmax.
         wide = 4 * model.width * (1 + 4 // itemsize)
-        scores = 0 if model.attention != "xla" and tokens >= FLASH_TOKENS else 3 * model.heads * tokens
+        scores = 0 if kernels else 3 * model.heads * tokens
         per_token = dense + wide + scores + model.width + 2 * model.hidden
     elif per_token is None:
         per_token = sum(named[name.strip()] for name in model.remat.split(","))
     return tokens * per_token * itemsize
 
 
-def activations(recipe: Recipe, masked_per_group: int, shards: int) -> dict[str, int]:
-    """Estimated bytes on one device at the peak of a step, by what they are; parameters and gradients not counted."""
-    m, c, size = recipe.model, recipe.crops, _itemsize(recipe)
+def memory(recipe: Recipe, state: TrainState, masked_per_group: int, shards: int, kernels: bool) -> dict[str, int]:
+    """Estimated bytes on one device at the peak of a step, by what they are: their sum is the peak."""
+    held = {"state": device_bytes(state), "gradients": device_bytes(state.params)}
+    return held | activations(recipe, masked_per_group, shards, kernels)
+
+
+def activations(recipe: Recipe, masked_per_group: int, shards: int, kernels: bool = True) -> dict[str, int]:
+    """The same, parameters and gradients not counted."""
+    m, c, size = recipe.model, recipe.crops, jnp.dtype(recipe.model.dtype).itemsize
     images = recipe.data.global_batch // shards  # of one device
     micro = images // recipe.parallel.accumulation
     rows = images // recipe.data.group_size * masked_per_group
@@ -67,9 +72,9 @@ def activations(recipe: Recipe, masked_per_group: int, shards: int) -> dict[str,
         tokens = (side // m.patch_size) ** 2 + 1 + m.registers
         kept = flops.kept_share(crops // (micro // recipe.data.group_size), m.drop_path)
         out["block inputs"] += m.depth * crops * tokens * m.width * size
-        out["kept by remat"] += int(m.depth * crops * kept * residuals(m, tokens, size))
+        out["kept by remat"] += int(m.depth * crops * kept * residuals(m, tokens, size, kernels))
         everything = dataclasses.replace(m, remat="none")
-        working = max(working, int(crops * kept * residuals(everything, tokens, size)))
+        working = max(working, int(crops * kept * residuals(everything, tokens, size, kernels)))
     out["one block, recomputed"] = working
     heads = {"dino": (recipe.dino_head, 2 * images), "ibot": (recipe.ibot_head, rows)}
     out["teacher logits"] = sum(n * h.prototypes * size for h, n in heads.values())
@@ -92,7 +97,7 @@ def fewest_bytes(params: PyTree, recipe: Recipe) -> dict[str, float]:
     reduce-scattered over fsdp after each backward pass, what is left is all-reduced over data, in the compute type in
     the blocks (their products give no more) and in float32 elsewhere.
     """
-    size, passes = _itemsize(recipe), recipe.parallel.accumulation
+    size, passes = jnp.dtype(recipe.model.dtype).itemsize, recipe.parallel.accumulation
     crops = 2 if recipe.crops.num_local else 1
     total = {"all-gather": 0.0, "reduce-scatter": 0.0, "all-reduce": 0.0}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -109,16 +114,22 @@ def fewest_bytes(params: PyTree, recipe: Recipe) -> dict[str, float]:
     return total
 
 
-def memory_traffic(recipe: Recipe, params_bytes: int, masked_per_group: int, devices: int) -> float:
-    """Estimated bytes to and from the memory of one device in a step: operands and results of matrix products, the
-    optimiser's passes over the state, and the prototypes' logits."""
-    m, c, size = recipe.model, recipe.crops, _itemsize(recipe)
+def memory_traffic(recipe: Recipe, params_bytes: int, masked_per_group: int, devices: int, *, kernels: bool) -> float:
+    """Estimated bytes to and from the memory of one device in a step: operands and results of matrix products, scores
+    of attention unless a kernel keeps them on the chip, the optimizer's passes over the state, and the prototypes'
+    logits."""
+    m, c, size = recipe.model, recipe.crops, jnp.dtype(recipe.model.dtype).itemsize
     hidden = (2 if m.ffn == "swiglu" else 1) * m.hidden
     per_token = size * (16 * m.width + 3 * hidden)
     forward = 0.0
     for side, crops, passes in ((c.global_size, 2, 4), (c.local_size, c.num_local, 3)):  # the teacher's is the fourth
         tokens = (side // m.patch_size) ** 2 + 1 + m.registers
         forward += passes * crops * tokens * m.depth * per_token
+        if not kernels:
+            # Float32, in tiles of 8 x 128: written once and read three times forward (the teacher's too), and ten such
+            # passes backward with what is made again.
+            scores = 4 * m.heads * (-(-tokens // 8) * 8) * (-(-tokens // 128) * 128)
+            forward += crops * m.depth * scores * (4 * (passes - 2) + 10)
     images = recipe.data.global_batch
     rows = {"dino": 2 * images, "ibot": images // recipe.data.group_size * masked_per_group}
     logits = sum(

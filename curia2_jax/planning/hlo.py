@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class Operation:
 
 
 @dataclasses.dataclass
-class _Instruction:
+class Instruction:
     name: str
     shape: str
     opcode: str
@@ -67,18 +68,18 @@ def size(text: str) -> int:
     return int(total)
 
 
-def _computations(text: str) -> tuple[str, dict[str, list[_Instruction]]]:
+def _computations(text: str) -> tuple[str, dict[str, list[Instruction]]]:
     entry, found, current = "", {}, None
     for line in _COMMENT.sub("", text).splitlines():
         if line and not line[0].isspace() and (m := _COMPUTATION.match(line)):
             current = found.setdefault(m.group(2), [])
             entry = m.group(2) if m.group(1) else entry
         elif current is not None and (m := _INSTRUCTION.match(line.strip())):
-            current.append(_Instruction(*m.groups(), root=line.strip().startswith("ROOT ")))
+            current.append(Instruction(*m.groups(), root=line.strip().startswith("ROOT ")))
     return entry, found
 
 
-def _trips(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> int:
+def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
     """How often a loop runs: as noted by XLA, else the constant that its condition compares the counter with."""
     if m := _TRIPS.search(loop.rest):
         return int(m.group(1))
@@ -114,6 +115,28 @@ def _operands(rest: str) -> str:
         if depth == 0:
             return rest[:i]
     return rest
+
+
+def executed(text: str) -> Iterator[tuple[Instruction, int]]:
+    """Every instruction of the entry and of the loops, calls and branches under it, with how often it runs; what is
+    inside a fusion belongs to the fusion."""
+    entry, computations = _computations(text)
+
+    def visit(name: str, times: int) -> Iterator[tuple[Instruction, int]]:
+        for i in computations[name]:
+            yield i, times
+            if i.opcode == "while":
+                (body,) = re.findall(r"body=%?([\w.\-]+)", i.rest)
+                yield from visit(body, times * _trips(i, computations))
+            elif i.opcode in ("conditional", "call", "async-start"):
+                called = _CALLED.findall(i.rest)
+                if m := _BRANCHES.search(i.rest):
+                    called += [c.strip().lstrip("%") for c in m.group(1).split(",")]
+                for computation in called:
+                    if computation in computations:
+                        yield from visit(computation, times)
+
+    yield from visit(entry, 1)
 
 
 def operations(text: str) -> list[Operation]:
@@ -184,7 +207,7 @@ def _as_reduce_scatter(o: Operation) -> Operation:
     return dataclasses.replace(o, kind="reduce-scatter") if o.kind == "all-reduce" else o
 
 
-def _convolution(i: _Instruction, operand_shapes: list[str], times: int, loop: int, where: str) -> Operation:
+def _convolution(i: Instruction, operand_shapes: list[str], times: int, loop: int, where: str) -> Operation:
     """TPUs write matrix products as convolutions: features are contracted, and so is a spatial axis of which the result
     has one place; the others are axes of the batch, where a dilated window meets one place of the left side."""
     left, right = (shapes(s)[0][1] for s in operand_shapes[:2])

@@ -78,12 +78,13 @@ def gradients(
     # (parts, shards, rows, K) -> (shards, parts * rows, K)
     logits = {name: jnp.moveaxis(z, 0, 1).reshape(shards, -1, z.shape[-1]) for name, z in logits.items()}
     targets, centers = {}, dict(state.centers)
-    for name, z in logits.items():
-        if c.centering == "sinkhorn_knopp":
-            targets[name] = sinkhorn_knopp(z, teacher_temp, c.chunk)
-        else:
-            targets[name] = softmax_centering(z, state.centers[name], teacher_temp, c.chunk)
-            centers[name] = update_center(state.centers[name], z)
+    with jax.named_scope("targets"):
+        for name, z in logits.items():
+            if c.centering == "sinkhorn_knopp":
+                targets[name] = sinkhorn_knopp(z, teacher_temp, c.chunk)
+            else:
+                targets[name] = softmax_centering(z, state.centers[name], teacher_temp, c.chunk)
+                centers[name] = update_center(state.centers[name], z)
 
     den = 2 + max(2 * recipe.crops.num_local, 1)
     done = state.step + 1
@@ -181,7 +182,9 @@ def _student_outputs(
 
     def features(head: str, tokens: Array) -> Array:
         config = recipe.dino_head if head == "dino_head" else recipe.ibot_head
-        return DINOHead(config).apply({"params": params[head]}, tokens)
+        # Where a kernel is larger than the tokens, the partitioner for GPUs moves these, an all-to-all of half a MiB.
+        # Their gradient is to come back by rows before it becomes one of all tokens, of which it would move all.
+        return DINOHead(config).apply({"params": params[head]}, sharding.spread(tokens, program.mesh))
 
     ibot_head = "dino_head" if recipe.heads.shared else "ibot_head"
     patches, weights = _masked(out["patches"], m["masks"], program)
@@ -214,7 +217,8 @@ def _student_loss(
     for term in TERMS:
         config = getattr(program.recipe.objective, term.name)
         if config.weight:
-            value, found = term.loss(out, config)
+            with jax.named_scope(f"term_{term.name}"):
+                value, found = term.loss(out, config)
             loss, metrics = loss + config.weight * value, metrics | found
     tokens = jax.lax.stop_gradient(out.class_tokens[:, 0])
     metrics["feature_std"] = feature_std(tokens)

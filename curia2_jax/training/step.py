@@ -72,7 +72,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Any]]:
     """`batch` is the pipeline's: int16 slices, boxes, flips, masks (curia2_jax/data/crops/batches.py). See `update`."""
     key = step_key(recipe, state.step, VIEWS)
-    crops = views.views(batch, key, recipe.augment, recipe.crops.global_size, recipe.crops.local_size)
+    with jax.named_scope("augment"):
+        crops = views.views(batch, key, recipe.augment, recipe.crops.global_size, recipe.crops.local_size)
     new, metrics = update(state, crops, batch["masks"], recipe=recipe, mesh=mesh, platform=platform)
     if STOP in batch:  # several processes: has any of them been asked to stop?
         metrics[STOP] = batch[STOP].any()

@@ -207,7 +207,7 @@ for fsdp in (8, 64):
     # Biases and scales are whole on every device: wide enough that they are few beside the kernels.
     c = tiny_config(parallel__fsdp=fsdp, data__global_batch=256, model__width=2048, model__heads=32)
     recipe = recipe_from(c)
-    size = compile_step(recipe, make_mesh(recipe.parallel), "cpu").memory_analysis().output_size_in_bytes
+    size = compile_step(recipe, make_mesh(recipe.parallel)).memory_analysis().output_size_in_bytes
     sizes[fsdp] = size - 256 * 2048 * 4  # the class tokens for RankMe, whole on every device
 print(json.dumps(sizes))
 """
