@@ -17,10 +17,10 @@ from jax.sharding import PartitionSpec
 
 from curia2_jax.errors import UserError
 from curia2_jax.models import attention, pos_embed
+from curia2_jax.models.layer_norm import LayerNorm
 
 # Values inside a block that a remat policy may keep by name.
 CHECKPOINT_NAMES = ("qkv", "attn_out", "ffn_hidden")
-LAYER_NORM_EPS = 1e-6
 _POLICIES = ("nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable", "everything_saveable")
 
 
@@ -120,13 +120,10 @@ class Dense(nn.Module):
     def __call__(self, x):
         kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype)).astype(wide(self.dtype))
-        return (y + bias.astype(y.dtype).reshape((1,) * (x.ndim - 1) + (-1,))).astype(self.dtype)
-
-
-def layer_norm(dtype, name: str) -> nn.LayerNorm:
-    # The fast variance, E[x^2] - E[x]^2, loses digits where the mean is large.
-    return nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=jnp.dtype(dtype), use_fast_variance=False, name=name)
+        # One matrix of rows: XLA contracts two axes, as the gradient of the kernel would, by way of a transposed copy.
+        rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
+        y = jnp.matmul(rows, kernel.astype(self.dtype)).astype(wide(self.dtype))
+        return (y + bias.astype(y.dtype).reshape(1, -1)).astype(self.dtype).reshape(*x.shape[:-1], -1)
 
 
 class PatchEmbed(nn.Module):
@@ -223,8 +220,8 @@ class Block(nn.Module):
     def __call__(self, x, layer, drop_path_keys):
         config, batch_spec = self.config, self.execution.batch_spec
         branches = (
-            (layer_norm(config.dtype, "norm1"), Attention(config, self.execution, name="attn"), "ls1"),
-            (layer_norm(config.dtype, "norm2"), FeedForward(config, name="ffn"), "ls2"),
+            (LayerNorm(config.dtype, name="norm1"), Attention(config, self.execution, name="attn"), "ls1"),
+            (LayerNorm(config.dtype, name="norm2"), FeedForward(config, name="ffn"), "ls2"),
         )
         for index, (norm, net, scale) in enumerate(branches):
             scale = LayerScale(config.layerscale, name=scale)
@@ -311,7 +308,7 @@ class ViT(nn.Module):
         )(config, Execution(self.batch_spec, implementation, tokens), name="blocks")
         x, _ = blocks(x, jnp.arange(config.depth), drop_path_keys)
         x = x[:, :tokens]
-        x = layer_norm(wide(config.dtype), "norm")(x)
+        x = LayerNorm(wide(config.dtype), name="norm")(x)
         first_patch = 1 + config.registers
         return {"cls": x[:, 0], "registers": x[:, 1:first_patch], "patches": x[:, first_patch:]}
 

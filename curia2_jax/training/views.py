@@ -13,6 +13,10 @@ from curia2_jax.training.recipe import AugmentConfig
 
 EPS = 1e-6  # of the z-score; a constant slice is only centred
 CT_AIR = -1000.0  # HU
+BLUR_REACH = 4  # taps of the blur on either side of a pixel
+# Three products of bfloat16 halves, summed in float32: 1.3e-5 of the range away from PIL, half the passes of HIGHEST on
+# a TPU, and tensor cores on a GPU. Precision.HIGH would there be one TF32 product, 7e-4 away.
+THREE_PASSES = jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X3
 
 
 def cubic(x: Array) -> Array:
@@ -55,9 +59,8 @@ def crop_and_resize(slices: Array, extent: Array, boxes: Array, size: int) -> Ar
     height, width = (jnp.broadcast_to(extent[:, axis, None], (extent.shape[0], views)) for axis in (0, 1))
     rows = resize_weights(boxes[..., 0], boxes[..., 2], height, size, canvas)
     columns = resize_weights(boxes[..., 1], boxes[..., 3], width, size, canvas)
-    highest = jax.lax.Precision.HIGHEST  # intensities have 12 bits and more
-    tall = jnp.einsum("bvrs,bst->bvrt", rows, slices, precision=highest)
-    return jnp.einsum("bvrt,bvct->bvrc", tall, columns, precision=highest)
+    tall = jnp.einsum("bvrs,bst->bvrt", rows, slices, precision=THREE_PASSES)
+    return jnp.einsum("bvrt,bvct->bvrc", tall, columns, precision=THREE_PASSES)
 
 
 def slice_statistics(slices: Array, extent: Array) -> tuple[Array, Array]:
@@ -82,19 +85,29 @@ def clip_air(x: Array, is_ct: Array) -> Array:
     return jnp.where(is_ct.reshape((-1,) + (1,) * (x.ndim - 1)), jnp.maximum(x, CT_AIR), x)
 
 
+def blur_weights(sigma: Array, size: int) -> Array:
+    """The 9-tap Gaussian with mirrored borders as a matrix: (V,) in pixels -> (V, size, size), each row sums to 1.
+
+    size: at least BLUR_REACH + 1. A pixel stands once where it is and once beyond each border that mirrors it.
+    """
+    spread = jnp.maximum(sigma, 1e-3).reshape(-1, 1, 1)
+
+    def gaussian(distance: Array) -> Array:
+        return jnp.exp(-0.5 * jnp.square(distance[None].astype(jnp.float32) / spread))
+
+    out, pixel, last = jnp.arange(size)[:, None], jnp.arange(size)[None, :], size - 1
+    above = jnp.where(pixel > 0, pixel + out, size)
+    below = jnp.where(pixel < last, 2 * last - pixel - out, size)
+    distances = jnp.abs(pixel - out), above, below
+    weights = sum(jnp.where(d[None] <= BLUR_REACH, gaussian(d), 0.0) for d in distances)
+    return weights / gaussian(jnp.arange(-BLUR_REACH, BLUR_REACH + 1)[None, :]).sum(-1, keepdims=True)
+
+
 def gaussian_blur(crops: Array, sigma: Array) -> Array:
     """Separable 9-tap Gaussian, borders mirrored. crops: (V, R, R); sigma: (V,) in pixels; 0 leaves a crop as it is."""
-    taps = jnp.arange(-4, 5, dtype=jnp.float32)
-    kernel = jnp.exp(-0.5 * jnp.square(taps[None, :] / jnp.maximum(sigma, 1e-3)[:, None]))
-    kernel = kernel / kernel.sum(-1, keepdims=True)
-    for axis in (1, 2):
-        pad = [(4, 4) if a == axis else (0, 0) for a in range(3)]
-        padded = jnp.pad(crops, pad, mode="reflect")
-        size = crops.shape[axis]
-        crops = sum(
-            kernel[:, i, None, None] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(taps.size)
-        )
-    return crops
+    weights = blur_weights(sigma, crops.shape[1])
+    tall = jnp.einsum("vrs,vst->vrt", weights, crops, precision=THREE_PASSES)
+    return jnp.einsum("vrt,vct->vrc", tall, weights, precision=THREE_PASSES)
 
 
 def augment(crops: Array, mean: Array, std: Array, blur_rates: Array, key: Array, c: AugmentConfig) -> Array:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from curia2_jax.errors import UserError
 from curia2_jax.models import pos_embed
-from curia2_jax.models.vit import Dense, LayerScale, ViT, ViTConfig, gelu, layer_norm, on_subset, subset_size
+from curia2_jax.models.vit import Dense, LayerScale, ViT, ViTConfig, gelu, on_subset, subset_size
 from tests import reference
 
 FORWARD = reference.VALUES["vit_and_head_forward"]
@@ -169,15 +169,6 @@ def test_initialisation():
     np.testing.assert_allclose(params["cls_token"].std(), 1e-6, rtol=0.3)
     assert not np.asarray(params["mask_token"]).any()
     np.testing.assert_array_equal(blocks["ls1"]["gamma"], np.full((4, 128), 1e-5, np.float32))
-
-
-def test_layer_norm_where_the_mean_is_large():
-    """Rows of mean 30 and standard deviation 1, where E[x^2] - E[x]^2 has an error of 7e-5 in float32."""
-    x = np.random.default_rng(0).normal(30, 1, (64, 1024)).astype(np.float32)
-    norm = layer_norm("float32", "norm")
-    ours = norm.apply({"params": {"scale": np.ones(1024, np.float32), "bias": np.zeros(1024, np.float32)}}, x)
-    expected = functional.layer_norm(torch.from_numpy(x).double(), (1024,), eps=1e-6).numpy()
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
 
 
 def test_gelu_equals_torch():

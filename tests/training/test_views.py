@@ -5,8 +5,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 from PIL import Image
 
@@ -49,6 +51,34 @@ def test_crop_and_resize_equals_pil(size):
             expected = image.resize((size, size), Image.Resampling.BICUBIC, box=(x0, y0, x1, y1))
             error = np.abs(np.asarray(expected) - crops[i, b]).max() / (2048 + 1024)
             assert error < 2e-4, (i, b, error)
+
+
+def halves(x):
+    """x as the sum of two bfloat16 numbers, as far as two go."""
+    high = x.astype(ml_dtypes.bfloat16).astype(np.float32)
+    return high, (x - high).astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def three_passes(equation, a, b):
+    """The product that THREE_PASSES names, where the hardware has it: halves in bfloat16, sums in float32."""
+    (a_high, a_low), (b_high, b_low) = halves(a), halves(b)
+    product = functools.partial(np.einsum, equation, dtype=np.float32)
+    return product(a_high, b_low) + product(a_low, b_high) + product(a_high, b_high)
+
+
+def test_three_products_of_bfloat16_are_enough_for_a_crop():
+    """A CPU computes in float32 whatever it is asked: the arithmetic of TPUs and tensor cores is done here by hand."""
+    slices, extent, boxes = slices_and_boxes()
+    height, width = (np.broadcast_to(extent[:, axis, None], boxes.shape[:2]) for axis in (0, 1))
+    rows = np.asarray(views.resize_weights(boxes[..., 0], boxes[..., 2], height, 48, 96))
+    columns = np.asarray(views.resize_weights(boxes[..., 1], boxes[..., 3], width, 48, 96))
+    tall = three_passes("bvrs,bst->bvrt", rows, slices.astype(np.float32))
+    crops = three_passes("bvrt,bvct->bvrc", tall, columns)
+    for i, (h, w) in enumerate(extent):
+        image = Image.fromarray(slices[i, :h, :w].astype(np.float32))
+        for b, (y0, x0, y1, x1) in enumerate(boxes[i]):
+            expected = np.asarray(image.resize((48, 48), Image.Resampling.BICUBIC, box=(x0, y0, x1, y1)))
+            assert np.abs(expected - crops[i, b]).max() / (2048 + 1024) < 2e-5, (i, b)
 
 
 def test_z_score_takes_the_true_slice_after_clipping():
@@ -103,6 +133,20 @@ def test_blur_equals_a_reflected_gaussian_convolution_of_torch():
         kernel = torch.outer(kernel / kernel.sum(), kernel / kernel.sum())[None, None]
         padded = torch.nn.functional.pad(torch.tensor(crop)[None, None], (4, 4, 4, 4), mode="reflect")
         np.testing.assert_allclose(found, torch.nn.functional.conv2d(padded, kernel)[0, 0].numpy(), atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [5, 16, 64])
+def test_blur_equals_a_mirrored_convolution_in_float64(size):
+    rng = np.random.default_rng(6)
+    crops, sigma = rng.normal(size=(4, size, size)).astype(np.float32), np.array([0, 0.1, 0.7, 2.0], np.float32)
+    blurred = views.gaussian_blur(jnp.asarray(crops), jnp.asarray(sigma))
+    np.testing.assert_array_equal(blurred[0], crops[0])
+    for crop, s, found in list(zip(crops, sigma, blurred, strict=True))[1:]:
+        taps = np.exp(-0.5 * (np.arange(-4, 5) / np.float64(s)) ** 2)
+        expected = crop.astype(np.float64)
+        for axis in (0, 1):
+            expected = scipy.ndimage.convolve1d(expected, taps / taps.sum(), axis=axis, mode="mirror")
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
 
 
 def test_flips_mirror_columns_and_draws_do_not_depend_on_the_batch_around_a_row():

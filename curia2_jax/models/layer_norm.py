@@ -1,0 +1,58 @@
+"""LayerNorm (Ba et al., arXiv 1607.06450) whose backward pass is written out.
+
+Left to differentiation, flax's form keeps the product of scale and inverse deviation, as large as the tokens, and
+reads what it keeps several times over: on a CPU that is a tenth of a training step.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+EPS = 1e-6
+
+
+class LayerNorm(nn.Module):
+    """(..., D) -> (..., D) in ``dtype``; statistics, scale and bias in float32 or better."""
+
+    dtype: str | jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return layer_norm(x, scale, bias).astype(self.dtype)
+
+
+@jax.custom_vjp
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """(x - mean) / sqrt(variance + EPS) * scale + bias over the last axis, in float32 or better.
+
+    x: (..., D) of any float dtype; scale, bias: (D,).
+    """
+    return _forward(x, scale, bias)[0]
+
+
+def _forward(x, scale, bias):
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    # Two readings: the fast variance, E[x^2] - E[x]^2, loses digits where the mean is large.
+    centered = wide - wide.mean(axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.square(centered).mean(axis=-1, keepdims=True) + EPS)
+    scale, bias = (_row(p, wide) for p in (scale, bias))
+    return centered * inverse * scale + bias, (x, scale, inverse)
+
+
+def _backward(kept, cotangent):
+    x, scale, inverse = kept
+    wide = x.astype(cotangent.dtype)
+    unit = (wide - wide.mean(axis=-1, keepdims=True)) * inverse
+    slope = cotangent * scale
+    d_x = inverse * (slope - slope.mean(axis=-1, keepdims=True) - unit * (slope * unit).mean(axis=-1, keepdims=True))
+    rows = tuple(range(x.ndim - 1))
+    return d_x.astype(x.dtype), (cotangent * unit).sum(rows), cotangent.sum(rows)
+
+
+def _row(parameter, x):
+    return parameter.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+layer_norm.defvjp(_forward, _backward)
