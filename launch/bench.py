@@ -4,11 +4,11 @@
 
 --what=step     one training step: compile time, time, images a second, MFU, memory; on noise, or on a corpus given as
                 --config.data.corpus (then also the time spent waiting for data)
---what=views    cutting and augmenting the crops of a batch
+--what=augment   cutting and augmenting the crops of a batch
 --what=losses   each loss with its gradient, at the sizes of the config
 --what=loader   slices a second of the loader, beside other ways to the same crops; needs --config.data.corpus; with
                 --nifti=DIR also beside a PyTorch DataLoader in which MONAI reads the .nii.gz files of a folder
---against=torch the step without its views beside one in eager PyTorch (planning/torch_peer) in the same minute, on the
+--against=torch the step from ready crops beside one in eager PyTorch (planning/torch_peer) in the same minute, on the
                 CPU: 4 images in float32, 2 x 224 + 8 x 96 pixels, 4,096 prototypes, no drop path; width, depth and
                 heads of the config
 """
@@ -27,7 +27,7 @@ from curia2_jax.errors import UserError
 from launch import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
-_WHAT = flags.DEFINE_enum("what", "step", ("step", "views", "losses", "loader"), "What to time.")
+_WHAT = flags.DEFINE_enum("what", "step", ("step", "augment", "losses", "loader"), "What to time.")
 _AGAINST = flags.DEFINE_enum("against", None, ("torch",), "Another implementation to time beside this one.")
 _NIFTI = flags.DEFINE_string("nifti", None, "Folder of .nii.gz for MONAI beside the loader; needs the extra bench.")
 _STEPS = flags.DEFINE_integer("steps", 6, "Timed repetitions, after two that are not.", lower_bound=1)
@@ -82,12 +82,12 @@ def run(_: list[str]) -> None:
         }
     elif _AGAINST.value:
         result = {
-            "jax": clocks.time_step(recipe, _STEPS.value, with_views=False),
+            "jax": clocks.time_step(recipe, _STEPS.value, with_crops=False),
             "torch": clocks.time_torch(recipe, _STEPS.value),
         }
         result["ratio of best steps"] = result["jax"]["step_s"]["min"] / result["torch"]["best_seconds"]
     else:
-        result = {"step": clocks.time_step, "views": clocks.time_views, "losses": clocks.time_losses}[_WHAT.value](
+        result = {"step": clocks.time_step, "augment": clocks.time_augment, "losses": clocks.time_losses}[_WHAT.value](
             recipe, _STEPS.value
         )
     result = {

@@ -42,7 +42,7 @@ def contract(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, An
         "z_score": {
             "statistics": "mean and standard deviation (over N) of each slice as it came: clipped, not yet resized",
             "eps": 1e-6,
-            "in_training": f"statistics of the {config['views']['normalize']}",
+            "in_training": f"statistics of the {config['augment']['normalize']}",
         },
         "dtype": "float32",
         "source": {

@@ -67,7 +67,7 @@ def weak_scaling(recipe: Recipe, chip: Chip, images: int, kernels: bool) -> list
         mesh = AbstractMesh((number // fsdp, fsdp), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
         params = abstract_sharded_state(one, mesh).params
         inside, across = estimates.split_wire(params, one, chip, number)
-        total = sum(flops.update(one, masked).values()) + flops.recomputed(one) + flops.views(one)
+        total = sum(flops.update(one, masked).values()) + flops.recomputed(one) + flops.crops(one)
         traffic = estimates.memory_traffic(one, estimates.device_bytes(params), masked, number, kernels=kernels)
         t = estimates.times(total, traffic, inside, across, number, chip)
         rows.append({

@@ -27,7 +27,7 @@ from curia2_jax.losses.targets import Targets, sinkhorn_knopp
 from curia2_jax.parallel import compiler
 from curia2_jax.parallel.mesh import BATCH, batch_shards, check_batch, make_mesh
 from curia2_jax.planning import chips, flops, synthetic
-from curia2_jax.training import views
+from curia2_jax.training import augment
 from curia2_jax.training.initial import abstract_sharded_state
 from curia2_jax.training.loop import to_devices
 from curia2_jax.training.recipe import Recipe
@@ -74,9 +74,9 @@ def peak_memory(program: Any) -> int:
     return statistics_of_device.get("peak_bytes_in_use") or program.memory_analysis().peak_memory_in_bytes
 
 
-def time_step(recipe: Recipe, steps: int, *, with_views: bool = True) -> dict[str, Any]:
+def time_step(recipe: Recipe, steps: int, *, with_crops: bool = True) -> dict[str, Any]:
     """The step on a mesh of all devices."""
-    if recipe.data.corpus and with_views:  # the noise of the first step has the shape of the batches that follow
+    if recipe.data.corpus and with_crops:  # the noise of the first step has the shape of the batches that follow
         recipe = dataclasses.replace(recipe, data=fitted(recipe.data, Corpus(recipe.data.corpus)))
     mesh = make_mesh(recipe.parallel)
     check_batch(recipe.data.global_batch, recipe.data.group_size, recipe.parallel.accumulation, batch_shards(mesh))
@@ -85,7 +85,7 @@ def time_step(recipe: Recipe, steps: int, *, with_views: bool = True) -> dict[st
     with jax.set_mesh(mesh):
         shardings = jax.tree.map(lambda a: a.sharding, abstract_sharded_state(recipe, mesh))
         state = jax.jit(lambda: init_state(jax.random.key(recipe.seed), recipe), out_shardings=shardings)()
-        if with_views:
+        if with_crops:
             step = functools.partial(train_step, recipe=recipe, mesh=mesh)
             inputs: tuple = (put(synthetic.batch(recipe)),)
         else:
@@ -96,7 +96,7 @@ def time_step(recipe: Recipe, steps: int, *, with_views: bool = True) -> dict[st
         program, compile_seconds = compiled(step, state, *inputs, out_shardings=(shardings, None), donate_argnums=0)
         real = batches(
             recipe.data, recipe.crops, recipe.masks, recipe.model.patch_size, seed=recipe.seed
-        ) if recipe.data.corpus and with_views else None  # fmt: skip
+        ) if recipe.data.corpus and with_crops else None  # fmt: skip
 
         def run() -> None:
             nonlocal state, inputs
@@ -121,7 +121,7 @@ def time_step(recipe: Recipe, steps: int, *, with_views: bool = True) -> dict[st
         f"{model.drop_path}; crops 2 x {recipe.crops.global_size} + {recipe.crops.num_local} x "
         f"{recipe.crops.local_size}; prototypes {heads.dino_prototypes}; "
         f"{'shared' if heads.shared else 'separate'} heads",
-        "data": "none: ready crops" if not with_views else recipe.data.corpus or "noise",
+        "data": "none: ready crops" if not with_crops else recipe.data.corpus or "noise",
         "mesh": dict(mesh.shape),
         "images_per_step": images,
         "compile_s": compile_seconds,
@@ -136,20 +136,20 @@ def time_step(recipe: Recipe, steps: int, *, with_views: bool = True) -> dict[st
     }
 
 
-def time_views(recipe: Recipe, steps: int) -> dict[str, Any]:
+def time_augment(recipe: Recipe, steps: int) -> dict[str, Any]:
     """Cutting, resizing and augmenting a batch on one device."""
     sizes = recipe.crops.global_size, recipe.crops.local_size
     batch = jax.device_put(synthetic.batch(recipe))
     program, compile_seconds = compiled(
-        lambda b, k: views.views(b, k, recipe.augment, *sizes), batch, jax.random.key(0)
+        lambda b, k: augment.crops_of(b, k, recipe.augment, *sizes), batch, jax.random.key(0)
     )
     times = seconds(lambda: jax.block_until_ready(program(batch, jax.random.key(0))), steps)
     median = statistics.median(times)
     return {
         "compile_s": compile_seconds,
-        "views_s": {"median": median, "min": min(times)},
+        "augment_s": {"median": median, "min": min(times)},
         "images_per_s": recipe.data.global_batch / median,
-        "crop_resize_tflops": flops.views(recipe) / median / 1e12,
+        "crop_resize_tflops": flops.crops(recipe) / median / 1e12,
     }
 
 

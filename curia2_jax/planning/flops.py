@@ -99,7 +99,7 @@ def recomputed(recipe: Recipe) -> float:
     return total
 
 
-def views(recipe: Recipe) -> float:
+def crops(recipe: Recipe) -> float:
     """FLOPs of cutting and resizing all crops of a batch from their canvas: two products a crop, no gradient."""
     canvas, images, total = recipe.data.side, recipe.data.global_batch, 0.0
     for size, crops in ((recipe.crops.global_size, 2), (recipe.crops.local_size, recipe.crops.num_local)):

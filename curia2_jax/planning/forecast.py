@@ -151,7 +151,7 @@ def program(recipe: Recipe, mesh: Mesh, chip: Chip, params: Any) -> Program:
 def step_of(recipe: Recipe, chip: Chip, devices: int, params: Any) -> tuple[dict[str, Any], float]:
     """Work and times of a step by arithmetic, and the seconds that are expected of it."""
     masked, images = masked_of_a_group(recipe), recipe.data.global_batch
-    work, again, crops = flops.update(recipe, masked), flops.recomputed(recipe), flops.views(recipe)
+    work, again, crops = flops.update(recipe, masked), flops.recomputed(recipe), flops.crops(recipe)
     traffic = estimates.memory_traffic(
         recipe, estimates.device_bytes(params), masked, devices, kernels=kernels_on(recipe, chip)
     )

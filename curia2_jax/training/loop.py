@@ -27,12 +27,12 @@ from curia2_jax.telemetry import metrics as metrics_files
 from curia2_jax.telemetry import pictures
 from curia2_jax.telemetry.profile import Profile
 from curia2_jax.telemetry.progress import Progress, duration
-from curia2_jax.training import checkpoints, optimizer, views, workdir
+from curia2_jax.training import augment, checkpoints, optimizer, workdir
 from curia2_jax.training.initial import abstract_sharded_state, initial_state
 from curia2_jax.training.objective import CLASS_TOKENS
 from curia2_jax.training.recipe import Recipe, recipe_from
 from curia2_jax.training.state import TrainState, count, state_hash
-from curia2_jax.training.step import VIEWS, step_key, train_step
+from curia2_jax.training.step import AUGMENT, step_key, train_step
 from curia2_jax.training.terms import TERMS
 
 # Exit codes of a run.
@@ -160,9 +160,9 @@ def compile_step(recipe: Recipe, mesh: Mesh, state: TrainState, batch: dict[str,
 def picture_of_crops(run: pathlib.Path, batch: dict[str, Array], recipe: Recipe) -> None:
     """RUN/images/crops.png: what the student sees of the first images."""
     first = {name: jax.device_put(np.asarray(x.addressable_data(0))[:6]) for name, x in batch.items()}
-    key = step_key(recipe, np.int32(0), VIEWS)
+    key = step_key(recipe, np.int32(0), AUGMENT)
     sizes = recipe.crops.global_size, recipe.crops.local_size
-    crops = jax.jit(lambda b: views.views(b, key, recipe.augment, *sizes))(first)
+    crops = jax.jit(lambda b: augment.crops_of(b, key, recipe.augment, *sizes))(first)
     pictures.crops(run / "images" / "crops.png", *map(np.asarray, crops), np.asarray(first["masks"]))
 
 

@@ -10,12 +10,12 @@ from jax.sharding import Mesh
 
 from curia2_jax.parallel.mesh import platform_of
 from curia2_jax.parallel.processes import STOP
-from curia2_jax.training import objective, optimizer, schedules, views
+from curia2_jax.training import augment, objective, optimizer, schedules
 from curia2_jax.training.recipe import Recipe
 from curia2_jax.training.state import TrainState
 
 # Every draw on the device is fold_in(key(seed), step), folded again by use.
-VIEWS, OBJECTIVE = 0, 1
+AUGMENT, OBJECTIVE = 0, 1
 
 
 def step_key(recipe: Recipe, step: Array, use: int) -> Array:
@@ -71,9 +71,9 @@ def train_step(
     state: TrainState, batch: dict[str, Array], *, recipe: Recipe, mesh: Mesh | None = None, platform: str | None = None
 ) -> tuple[TrainState, dict[str, Any]]:
     """`batch` is the pipeline's: int16 slices, boxes, flips, masks (curia2_jax/data/crops/batches.py). See `update`."""
-    key = step_key(recipe, state.step, VIEWS)
+    key = step_key(recipe, state.step, AUGMENT)
     with jax.named_scope("augment"):
-        crops = views.views(batch, key, recipe.augment, recipe.crops.global_size, recipe.crops.local_size)
+        crops = augment.crops_of(batch, key, recipe.augment, recipe.crops.global_size, recipe.crops.local_size)
     new, metrics = update(state, crops, batch["masks"], recipe=recipe, mesh=mesh, platform=platform)
     if STOP in batch:  # several processes: has any of them been asked to stop?
         metrics[STOP] = batch[STOP].any()

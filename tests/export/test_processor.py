@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -12,14 +13,30 @@ import transformers
 from PIL import Image
 
 from curia2_jax.export import processor
-from curia2_jax.training import views
+from curia2_jax.training import augment, resample
 
 CONFIG = {
     "crops": {"global_size": 48},
     "model": {"in_channels": 1},
-    "views": {"normalize": "slice"},
+    "augment": {"normalize": "slice"},
 }
 META = {"step": 7, "corpus": "c" * 64}
+
+
+def whole_slice(slices, extent, is_ct, size):
+    """What a view is with the whole slice as its box and no augmentation: the exported image processor does the same.
+
+    Args:
+      slices: (B, S, S) int16. extent: (B, 2). is_ct: (B,).
+    Returns:
+      (B, size, size, 1) float32.
+    """
+    raw = slices.astype(jnp.float32)
+    corner = jnp.zeros_like(extent)
+    boxes = jnp.concatenate([corner, extent], 1)[:, None].astype(jnp.float32)
+    mean, std = augment.slice_statistics(augment.clip_air(raw, is_ct), extent)
+    crops = augment.clip_air(resample.crop_and_resize(raw, extent, boxes, size), is_ct)
+    return augment.z_score(crops, mean[:, None, None, None], std[:, None, None, None]).reshape(-1, size, size, 1)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +92,7 @@ def test_equals_the_views_of_training(curia):
     batch = np.full((len(images), canvas, canvas), 12345, np.int16)  # the padding must not be seen
     for row, image in enumerate(images):
         batch[row, : image.shape[0], : image.shape[1]] = image
-    ours = np.asarray(views.whole_slice(batch, np.array(shapes, np.int32), is_ct, 48))[..., 0]
+    ours = np.asarray(whole_slice(batch, np.array(shapes, np.int32), is_ct, 48))[..., 0]
     for row, image in enumerate(images):
         theirs = curia(image, clip_below_air=bool(is_ct[row]))["pixel_values"][0, 0]
         np.testing.assert_allclose(theirs, ours[row], rtol=0, atol=5e-5)
@@ -176,8 +193,8 @@ def test_loads_in_transformers_and_without(folder, curia, tmp_path, monkeypatch)
 def test_the_contract_says_what_the_processor_does(folder, curia):
     told = json.loads((folder / "preprocessing.json").read_text())
     assert told["resize"]["size"] == curia.crop_size == 48
-    assert told["z_score"]["eps"] == curia.eps == views.EPS
-    assert told["clip"]["CT"]["min"] == views.CT_AIR
+    assert told["z_score"]["eps"] == curia.eps == augment.EPS
+    assert told["clip"]["CT"]["min"] == augment.CT_AIR
     assert {plane: told["orientation"][plane] for plane in ("axial", "coronal", "sagittal")} == {
         "axial": "PL",
         "coronal": "IL",

@@ -24,7 +24,7 @@ def quick(monkeypatch):
 
 def test_the_step():
     recipe = recipe_from(tiny_config(data__global_batch=32))
-    out = clocks.time_step(recipe, 2, with_views=False)
+    out = clocks.time_step(recipe, 2, with_crops=False)
     times = out["step_s"]
     assert 0 < times["min"] <= times["median"] and len(times["all"]) == 2
     assert out["images_per_s_per_device"] == pytest.approx(32 / times["median"] / 8)
@@ -41,7 +41,7 @@ def test_noise_has_the_canvas_of_the_corpus_that_follows_it(tmp_path):
 
 def test_views_and_losses():
     recipe = recipe_from(tiny_config())
-    assert clocks.time_views(recipe, 1)["images_per_s"] > 0
+    assert clocks.time_augment(recipe, 1)["images_per_s"] > 0
     losses = clocks.time_losses(recipe, 1)
     assert losses.keys() == {"dino sinkhorn", "dino", "ibot sinkhorn", "ibot", "koleo", "sigreg"}
     assert all(row["median_s"] > 0 for row in losses.values())

@@ -25,7 +25,7 @@ FORWARD = {"gpu": r"@__cudnn\$fmhaSoftmax\(", "tpu": r'kernel_name = "attention_
 BACKWARD = {"gpu": r"@__cudnn\$fmhaSoftmaxBackward\(", "tpu": r'kernel_name = "\w*attention_backward\w*"'}
 # Products that keep a float32 operand although the model computes in bfloat16, by where they come from.
 WIDE = {
-    "crops": r"bvrs,bst->bvrt|bvrt,bvct->bvrc",  # intensities have 12 bits and more
+    "crops and their blur": r"augment/",  # intensities have 12 bits and more; three bfloat16 passes each
     "position table": r"pi,ijd->pjd|qj,pjd->pqd",  # float32 parameters, once a pass
     "KoLeo": r"gid,gjd->gij",  # as DINOv2, the nearest neighbor is sought in float32
     "SigReg": r"vnd,dm->vnm",  # near the optimum bfloat16 would drown what is measured

@@ -1,66 +1,15 @@
-"""From stored slices and boxes to normalised, augmented crops, on the device.
-
-Cropping and resizing is PIL's antialiased bicubic, written as two small matrix products: the rows of a weight matrix
-sample the kernel at the pixel centres of the slice. Weights outside the true extent of the slice are zero and the rest
-is renormalised, so the padding of the canvas is never seen (that alone is worth 0.16 of the range at a border).
-"""
+"""From stored slices and boxes to normalized, augmented crops, on the device."""
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from curia2_jax.training.recipe import AugmentConfig
+from curia2_jax.training.resample import THREE_PASSES, crop_and_resize
 
-EPS = 1e-6  # of the z-score; a constant slice is only centred
+EPS = 1e-6  # of the z-score; a constant slice is only centered
 CT_AIR = -1000.0  # HU
 BLUR_REACH = 4  # taps of the blur on either side of a pixel
-# Three products of bfloat16 halves, summed in float32: 1.3e-5 of the range away from PIL, half the passes of HIGHEST on
-# a TPU, and tensor cores on a GPU. Precision.HIGH would there be one TF32 product, 7e-4 away.
-THREE_PASSES = jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X3
-
-
-def cubic(x: Array) -> Array:
-    """Keys' cubic kernel with a = -0.5, as PIL's BICUBIC and every antialiased resize of torch and jax."""
-    x = jnp.abs(x)
-    near = (1.5 * x - 2.5) * x * x + 1.0
-    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
-    return jnp.where(x < 1.0, near, jnp.where(x < 2.0, far, 0.0))
-
-
-def resize_weights(start: Array, stop: Array, length: Array, size: int, canvas: int) -> Array:
-    """Weights that resample [start, stop) of an axis to `size` samples.
-
-    Args:
-      start, stop: (...) float, continuous pixel coordinates; pixel i covers [i, i + 1).
-      length: (...) int, the number of true pixels on the axis; what lies beyond has weight 0.
-    Returns:
-      (..., size, canvas) float32; each row sums to 1.
-    """
-    scale = ((stop - start) / size)[..., None, None]
-    spread = jnp.maximum(scale, 1.0)
-    sample = (jnp.arange(size, dtype=jnp.float32) + 0.5).reshape((1,) * start.ndim + (size, 1))
-    center = start[..., None, None] + sample * scale
-    pixel = jnp.arange(canvas, dtype=jnp.float32).reshape((1,) * (start.ndim + 1) + (canvas,))
-    weights = cubic((pixel + 0.5 - center) / spread)
-    weights = jnp.where(pixel < length[..., None, None], weights, 0.0)
-    return weights / weights.sum(-1, keepdims=True)
-
-
-def crop_and_resize(slices: Array, extent: Array, boxes: Array, size: int) -> Array:
-    """Every box of every slice, resized to size x size.
-
-    Args:
-      slices: (B, S, S) float32. extent: (B, 2) int32 height and width. boxes: (B, V, 4) float32 y0, x0, y1, x1.
-    Returns:
-      (B, V, size, size) float32.
-    """
-    canvas = slices.shape[-1]
-    views = boxes.shape[1]
-    height, width = (jnp.broadcast_to(extent[:, axis, None], (extent.shape[0], views)) for axis in (0, 1))
-    rows = resize_weights(boxes[..., 0], boxes[..., 2], height, size, canvas)
-    columns = resize_weights(boxes[..., 1], boxes[..., 3], width, size, canvas)
-    tall = jnp.einsum("bvrs,bst->bvrt", rows, slices, precision=THREE_PASSES)
-    return jnp.einsum("bvrt,bvct->bvrc", tall, columns, precision=THREE_PASSES)
 
 
 def slice_statistics(slices: Array, extent: Array) -> tuple[Array, Array]:
@@ -76,7 +25,7 @@ def slice_statistics(slices: Array, extent: Array) -> tuple[Array, Array]:
 
 
 def z_score(crops: Array, mean: Array, std: Array) -> Array:
-    """(x - mean) / std, or only centred where the spread vanishes. All (..., 1, 1)-broadcastable to `crops`."""
+    """(x - mean) / std, or only centered where the spread vanishes. All (..., 1, 1)-broadcastable to `crops`."""
     return (crops - mean) / jnp.where(std < EPS, 1.0, std)
 
 
@@ -150,7 +99,7 @@ def augment(crops: Array, mean: Array, std: Array, blur_rates: Array, key: Array
     return jnp.where(happens(9, c.noise_rate), crops + noise, crops)
 
 
-def views(
+def crops_of(
     batch: dict[str, Array], key: Array, c: AugmentConfig, global_size: int, local_size: int
 ) -> tuple[Array, Array]:
     """All crops of a batch.
@@ -169,7 +118,7 @@ def views(
     raw = batch["slices"].astype(jnp.float32)
     keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
 
-    def crops_of(boxes: Array, flips: Array, size: int, blur_rates: Array, use: int) -> Array:
+    def cut(boxes: Array, flips: Array, size: int, blur_rates: Array, use: int) -> Array:
         crops = clip_air(crop_and_resize(raw, batch["extent"], boxes, size), batch["is_ct"])
         crops = jnp.where(flips[..., None, None], crops[..., ::-1], crops)
         one = lambda x, m, s, k: augment(x, m, s, blur_rates, jax.random.fold_in(k, use), c)  # noqa: E731
@@ -177,22 +126,6 @@ def views(
 
     local_rates = jnp.full(batch["local_boxes"].shape[1], c.blur_rate[2])
     return (
-        crops_of(batch["global_boxes"], batch["flips"][:, :2], global_size, jnp.asarray(c.blur_rate[:2]), 0),
-        crops_of(batch["local_boxes"], batch["flips"][:, 2:], local_size, local_rates, 1),
+        cut(batch["global_boxes"], batch["flips"][:, :2], global_size, jnp.asarray(c.blur_rate[:2]), 0),
+        cut(batch["local_boxes"], batch["flips"][:, 2:], local_size, local_rates, 1),
     )
-
-
-def whole_slice(slices: Array, extent: Array, is_ct: Array, size: int) -> Array:
-    """What a view is with the whole slice as its box and no augmentation: the exported image processor does the same.
-
-    Args:
-      slices: (B, S, S) int16. extent: (B, 2). is_ct: (B,).
-    Returns:
-      (B, size, size, 1) float32.
-    """
-    raw = slices.astype(jnp.float32)
-    corner = jnp.zeros_like(extent)
-    boxes = jnp.concatenate([corner, extent], 1)[:, None].astype(jnp.float32)
-    mean, std = slice_statistics(clip_air(raw, is_ct), extent)
-    crops = clip_air(crop_and_resize(raw, extent, boxes, size), is_ct)
-    return z_score(crops, mean[:, None, None, None], std[:, None, None, None]).reshape(-1, size, size, 1)
