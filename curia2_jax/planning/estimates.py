@@ -129,7 +129,8 @@ def memory_traffic(recipe: Recipe, params_bytes: int, masked_per_group: int, dev
             # Float32, in tiles of 8 x 128: written once and read three times forward (the teacher's too), and ten such
             # passes backward with what is made again.
             scores = 4 * m.heads * (-(-tokens // 8) * 8) * (-(-tokens // 128) * 128)
-            forward += crops * m.depth * scores * (4 * (passes - 2) + 10)
+            kept = flops.kept_share(crops * recipe.data.group_size, m.drop_path)
+            forward += crops * m.depth * scores * (4 * (passes - 3) + kept * (4 + 10))
     images = recipe.data.global_batch
     rows = {"dino": 2 * images, "ibot": images // recipe.data.group_size * masked_per_group}
     logits = sum(

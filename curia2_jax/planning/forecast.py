@@ -37,7 +37,7 @@ class Program:
     collectives: list[dict[str, Any]]
     wire_bytes: float
     flops: float
-    attention_kernels: int  # calls in the text of the program
+    kernels: dict[str, int]  # of attention: how often a run of the program calls each
     cycles: list[dict[str, Any]]  # planning/cycles.py; empty but for TPUs
     note: str
 
@@ -142,8 +142,8 @@ def program(recipe: Recipe, mesh: Mesh, chip: Chip, params: Any) -> Program:
         collectives=estimates.collective_table(text, params, recipe),
         wire_bytes=sum(hlo.wire_bytes(text).values()),
         flops=hlo.total_flops(text),
-        attention_kernels=len(re.findall(r'custom_call_target="(?:__cudnn\$fmha\w+|tpu_custom_call)"', text)),
-        cycles=[row._asdict() for row in cycles.table(text, chip)] if platform == "tpu" else [],
+        kernels={name: runs for name, runs in hlo.custom_calls(text).items() if re.search(r"fmha|tpu_custom", name)},
+        cycles=cycles.table(text, chip) if platform == "tpu" else [],
         note=NOTES[platform],
     )
 

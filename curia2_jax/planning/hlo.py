@@ -25,6 +25,7 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _NAME = re.compile(r'op_name="([^"]*)"')
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +44,27 @@ class Operation:
 
 @dataclasses.dataclass
 class Instruction:
+    """A line of a computation: `name = shape opcode(rest`."""
+
     name: str
     shape: str
     opcode: str
     rest: str
     root: bool
+
+    @property
+    def source(self) -> str:
+        """Where in the source it comes from: JAX's op_name."""
+        m = _NAME.search(self.rest)
+        return m.group(1) if m else ""
+
+    @property
+    def called(self) -> list[str]:
+        """Names of the computations that it runs."""
+        names = _CALLED.findall(self.rest)
+        if m := _BRANCHES.search(self.rest):
+            names += [c.strip().lstrip("%") for c in m.group(1).split(",")]
+        return names
 
 
 def shapes(text: str) -> list[tuple[str, tuple[int, ...]]]:
@@ -68,7 +85,20 @@ def size(text: str) -> int:
     return int(total)
 
 
-def _computations(text: str) -> tuple[str, dict[str, list[Instruction]]]:
+def _members(shape: str) -> list[str]:
+    """The shapes that a tuple is made of, each of which may be a tuple."""
+    members, depth = [""], 0
+    for c in shape.strip()[1:-1]:
+        depth += (c in "({[") - (c in ")}]")
+        if c == "," and depth == 0:
+            members.append("")
+        else:
+            members[-1] += c
+    return members
+
+
+def computations(text: str) -> tuple[str, dict[str, list[Instruction]]]:
+    """The name of the entry, and the lines of every computation by its name."""
     entry, found, current = "", {}, None
     for line in _COMMENT.sub("", text).splitlines():
         if line and not line[0].isspace() and (m := _COMPUTATION.match(line)):
@@ -79,18 +109,46 @@ def _computations(text: str) -> tuple[str, dict[str, list[Instruction]]]:
     return entry, found
 
 
-def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
+def trips_of(loop: Instruction, found: dict[str, list[Instruction]]) -> int:
     """How often a loop runs: as noted by XLA, else the constant that its condition compares the counter with."""
     if m := _TRIPS.search(loop.rest):
         return int(m.group(1))
     condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
-    instructions = {i.name: i for i in computations.get(condition.group(1), [])}
+    instructions = {i.name: i for i in found.get(condition.group(1), [])}
     for i in instructions.values():
         if i.opcode == "compare" and "direction=LT" in i.rest:
             bound = instructions.get(_operands(i.rest).split("%")[-1].strip())
             if bound is not None and bound.opcode == "constant":
                 return int(re.search(r"\d+", bound.rest).group())
     return 1
+
+
+def scheduled(text: str) -> Iterator[tuple[Instruction, int]]:
+    """(operation, how often a run of the program does it) of all that a device does one after another.
+
+    A fusion is one operation, whatever is inside. Of a conditional every branch counts.
+    """
+    entry, found = computations(text)
+
+    def visit(name: str, times: int) -> Iterator[tuple[Instruction, int]]:
+        for i in found[name]:
+            yield i, times
+            if i.opcode in ("while", "conditional", "call", "async-start"):
+                trips = trips_of(i, found) if i.opcode == "while" else 1
+                for inner in i.called:
+                    if inner in found and f"condition=%{inner}" not in i.rest:
+                        yield from visit(inner, times * trips)
+
+    yield from visit(entry, 1)
+
+
+def custom_calls(text: str) -> dict[str, int]:
+    """How often a run of the program calls each library or kernel, by its target."""
+    runs: collections.Counter[str] = collections.Counter()
+    for i, times in scheduled(text):
+        if i.opcode == "custom-call" and (m := _TARGET.search(i.rest)):
+            runs[m.group(1)] += times
+    return dict(runs)
 
 
 def _group(rest: str) -> int:
@@ -117,48 +175,26 @@ def _operands(rest: str) -> str:
     return rest
 
 
-def executed(text: str) -> Iterator[tuple[Instruction, int]]:
-    """Every instruction of the entry and of the loops, calls and branches under it, with how often it runs; what is
-    inside a fusion belongs to the fusion."""
-    entry, computations = _computations(text)
-
-    def visit(name: str, times: int) -> Iterator[tuple[Instruction, int]]:
-        for i in computations[name]:
-            yield i, times
-            if i.opcode == "while":
-                (body,) = re.findall(r"body=%?([\w.\-]+)", i.rest)
-                yield from visit(body, times * _trips(i, computations))
-            elif i.opcode in ("conditional", "call", "async-start"):
-                called = _CALLED.findall(i.rest)
-                if m := _BRANCHES.search(i.rest):
-                    called += [c.strip().lstrip("%") for c in m.group(1).split(",")]
-                for computation in called:
-                    if computation in computations:
-                        yield from visit(computation, times)
-
-    yield from visit(entry, 1)
-
-
 def operations(text: str) -> list[Operation]:
     """Every matrix product and collective of a compiled program (`jax.stages.Compiled.as_text()`).
 
     A loop whose trip count cannot be read counts once. Of a conditional every branch counts. TPUs spread a collective
     over several fusions that overlap it with products: the same channel, shape and loop are one.
     """
-    entry, computations = _computations(text)
+    entry, found = computations(text)
     out: list[Operation] = []
     seen: set[tuple] = set()
 
     def visit(name: str, times: int, loop: int, body: str) -> None:
-        table = {i.name: i.shape for i in computations[name]}
-        for i in computations[name]:
+        table = {i.name: i.shape for i in found[name]}
+        for i in found[name]:
             kind = i.opcode.removesuffix("-start").removesuffix("-done")
             if i.opcode.endswith("-done"):
                 continue
             operand_text = _operands(i.rest)
             names = re.findall(r"%([\w.\-]+)", operand_text)
             operand_shapes = [table.get(n, "") for n in names] if names else [operand_text]
-            where = m.group(1) if (m := _NAME.search(i.rest)) else ""
+            where = i.source
             if kind == "dot":
                 lhs = shapes(operand_shapes[0])[0][1] if names else shapes(operand_text)[0][1]
                 contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", i.rest)
@@ -175,24 +211,19 @@ def operations(text: str) -> list[Operation]:
                     continue
                 seen.add(key)
                 dtypes = tuple(dict.fromkeys(s[0] for shape in operand_shapes for s in shapes(shape)))
-                moved = sum(size(s) for s in operand_shapes) if kind == "reduce-scatter" else size(i.shape)
-                if i.opcode.endswith("-start") and kind in ("all-gather", "collective-permute"):
-                    # (operand, result, ...): the operands are no part of the result.
-                    parts = [
-                        math.prod(d) * (_BITS.get(t) or int(re.search(r"\d+", t).group())) // 8
-                        for t, d in shapes(i.shape)
-                    ]
-                    moved = max(parts)
+                moved = sum(size(s) for s in operand_shapes)
+                if kind != "reduce-scatter":
+                    # What starts an all-gather and the like is (operands, results, ...), of an all-reduce results.
+                    paired = i.opcode.endswith("-start") and kind != "all-reduce"
+                    moved = size(_members(i.shape)[1] if paired else i.shape)
                 out.append(Operation(kind, times, moved, 0.0, dtypes, _group(i.rest), loop, where))
-            trips = _trips(i, computations) if i.opcode == "while" else 1
-            called = _CALLED.findall(i.rest)
-            if m := _BRANCHES.search(i.rest):
-                called += [c.strip().lstrip("%") for c in m.group(1).split(",")]
+            trips = trips_of(i, found) if i.opcode == "while" else 1
+            called = i.called
             if i.opcode in ("all-reduce", "reduce-scatter", "all-reduce-start", "reduce", "sort", "scatter", "map"):
                 continue  # what they apply is a scalar function
             before = len(out)
             for computation in called:
-                if computation in computations:
+                if computation in found:
                     inner = computation if i.opcode == "while" else body
                     visit(computation, times * trips, loop + (i.opcode == "while"), inner)
             if "all-reduce-scatter" in i.name or any("all-reduce-scatter" in c for c in called):

@@ -102,3 +102,35 @@ def test_what_tpus_write():
     }
     assert {o.group for o in hlo.operations(TPU) if o.kind != "dot"} == {4}
     assert hlo.total_flops(TPU) == 24 * 2 * 64**3
+
+
+GPU = """HloModule m, entry_computation_layout={()->f32[]}
+%body (p: (s32[], bf16[64,64])) -> (s32[], bf16[64,64]) {
+  %p = (s32[], bf16[64,64]{1,0}) parameter(0)
+  %a = bf16[8,64]{1,0} fusion(%p), kind=kLoop, calls=%cut
+  %gather = ((bf16[8,64]{1,0}, bf16[4]{0}), (bf16[64,64]{1,0}, /*index=1*/bf16[32]{0})) all-gather-start(%a, %b), channel_id=1, replica_groups=mesh['axis_0'=8,'axis_1'=2] {'axis_0'}, dimensions={0}
+  %done = (bf16[64,64]{1,0}, bf16[32]{0}) all-gather-done(%gather)
+  %turn = ((bf16[2,4]{1,0}), bf16[2,4]{1,0}) all-to-all-start(%c), channel_id=2, replica_groups={{0,1}}, dimensions={0}
+  %turned = bf16[2,4]{1,0} all-to-all-done(%turn)
+  %add = f32[10]{0} all-reduce-start(%d), channel_id=3, replica_groups=[2,8]<=[16], to_apply=%sum
+  %added = f32[10]{0} all-reduce-done(%add)
+  %x = f32[16]{0} bitcast(%d)
+  %scatter = ((f32[16]{0}), f32[2]{0}) reduce-scatter-start(%x), channel_id=4, replica_groups=[2,8]<=[16], to_apply=%sum
+  %f = (bf16[8,258,64]{2,1,0}, u8[0]{0}) custom-call(%a), custom_call_target="__cudnn$fmhaSoftmax", backend_config={}
+}
+%condition (p: (s32[], bf16[64,64])) -> pred[] {
+  ROOT %lt = pred[] parameter(0)
+}
+ENTRY %main (a: bf16[64,64]) -> bf16[64,64] {
+  %w = (s32[], bf16[64,64]{1,0}) while(%t), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"12"}}
+  %f = (bf16[8,258,64]{2,1,0}, u8[0]{0}) custom-call(%a), custom_call_target="__cudnn$fmhaSoftmax", backend_config={}
+}
+"""  # noqa: E501
+
+
+def test_what_gpus_write():
+    """What starts a collective holds its operands beside its results, and one may gather several arrays."""
+    sizes = {"all-gather": 64 * 64 * 2 + 32 * 2, "all-reduce": 40, "reduce-scatter": 64, "all-to-all": 16}
+    assert hlo.collectives(GPU) == {kind: {"count": 1, "runs": 12, "bytes": 12 * n} for kind, n in sizes.items()}
+    assert {o.kind: o.group for o in hlo.operations(GPU)} == dict.fromkeys(sizes, 8) | {"all-to-all": 2}
+    assert hlo.custom_calls(GPU) == {"__cudnn$fmhaSoftmax": 12 + 1}
