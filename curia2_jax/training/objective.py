@@ -19,7 +19,7 @@ from curia2_jax.losses.ibot import ibot_loss, masked_patches
 from curia2_jax.losses.koleo import koleo
 from curia2_jax.losses.sigreg import expected_at_optimum, sigreg
 from curia2_jax.losses.targets import Targets, entropy, sinkhorn_knopp, softmax_centering, update_center
-from curia2_jax.models.dino_head import DINOHead, last_layer_kernel
+from curia2_jax.models.dino_head import DINOHead, largest_logit, last_layer_kernel
 from curia2_jax.models.vit import ViT
 from curia2_jax.parallel.mesh import BATCH, BATCH_AXES, batch_shards
 
@@ -118,7 +118,8 @@ def gradients(
     targets, centers = {}, dict(state.centers)
     for name, z in logits.items():
         if c.centering == "sinkhorn_knopp":
-            targets[name] = sinkhorn_knopp(z, teacher_temp, c.chunk)
+            head = state.teacher["dino_head" if recipe.heads.shared else f"{name}_head"]
+            targets[name] = sinkhorn_knopp(z, teacher_temp, c.chunk, bound=largest_logit(head))
         else:
             targets[name] = softmax_centering(z, state.centers[name], teacher_temp, c.chunk)
             centers[name] = update_center(state.centers[name], z)
@@ -230,7 +231,7 @@ def _student_loss(
     dino, metrics = dino_loss(
         features.reshape(*per_image, 2, -1),
         local_features.reshape(*per_image, recipe.crops.num_local, -1),
-        dino_kernel, targets["dino"], temp=c.student_temp, chunk=c.chunk,
+        dino_kernel, targets["dino"], temp=c.student_temp, chunk=c.chunk, bound=largest_logit(params["dino_head"]),
     )  # fmt: skip
 
     patches, weights = _masked(out["patches"], m["masks"], recipe, layout)
@@ -243,6 +244,7 @@ def _student_loss(
     ibot = ibot_loss(
         layout.by_shard(patch_features), ibot_kernel, targets["ibot"], weights.reshape(layout.shards, -1),
         crops=2 * layout.images, temp=c.student_temp, chunk=c.chunk,
+        bound=largest_logit(params["dino_head" if recipe.heads.shared else "ibot_head"]),
     )  # fmt: skip
 
     cls = out["cls"].reshape(layout.images, 2, -1)
