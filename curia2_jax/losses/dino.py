@@ -16,12 +16,13 @@ def dino_loss(
     *,
     temp: float = 0.1,
     chunk: int,
+    bound: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Cross-entropy of every student crop against every teacher view except its own, all pairs weighted alike.
 
     global_features: (shards, images, 2, bottleneck) of the student's head, local_features: (shards, images, L, ...).
     kernel: (bottleneck, K). targets: the teacher's, (shards, images * 2, K), image-major, views *not* swapped.
-    chunk: student rows per shard and scan step.
+    chunk: student rows per shard and scan step. bound: see ``linear_cross_entropy``.
 
     The weight of a pair is 1 / (2 + max(2 L, 1)) / (number of images), DINOv2's normalisation. Returns the loss and,
     for logging only, its two parts "dino_global" (global against the other global) and "dino_local".
@@ -32,5 +33,7 @@ def dino_loss(
     mixing = np.concatenate([[[0.0, 1.0], [1.0, 0.0]], np.ones((num_local, 2))])
     weight = 1 / (2 + max(2 * num_local, 1)) / (shards * images)
     weights = jnp.full((shards, images, 2 + num_local), weight, jnp.promote_types(features.dtype, jnp.float32))
-    loss, parts = linear_cross_entropy(features, kernel, targets, weights, mixing=mixing, temp=temp, chunk=chunk)
+    loss, parts = linear_cross_entropy(
+        features, kernel, targets, weights, mixing=mixing, temp=temp, chunk=chunk, bound=bound
+    )
     return loss, {"dino_global": parts[:2].sum(), "dino_local": parts[2:].sum()}

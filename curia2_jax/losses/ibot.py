@@ -31,12 +31,14 @@ def ibot_loss(
     crops: int,
     temp: float = 0.1,
     chunk: int,
+    bound: jax.Array | None = None,
 ) -> jax.Array:
     """Cross-entropy of masked student patches against the teacher's, averaged inside each crop, then over crops.
 
     features: (shards, rows, bottleneck) of the student's head at masked patches; targets: the teacher's at the same
     patches, (shards, rows, K); weights: (shards, rows), 1 / (masked patches of the crop). ``crops``: number of all
-    global crops of the batch, masked or not, as in DINOv2. chunk: rows per shard and scan step.
+    global crops of the batch, masked or not, as in DINOv2. chunk: rows per shard and scan step. bound: see
+    ``linear_cross_entropy``.
     """
     loss, _ = linear_cross_entropy(
         features[:, :, None, :],
@@ -46,5 +48,6 @@ def ibot_loss(
         mixing=np.ones((1, 1)),
         temp=temp,
         chunk=chunk,
+        bound=bound,
     )
     return loss

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from curia2_jax.losses.targets import Targets, chunk_probabilities, scan_chunks, take_rows
+from curia2_jax.losses.targets import SAFE, Targets, chunk_probabilities, peaks_unless, scan_chunks, take_rows
 
 
 def linear_cross_entropy(
@@ -24,6 +24,7 @@ def linear_cross_entropy(
     mixing: np.ndarray,
     temp: float,
     chunk: int,
+    bound: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Weighted sum of cross-entropies of ``features @ kernel / temp`` against mixed teacher rows.
 
@@ -33,23 +34,28 @@ def linear_cross_entropy(
     features: (shards, units, R, bottleneck), any float dtype: the dtype of the matmuls, which accumulate in float32.
     kernel: (bottleneck, K). targets: rows of logits are units * V, unit-major. weights: (shards, units, R).
     mixing: (R, V) constants. temp: student temperature. chunk: student rows per shard and step.
+    bound: () with |features @ kernel| <= bound to within a few percent, if one is known: where bound / temp is at most
+    SAFE, every exponential and the sum of a row stay inside float32 as they are, and the maximum of a row is not taken.
 
     Returns (loss, parts): loss () = sum of weights times cross-entropies, differentiable in features and kernel only;
     parts (R,) = the same sum by student row, for logging: no gradient flows through it.
     """
     mixing = tuple(tuple(float(m) for m in row) for row in np.asarray(mixing))
-    loss, parts = _fused(features, kernel, targets, weights, mixing, temp, chunk)
+    bounded = None if bound is None else jax.lax.stop_gradient(bound) <= SAFE * temp
+    loss, parts = _fused(features, kernel, targets, weights, bounded, mixing, temp, chunk)
     return loss, jax.lax.stop_gradient(parts)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def _fused(features, kernel, targets, weights, mixing, temp, chunk):
-    (parts, _), _ = _scan(features, kernel, targets, weights, mixing, temp, chunk, differentiate=False)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+def _fused(features, kernel, targets, weights, bounded, mixing, temp, chunk):
+    (parts, _), _ = _scan(features, kernel, targets, weights, bounded, mixing, temp, chunk, differentiate=False)
     return parts.sum(), parts.sum(axis=0)
 
 
-def _forward(features, kernel, targets, weights, mixing, temp, chunk):
-    (parts, d_kernel), d_features = _scan(features, kernel, targets, weights, mixing, temp, chunk, differentiate=True)
+def _forward(features, kernel, targets, weights, bounded, mixing, temp, chunk):
+    (parts, d_kernel), d_features = _scan(
+        features, kernel, targets, weights, bounded, mixing, temp, chunk, differentiate=True
+    )
     # The one sum over shards.
     return (parts.sum(), parts.sum(axis=0)), (d_features, d_kernel.sum(axis=0).astype(kernel.dtype))
 
@@ -57,13 +63,13 @@ def _forward(features, kernel, targets, weights, mixing, temp, chunk):
 def _backward(mixing, temp, chunk, gradients, cotangents):
     d_features, d_kernel = gradients
     factor = cotangents[0]
-    return d_features * factor.astype(d_features.dtype), d_kernel * factor.astype(d_kernel.dtype), None, None
+    return d_features * factor.astype(d_features.dtype), d_kernel * factor.astype(d_kernel.dtype), None, None, None
 
 
 _fused.defvjp(_forward, _backward)
 
 
-def _scan(features, kernel, targets, weights, mixing, temp, chunk, differentiate):
+def _scan(features, kernel, targets, weights, bounded, mixing, temp, chunk, differentiate):
     shards, units, rows, _ = features.shape
     teachers = len(mixing[0])
     accumulator = jnp.promote_types(features.dtype, jnp.float32)
@@ -77,7 +83,7 @@ def _scan(features, kernel, targets, weights, mixing, temp, chunk, differentiate
         x = take_rows(features, start, size).reshape(shards, size * rows, -1)
         w = take_rows(weights, start, size)
         logits = matmul("snd,dk->snk", x, matrix)
-        peak = logits.max(axis=-1, keepdims=True)
+        peak = peaks_unless(bounded, 0.0, lambda: logits.max(axis=-1, keepdims=True))
         normalizer = peak + temp * jnp.log(jnp.sum(jnp.exp((logits - peak) / temp), axis=-1, keepdims=True))
         target = _mix(mixing, chunk_probabilities(targets, start * teachers, size * teachers))
         entropy = jnp.sum(target * (normalizer - logits), axis=-1) / temp

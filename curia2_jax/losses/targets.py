@@ -7,11 +7,14 @@ Arrays are (shards, rows, K): axis 0 is split over devices, each scan step takes
 (K,) sums cross devices. Rows need not be a multiple of ``chunk``: the rest is one more, smaller step.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+SAFE = 60.0  # exponents up to this, twice this below a shift by it, and sums of 10^8 of either stay inside float32
 
 
 class Targets(NamedTuple):
@@ -80,42 +83,68 @@ def softmax_centering(logits: jax.Array, center: jax.Array, temp: float | jax.Ar
     return targets._replace(row=scan_chunks(step, None, logits.shape[1], chunk)[1])
 
 
-def sinkhorn_knopp(logits: jax.Array, temp: float | jax.Array, chunk: int, iterations: int = 3) -> Targets:
+def peaks_unless(bounded: jax.Array | None, value: float, peaks: Callable[[], jax.Array]) -> jax.Array:
+    """``peaks()``, or ``value`` everywhere, without reading anything, where ``bounded`` says so when the program runs.
+
+    bounded: () bool, the same on all devices; None: never.
+    """
+    if bounded is None:
+        return peaks()
+    like = jax.eval_shape(peaks)
+    return jax.lax.cond(bounded, lambda: jnp.full(like.shape, value, like.dtype), peaks)
+
+
+def sinkhorn_knopp(
+    logits: jax.Array, temp: float | jax.Array, chunk: int, iterations: int = 3, bound: jax.Array | None = None
+) -> Targets:
     """Alternate normalisation of exp(z / temp): columns to 1/K each over *all* rows, then rows to 1. No gradient.
 
-    The first column sums are running log-sum-exps, so no column of any size overflows or vanishes. Later ones are
-    plain sums: columns that were normalised, divided by row sums of at most K, hold at least 1/K.
+    bound: () with |z| <= bound to within a few percent, if one is known.
+
+    Every sum is one reading of the logits. Only the first sum of columns and the first of rows can overflow or vanish:
+    they are taken relative to maxima, two more readings, unless bound / temp is at most SAFE. Then no exp(z / temp)
+    leaves float32, and no row sum after the columns, in [K exp(-2 SAFE) / rows, K], once it is multiplied by exp(SAFE).
+    Where columns were normalised, rows that held 1 before hold 1 / rows at least and K at most; where rows were,
+    columns that held 1 before hold 1 / K at least and the number of rows at most.
     """
     shards, rows, prototypes = logits.shape
     accumulator = jnp.promote_types(logits.dtype, jnp.float32)
     targets = _start(logits, temp, jnp.zeros((prototypes,), accumulator))
+    bounded = None if bound is None else jax.lax.stop_gradient(bound) <= SAFE * targets.temp
+    empty = jnp.zeros((shards, prototypes), accumulator)
 
-    def first_columns(carry, start, size):
-        peak, total = carry
-        z = scores(targets, start, size)
-        higher = jnp.maximum(peak, z.max(axis=1))
-        return (higher, total * jnp.exp(peak - higher) + jnp.exp(z - higher[:, None, :]).sum(axis=1)), None
+    def higher(peak, start, size):
+        return jnp.maximum(peak, scores(targets, start, size).max(axis=1)), None
 
-    empty = jnp.full((shards, prototypes), -jnp.inf, accumulator), jnp.zeros((shards, prototypes), accumulator)
-    (peak, total), _ = scan_chunks(first_columns, empty, rows, chunk)
+    peak = peaks_unless(bounded, 0.0, lambda: scan_chunks(higher, jnp.full_like(empty, -jnp.inf), rows, chunk)[0])
+
+    def first_columns(total, start, size):
+        return total + jnp.exp(scores(targets, start, size) - peak[:, None, :]).sum(axis=1), None
+
+    total, _ = scan_chunks(first_columns, empty, rows, chunk)
     highest = peak.max(axis=0)
     targets = targets._replace(col=-highest - jnp.log((total * jnp.exp(peak - highest.reshape(1, -1))).sum(axis=0)))
 
-    def rows_then_columns(carry, start, size, targets):
-        z = scores(targets, start, size)
-        row = -jax.nn.logsumexp(z, axis=-1)
-        return carry + jnp.exp(z + row[:, :, None]).sum(axis=1), row
+    def highest_of_rows(carry, start, size):
+        return carry, -scores(targets, start, size).max(axis=-1)
+
+    targets = targets._replace(
+        row=peaks_unless(bounded, SAFE, lambda: scan_chunks(highest_of_rows, None, rows, chunk)[1])
+    )
+
+    def normalized(targets, start, size):
+        row = take_rows(targets.row, start, size)
+        return row - jnp.log(jnp.exp(scores(targets, start, size) + row[:, :, None]).sum(axis=-1))
+
+    def rows_then_columns(mass, start, size, targets):
+        row = normalized(targets, start, size)
+        return mass + jnp.exp(scores(targets, start, size) + row[:, :, None]).sum(axis=1), row
 
     for _ in range(iterations - 1):
-        mass, _ = scan_chunks(
-            lambda *args, targets=targets: rows_then_columns(*args, targets), jnp.zeros_like(total), rows, chunk
-        )
-        targets = targets._replace(col=targets.col - jnp.log(mass.sum(axis=0)))
-
-    def last_rows(carry, start, size):
-        return carry, -jax.nn.logsumexp(scores(targets, start, size), axis=-1)
-
-    return targets._replace(row=scan_chunks(last_rows, None, rows, chunk)[1])
+        mass, row = scan_chunks(functools.partial(rows_then_columns, targets=targets), empty, rows, chunk)
+        targets = targets._replace(row=row, col=targets.col - jnp.log(mass.sum(axis=0)))
+    _, row = scan_chunks(lambda carry, *where: (carry, normalized(targets, *where)), None, rows, chunk)
+    return targets._replace(row=row)
 
 
 def update_center(center: jax.Array, logits: jax.Array, momentum: float = 0.9) -> jax.Array:

@@ -74,3 +74,9 @@ def last_layer_kernel(params: dict) -> jax.Array:
         return last["kernel"]
     norm = jnp.sqrt(jnp.sum(last["v"] * last["v"], axis=0, keepdims=True))
     return last["v"] * (last["g"].reshape(1, -1) / norm)
+
+
+def largest_logit(params: dict) -> jax.Array:
+    """() float32: no feature of a head, being of unit length, has a logit beyond the length of the longest column."""
+    last = params["last_layer"]
+    return jnp.sqrt(jnp.sum(last["kernel"] ** 2, axis=0).max()) if "kernel" in last else jnp.abs(last["g"]).max()

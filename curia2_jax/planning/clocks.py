@@ -33,7 +33,7 @@ from curia2_jax.training.loop import to_devices
 from curia2_jax.training.recipe import Recipe
 from curia2_jax.training.state import init_state
 from curia2_jax.training.step import train_step, update
-from curia2_jax.training.terms import TERMS, Layout, Outputs
+from curia2_jax.training.terms import TERMS, Layout, Outputs, Prototypes
 
 
 def machine() -> dict[str, Any]:
@@ -188,15 +188,15 @@ def _noise_of_outputs(recipe: Recipe) -> tuple[dict[str, jax.Array], dict[str, j
 
     def noise(*shape: int, unit: bool = False) -> jax.Array:
         x = jax.random.normal(jax.random.key(len(shape)), shape)
-        return (x / jnp.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype) if unit else x
+        return x / jnp.linalg.norm(x, axis=-1, keepdims=True) if unit else x
 
     arrays = {
         "class_tokens": noise(images, 2, recipe.model.width),
-        "class_features": noise(images, 2, dino.bottleneck, unit=True),
-        "local_features": noise(images, recipe.crops.num_local, dino.bottleneck, unit=True),
-        "patch_features": noise(1, masked, ibot.bottleneck, unit=True),
-        "dino_kernel": noise(dino.bottleneck, dino.prototypes),
-        "ibot_kernel": noise(ibot.bottleneck, ibot.prototypes),
+        "class_features": noise(images, 2, dino.bottleneck, unit=True).astype(dtype),
+        "local_features": noise(images, recipe.crops.num_local, dino.bottleneck, unit=True).astype(dtype),
+        "patch_features": noise(1, masked, ibot.bottleneck, unit=True).astype(dtype),
+        "dino": Prototypes(noise(dino.bottleneck, dino.prototypes, unit=True), jnp.asarray(1.0)),
+        "ibot": Prototypes(noise(ibot.bottleneck, ibot.prototypes, unit=True), jnp.asarray(1.0)),
     }
     logits = {
         "dino": noise(1, 2 * images, dino.prototypes).astype(dtype) * 0.1,

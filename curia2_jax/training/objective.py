@@ -16,13 +16,13 @@ from jax.sharding import Mesh
 from curia2_jax.data.crops.masks import masked_per_group
 from curia2_jax.losses.ibot import masked_patches
 from curia2_jax.losses.targets import Targets, entropy, sinkhorn_knopp, softmax_centering, update_center
-from curia2_jax.models.dino_head import DINOHead, last_layer_kernel
+from curia2_jax.models.dino_head import DINOHead, largest_logit, last_layer_kernel
 from curia2_jax.models.vit import ViT
 from curia2_jax.parallel import sharding
 from curia2_jax.parallel.mesh import BATCH, batch_shards
 from curia2_jax.training.recipe import Recipe
 from curia2_jax.training.state import TrainState
-from curia2_jax.training.terms import TERMS, Layout, Outputs
+from curia2_jax.training.terms import TERMS, Layout, Outputs, Prototypes
 
 PyTree = Any
 RANKME_IMAGES = 512  # class tokens whose singular values are taken
@@ -81,7 +81,8 @@ def gradients(
     with jax.named_scope("targets"):
         for name, z in logits.items():
             if c.centering == "sinkhorn_knopp":
-                targets[name] = sinkhorn_knopp(z, teacher_temp, c.chunk)
+                head = state.teacher["dino_head" if recipe.heads.shared else f"{name}_head"]
+                targets[name] = sinkhorn_knopp(z, teacher_temp, c.chunk, bound=largest_logit(head))
             else:
                 targets[name] = softmax_centering(z, state.centers[name], teacher_temp, c.chunk)
                 centers[name] = update_center(state.centers[name], z)
@@ -165,6 +166,11 @@ def _teacher_logits(teacher: PyTree, m: dict[str, Array], program: Program) -> d
     }
 
 
+def _prototypes(head: PyTree, mesh: Mesh | None) -> Prototypes:
+    """The last layer of a head, whole on every device."""
+    return Prototypes(sharding.gathered(last_layer_kernel(head), mesh), largest_logit(head))
+
+
 def _student_outputs(
     params: PyTree, m: dict[str, Array], targets: dict[str, Targets], key: Array, program: Program
 ) -> Outputs:
@@ -188,18 +194,15 @@ def _student_outputs(
 
     ibot_head = "dino_head" if recipe.heads.shared else "ibot_head"
     patches, weights = _masked(out["patches"], m["masks"], program)
-    dino_kernel = sharding.gathered(last_layer_kernel(params["dino_head"]), program.mesh)
-    ibot_kernel = dino_kernel
-    if not recipe.heads.shared:
-        ibot_kernel = sharding.gathered(last_layer_kernel(params["ibot_head"]), program.mesh)
+    dino = _prototypes(params["dino_head"], program.mesh)
     return Outputs(
         class_tokens=out["cls"].reshape(layout.images, 2, -1),
         class_features=features("dino_head", out["cls"]).reshape(layout.images, 2, -1),
         local_features=features("dino_head", local_cls).reshape(layout.images, recipe.crops.num_local, -1),
         patch_features=layout.by_shard(features(ibot_head, patches.reshape(-1, patches.shape[-1]))),
         patch_weights=weights.reshape(layout.shards, -1),
-        dino_kernel=dino_kernel,
-        ibot_kernel=ibot_kernel,
+        dino=dino,
+        ibot=dino if recipe.heads.shared else _prototypes(params["ibot_head"], program.mesh),
         targets=targets,
         key=jax.random.fold_in(key, TERM),
         layout=layout,

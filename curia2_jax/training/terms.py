@@ -37,6 +37,13 @@ class Layout(NamedTuple):
         return x.reshape(self.shards, -1, *x.shape[1:])
 
 
+class Prototypes(NamedTuple):
+    """The last layer of a head."""
+
+    kernel: Array  # (bottleneck, K)
+    bound: Array  # (): no logit is larger, to within rounding
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Outputs:
@@ -47,8 +54,8 @@ class Outputs:
     local_features: Array  # (b, L, bottleneck)
     patch_features: Array  # (shards, masked rows, bottleneck) of the iBOT head
     patch_weights: Array  # (shards, masked rows): 1 / (masked patches of the crop)
-    dino_kernel: Array  # (bottleneck, K)
-    ibot_kernel: Array
+    dino: Prototypes
+    ibot: Prototypes
     targets: dict[str, Targets]  # {dino, ibot}
     key: Array  # of the step
     layout: Layout = dataclasses.field(metadata={"static": True})
@@ -100,14 +107,14 @@ def _dino(out: Outputs, _: Weighted) -> tuple[Array, dict[str, Array]]:
     return dino_loss(
         out.class_features.reshape(*per_shard, 2, -1),
         out.local_features.reshape(*per_shard, *out.local_features.shape[1:]),
-        out.dino_kernel, out.targets["dino"], temp=out.student_temp, chunk=out.chunk,
+        out.dino.kernel, out.targets["dino"], temp=out.student_temp, chunk=out.chunk, bound=out.dino.bound,
     )  # fmt: skip
 
 
 def _ibot(out: Outputs, _: Weighted) -> tuple[Array, dict[str, Array]]:
     loss = ibot_loss(
-        out.patch_features, out.ibot_kernel, out.targets["ibot"], out.patch_weights,
-        crops=2 * out.layout.images, temp=out.student_temp, chunk=out.chunk,
+        out.patch_features, out.ibot.kernel, out.targets["ibot"], out.patch_weights,
+        crops=2 * out.layout.images, temp=out.student_temp, chunk=out.chunk, bound=out.ibot.bound,
     )  # fmt: skip
     return loss, {"ibot": loss}
 

@@ -56,6 +56,27 @@ def test_value_and_gradients_in_float64(chunk):
             np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("scale", [0.5, 5.9, 6.1, 400.0])
+def test_a_bound_of_the_logits_changes_nothing(scale):
+    """Unit features and columns of a known length, of which exp(length / 0.1) is large, or more than float32 holds."""
+    with jax.enable_x64(True):
+        features, kernel, made, weights = problem("float64")
+        features = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+        kernel = scale * kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)
+        truth, gradients = jax.value_and_grad(lambda *a: dense(*a, made, weights)[0], (0, 1))(features, kernel)
+    single = [x.astype(jnp.float32) for x in (features, kernel, weights)]
+    made = targets.Targets(*(x.astype(jnp.float32) for x in made))
+
+    def fused(features, kernel):
+        bound = jnp.asarray(scale, jnp.float32)
+        return linear_cross_entropy(features, kernel, made, single[2], mixing=MIXING, temp=0.1, chunk=6, bound=bound)[0]
+
+    value, ours = jax.jit(jax.value_and_grad(fused, (0, 1)))(*single[:2])
+    np.testing.assert_allclose(value, truth, rtol=2e-5)
+    for found, expected in zip(ours, gradients, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
+
+
 def test_value_without_differentiation_is_the_same_and_cheaper():
     features, kernel, made, weights = problem("float32")
     loss = functools.partial(linear_cross_entropy, mixing=MIXING, temp=0.1, chunk=6)

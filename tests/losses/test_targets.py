@@ -1,9 +1,13 @@
 """Teacher targets against the DINOv2 reference and dense float64 formulas."""
 
+import collections
+
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from curia2_jax.losses import targets
 from tests import reference
@@ -119,6 +123,47 @@ def test_sinkhorn_survives_what_overflows_the_textbook():
     np.testing.assert_allclose(dense(made), expected, rtol=0, atol=2e-3)
     # Scores of a thousand in float32 are good to 1e-4.
     np.testing.assert_allclose(dense(made).sum(axis=1), 1, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("bound", "temp"), [(1.0, 0.04), (1.0, 1 / 60), (1.0, 0.004), (30.0, 0.04)])
+def test_a_bound_spares_the_maxima_and_changes_nothing(bound, temp):
+    """As many logits at either end as a bound allows, a whole row and a whole column of the least among them.
+
+    Below and at the limit that exponents may reach, and beyond it, where maxima are taken after all.
+    """
+    z = np.random.default_rng(1).choice([-bound, 0, 0.5 * bound, bound], size=(12, 16)).astype(np.float32)
+    z[3], z[:, 2], z[4] = -bound, -bound, bound
+    made = balanced(jnp.asarray(z).reshape(2, 6, 16), temp, chunk=4, bound=jnp.asarray(bound))
+    assert all(np.isfinite(x).all() for x in made)
+    # In units of T, so that float64 holds what float32 could not; scores of thousands are good to 1e-4.
+    expected = textbook_in_logarithms(z.astype(np.float64) / temp)
+    np.testing.assert_allclose(dense(made), np.exp(expected), rtol=0, atol=1e-5 * max(1, bound / temp / 60))
+
+
+def textbook_in_logarithms(z, iterations=3):
+    for _ in range(iterations):
+        z = z - scipy.special.logsumexp(z, axis=0, keepdims=True)
+        z = z - scipy.special.logsumexp(z, axis=1, keepdims=True)
+    return z
+
+
+def readings(jaxpr):
+    """How often a program reduces an array of a whole chunk, by primitive; of a branch, both."""
+    found = collections.Counter()
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("reduce_max", "reduce_sum") and equation.invars[0].aval.ndim == 3:
+            found[equation.primitive.name] += 1
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            found += readings(inner)
+    return found
+
+
+def test_six_sums_and_maxima_only_behind_a_condition():
+    z = jnp.zeros((1, 8, 16))
+    made = jax.make_jaxpr(lambda z, b: targets.sinkhorn_knopp(z, 0.04, 4, bound=b))(z, jnp.ones(()))
+    assert readings(made.jaxpr) == {"reduce_max": 2, "reduce_sum": 6}
+    without_branches = made.jaxpr.replace(eqns=[e for e in made.jaxpr.eqns if e.primitive.name != "cond"])
+    assert readings(without_branches) == {"reduce_sum": 6}
 
 
 def test_constant_logits_give_uniform_targets():

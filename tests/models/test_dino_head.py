@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from curia2_jax.errors import UserError
-from curia2_jax.models.dino_head import DINOHead, HeadConfig, last_layer_kernel
+from curia2_jax.models.dino_head import DINOHead, HeadConfig, largest_logit, last_layer_kernel
 from tests import reference
 
 EXPECTED = reference.VALUES["vit_and_head_forward"]["dino_head"]
@@ -61,6 +61,20 @@ def test_plain_last_layer():
     kernel = last_layer_kernel(params)
     assert kernel.shape == (64, 512)
     np.testing.assert_allclose(kernel.std(), 0.02, rtol=0.03)
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+def test_no_logit_of_a_head_is_beyond_its_largest(weight_norm):
+    """The bound is reached by features along the longest column, in float64 by hand."""
+    config = HeadConfig(32, bottleneck=8, hidden=16, weight_norm=weight_norm, dtype="float32")
+    params = DINOHead(config).init(jax.random.key(0), jnp.zeros((1, 4)))["params"]
+    random = np.random.default_rng(0)
+    params["last_layer"] = {k: random.normal(size=v.shape).astype(v.dtype) for k, v in params["last_layer"].items()}
+    kernel = np.asarray(last_layer_kernel(params), np.float64)
+    lengths = np.linalg.norm(kernel, axis=0)
+    features = np.concatenate([random.normal(size=(64, 8)), kernel[:, [lengths.argmax()]].T])
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(largest_logit(params), np.abs(features @ kernel).max(), rtol=1e-6)
 
 
 def test_bfloat16_matmuls_and_float32_norm():
