@@ -111,7 +111,7 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     c.objective.centering = "sinkhorn_knopp"  # or "softmax_centering" [DINOv2: the long recipe]
     c.objective.student_temp = 0.1  # [DINOv2]
     # Rows of prototype logits in float32 at a time. Fewer stay in caches between the readings of a chunk, more sum into
-    # the gradient of the prototypes less often [ours: 128 is the fastest of 64 to 512 on a CPU, 256 by the TPU compiler].
+    # the prototypes' gradient less often [ours: 128 is the fastest of 64 to 512 on a CPU, 256 by the TPU's compiler].
     c.objective.chunk = 256
     # The terms, each with its weight; 0 leaves one out.
     c.objective.dino = ConfigDict({"weight": 1.0})  # [DINOv2]

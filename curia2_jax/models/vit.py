@@ -111,19 +111,22 @@ class Dense(nn.Module):
     """Linear layer: the matmul in ``dtype``, the bias added in float32 or better, the result in ``dtype``.
 
     Adding in float32 costs nothing once fused, and makes the bias's gradient, a sum over all tokens, a float32 sum.
+    ``as_rows`` multiplies one matrix of rows.
     """
 
     features: int
     dtype: str
+    as_rows: bool = False
 
     @nn.compact
     def __call__(self, x):
         kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        # One matrix of rows: XLA contracts two axes, as the gradient of the kernel would, by way of a transposed copy.
-        rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
+        rows = x.astype(self.dtype)
+        rows = rows.reshape(-1, x.shape[-1]) if self.as_rows else rows
         y = jnp.matmul(rows, kernel.astype(self.dtype)).astype(wide(self.dtype))
-        return (y + bias.astype(y.dtype).reshape(1, -1)).astype(self.dtype).reshape(*x.shape[:-1], -1)
+        y = (y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))).astype(self.dtype)
+        return y.reshape(*x.shape[:-1], -1)
 
 
 class PatchEmbed(nn.Module):
@@ -158,8 +161,15 @@ class Execution:
     """Where and on how many tokens a stack of blocks runs; nothing of it changes what real tokens become."""
 
     batch_spec: PartitionSpec | None  # mesh axes of the batch
+    platform: str
     implementation: str  # of attention
     tokens: int  # real ones; those behind them are padding
+
+    @property
+    def as_rows(self) -> bool:
+        """XLA contracts two axes, as the gradient of a kernel does, by way of a transposed copy on CPUs. TPUs lose a
+        fifth of the step when the stack is flattened: what is kept for the backward pass then changes its layout."""
+        return self.platform == "cpu"
 
 
 class Attention(nn.Module):
@@ -172,30 +182,31 @@ class Attention(nn.Module):
     def __call__(self, x):
         config, execution = self.config, self.execution
         query, key, value = (
-            checkpoint_name(Dense(config.width, config.dtype, name=name)(x), "qkv")
+            checkpoint_name(Dense(config.width, config.dtype, execution.as_rows, name=name)(x), "qkv")
             for name in ("query", "key", "value")
         )
         mixed = attention.attention(
             query, key, value, config.heads, execution.tokens, execution.implementation, execution.batch_spec
         )
-        return Dense(config.width, config.dtype, name="out")(mixed)
+        return Dense(config.width, config.dtype, execution.as_rows, name="out")(mixed)
 
 
 class FeedForward(nn.Module):
     """Per-token net: down(silu(gate(x)) * up(x)), or fc2(gelu(fc1(x)))."""
 
     config: ViTConfig
+    execution: Execution
 
     @nn.compact
     def __call__(self, x):
-        config = self.config
+        config, as_rows = self.config, self.execution.as_rows
 
         def hidden(name):
-            return checkpoint_name(Dense(config.hidden, config.dtype, name=name)(x), "ffn_hidden")
+            return checkpoint_name(Dense(config.hidden, config.dtype, as_rows, name=name)(x), "ffn_hidden")
 
         if config.ffn == "swiglu":
-            return Dense(config.width, config.dtype, name="down")(nn.silu(hidden("gate")) * hidden("up"))
-        return Dense(config.width, config.dtype, name="fc2")(gelu(hidden("fc1")))
+            return Dense(config.width, config.dtype, as_rows, name="down")(nn.silu(hidden("gate")) * hidden("up"))
+        return Dense(config.width, config.dtype, as_rows, name="fc2")(gelu(hidden("fc1")))
 
 
 class LayerScale(nn.Module):
@@ -221,7 +232,7 @@ class Block(nn.Module):
         config, batch_spec = self.config, self.execution.batch_spec
         branches = (
             (LayerNorm(config.dtype, name="norm1"), Attention(config, self.execution, name="attn"), "ls1"),
-            (LayerNorm(config.dtype, name="norm2"), FeedForward(config, name="ffn"), "ls2"),
+            (LayerNorm(config.dtype, name="norm2"), FeedForward(config, self.execution, name="ffn"), "ls2"),
         )
         for index, (norm, net, scale) in enumerate(branches):
             scale = LayerScale(config.layerscale, name=scale)
@@ -305,7 +316,7 @@ class ViT(nn.Module):
             in_axes=(0, nn.broadcast),
             length=config.depth,
             unroll=1 if config.scan else config.depth,
-        )(config, Execution(self.batch_spec, implementation, tokens), name="blocks")
+        )(config, Execution(self.batch_spec, self.platform, implementation, tokens), name="blocks")
         x, _ = blocks(x, jnp.arange(config.depth), drop_path_keys)
         x = x[:, :tokens]
         x = LayerNorm(wide(config.dtype), name="norm")(x)

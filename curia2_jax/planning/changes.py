@@ -27,7 +27,7 @@ def smallest(recipe: Recipe, chip: Chip, devices: list[jax.Device], factor: floa
         mesh = make_mesh(other.parallel, devices)
         state = abstract_sharded_state(other, mesh)
         peak = factor * sum(estimates.memory(other, state, masked, batch_shards(mesh), kernels).values())
-        if peak <= estimates.HEADROOM * chip.memory:
+        if peak <= estimates.usable(chip):
             wanted = {
                 "parallel.fsdp": (recipe.parallel.fsdp, fsdp),
                 "model.remat": (recipe.model.remat, remat),

@@ -21,7 +21,14 @@ PyTree = Any
 # Matrix products of whole published ViT runs reach 30 to 45 % of the peak of A100s; an expectation, not a bound.
 EFFICIENCY = 0.40
 RECIPE_BATCH = 16_384  # beyond it nobody has shown this recipe to train
-HEADROOM = 0.93  # share of the memory that a program can have: the rest is the runtime's
+# Shares of the memory that a program can have. JAX takes so much of a GPU's, unless XLA_PYTHON_CLIENT_MEM_FRACTION says
+# otherwise; the rest of a TPU's is the runtime's.
+GPU_SHARE, TPU_SHARE = 0.75, 0.93
+
+
+def usable(chip: Chip) -> float:
+    """Bytes of a chip's memory that a program can have."""
+    return (GPU_SHARE if chip.node else TPU_SHARE) * chip.memory
 
 
 def device_bytes(tree: PyTree) -> int:

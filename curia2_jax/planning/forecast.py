@@ -13,7 +13,7 @@ from curia2_jax.data.crops.masks import masked_per_group
 from curia2_jax.models import attention
 from curia2_jax.parallel import compiler
 from curia2_jax.parallel.mesh import BATCH, batch_shards, check_batch, make_mesh, platform_of
-from curia2_jax.planning import changes, cycles, estimates, flops, hlo, synthetic, targets
+from curia2_jax.planning import changes, cycles, estimates, flops, hlo, synthetic
 from curia2_jax.planning.chips import Chip
 from curia2_jax.training.initial import abstract_sharded_state
 from curia2_jax.training.recipe import Recipe
@@ -64,7 +64,7 @@ def compile_step(recipe: Recipe, mesh: Mesh) -> jax.stages.Compiled:
     platform = platform_of(mesh)
     compiler.configure(platform)
     step = functools.partial(train_step, recipe=recipe, mesh=mesh)
-    with jax.set_mesh(mesh), targets.as_if_present(list(mesh.devices.flat)):
+    with jax.set_mesh(mesh):
         state = abstract_sharded_state(recipe, mesh)
         shardings = jax.tree.map(lambda a: a.sharding, state)
         batch = synthetic.shapes(recipe, NamedSharding(mesh, BATCH))
@@ -92,7 +92,7 @@ def forecast(recipe: Recipe, chip: Chip, devices: list[jax.Device], *, compile_i
     found = program(recipe, mesh, chip, state.params) if compile_it else None
     if found is not None and found.peak_bytes is not None:
         peak, source = found.peak_bytes, "compiled program"
-    fits = peak <= estimates.HEADROOM * chip.memory
+    fits = peak <= estimates.usable(chip)
     factor = peak / sum(estimate.values())
     change = "" if fits else changes.smallest(recipe, chip, devices, factor, kernels_on(recipe, chip))
     step, expected = step_of(recipe, chip, len(devices), state.params)

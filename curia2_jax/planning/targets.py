@@ -1,8 +1,6 @@
 """Accelerators that are not here, described to their compilers: TPU slices and GPUs."""
 
-import contextlib
 import importlib.util
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -37,7 +35,7 @@ device_description_str: "{name}"
 runtime_version {{ major: 13 }}
 dnn_version_info {{ major: {cudnn[0]} minor: {cudnn[1]} }}
 gpu_device_info {{
-  cuda_compute_capability {{ major: {capability[0]} minor: {capability[1]} }}
+  cuda_compute_capability {{ major: {capability[0]} minor: {capability[1]}{extension} }}
   core_count: {multiprocessors}
   fpus_per_core: {fpus}
   clock_rate_ghz: {clock}
@@ -82,29 +80,8 @@ def gpu_devices(chip: Chip, number: int) -> list[jax.Device]:
     target = _TEMPLATE.format(
         **gpu._asdict(), cudnn=_CUDNN, bandwidth=chip.bandwidth, memory=chip.memory, optin=gpu.shared - 1024,
         fpus=64 if gpu.capability == (8, 0) else 128,
+        # From Hopper on, tensor cores have instructions of their generation alone (sm_90a).
+        extension=" feature_extension: ACCELERATED_FEATURES" if gpu.capability >= (9, 0) else "",
     )  # fmt: skip
     shape = f"1x{number // node}x{node}"  # slices x hosts x GPUs of a host
     return list(topologies.get_topology_desc(platform="cuda", target_config=target, topology=shape).devices)
-
-
-@contextlib.contextmanager
-def as_if_present(devices: list[jax.Device]) -> Iterator[None]:
-    """While a program for `devices` is traced.
-
-    Before it calls cuDNN, JAX asks the first GPU of this machine how old it and its cuDNN are, and offers no way to say
-    it. There is none here, so the two functions that ask are replaced by the answers of the target; this is the one
-    place where the project lays a hand on a library. Other devices ask nothing.
-    """
-    if devices[0].platform != "gpu":
-        yield
-        return
-    from jax._src.cudnn import fused_attention_stablehlo as asking
-
-    (capability,) = {gpu.capability for gpu in _GPUS.values() if gpu.name == devices[0].device_kind}
-    before = asking.check_cudnn_version, asking.check_compute_capability
-    asking.check_cudnn_version = lambda: _CUDNN[0] * 10_000 + _CUDNN[1] * 100
-    asking.check_compute_capability = lambda wanted: capability >= tuple(int(n) for n in wanted.split("."))
-    try:
-        yield
-    finally:
-        asking.check_cudnn_version, asking.check_compute_capability = before
