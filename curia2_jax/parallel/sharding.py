@@ -35,7 +35,7 @@ _TILE = {-2: 16, -1: 128}
 
 def path_of(path: tuple) -> str:
     """`params/backbone/blocks/attn/query/kernel` for a key path of jax.tree_util."""
-    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def state_shards(mesh: Mesh) -> int:

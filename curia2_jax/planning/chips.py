@@ -23,7 +23,7 @@ class Chip:
 
 # NVLink counts one direction; InfiniBand is 200 Gbit/s (A100) or 400 Gbit/s a device. TPU links count both directions
 # of every axis of the torus (two axes for v5e and v6e, three for v5p); their network is the data center's, a chip.
-# Clocks: of v5e and v5p as JAX's scaling book gives them; of v6e what its peak amounts to with four arrays of 256 x 256.
+# Clocks: of v5e and v5p as JAX's scaling book gives them; of v6e what its peak is by four arrays of 256 x 256.
 CHIPS = {
     chip.name: chip
     for chip in (

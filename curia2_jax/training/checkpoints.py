@@ -2,15 +2,16 @@
 
     RUN/checkpoints/STEP/{params, teacher, opt_state, centers, meta}
 
-This file alone knows Orbax's checkpoints.
+This file alone knows Orbax's checkpoints: another library is a change of this file.
 """
 
 import json
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
@@ -27,21 +28,6 @@ def directory(run: str | pathlib.Path) -> pathlib.Path:
     return pathlib.Path(run).absolute() / "checkpoints"
 
 
-def manager(run: str | pathlib.Path, c: CheckpointConfig) -> ocp.CheckpointManager:
-    """The writer of a run. `save` returns after the copy to the host; a checkpoint appears whole or not at all."""
-    keep = checkpoint_managers.preservation_policy
-    return ocp.CheckpointManager(
-        directory(run),
-        item_names=(*ITEMS, "meta"),
-        options=ocp.CheckpointManagerOptions(
-            preservation_policy=keep.AnyPreservationPolicy(
-                [keep.LatestN(c.latest), keep.EveryNSteps(c.keep_every_steps)]
-            ),
-            save_decision_policy=checkpoint_managers.save_decision_policy.FixedIntervalPolicy(1),
-        ),
-    )
-
-
 def check_room(run: str | pathlib.Path, state: Any) -> None:
     """Raises UserError when the disk of a run cannot take one more checkpoint of this TrainState."""
     run = directory(run).parent
@@ -53,31 +39,70 @@ def check_room(run: str | pathlib.Path, state: Any) -> None:
         )
 
 
-def save(writer: ocp.CheckpointManager, state: Any, meta: dict[str, Any]) -> None:
-    """Saves a TrainState under its own step; asynchronous. Saving a step that is there already does nothing.
+class Checkpoints:
+    """The checkpoints of a run, to be written. A context: leaving it waits for what is being written."""
 
-    Raises UserError when there is no room for it.
-    """
-    step = int(state.step)
-    if step in writer.all_steps():
-        return
-    check_room(writer.directory.parent, state)
-    items = {name: ocp.args.StandardSave(getattr(state, name)) for name in ITEMS}
-    writer.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave({**meta, "step": step})))
+    def __init__(self, run: str | pathlib.Path, c: CheckpointConfig):
+        keep = checkpoint_managers.preservation_policy
+        self._run = run
+        self._manager = ocp.CheckpointManager(
+            directory(run),
+            item_names=(*ITEMS, "meta"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=keep.AnyPreservationPolicy(
+                    [keep.LatestN(c.latest), keep.EveryNSteps(c.keep_every_steps)]
+                ),
+                save_decision_policy=checkpoint_managers.save_decision_policy.FixedIntervalPolicy(1),
+            ),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def newest(self) -> int | None:
+        """The step of the newest finished checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, state: Any, meta: dict[str, Any]) -> None:
+        """Saves a TrainState under its own step. Returns after the copy to the host; the checkpoint appears whole or
+        not at all. Saving a step that is there already does nothing.
+
+        Raises:
+          UserError: there is no room for it.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        check_room(self._run, state)
+        items = {name: ocp.args.StandardSave(getattr(state, name)) for name in ITEMS}
+        self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave({**meta, "step": step})))
+
+    def wait(self) -> None:
+        """Returns when what was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        """(state, meta) of a step, laid out as the shardings of `abstract_state` say.
+
+        Args:
+          abstract_state: TrainState of jax.ShapeDtypeStruct with shardings; any mesh.
+        """
+        items = {name: ocp.args.StandardRestore(getattr(abstract_state, name)) for name in ITEMS}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonRestore()))
+        like = abstract_state.step
+        step_array = jax.device_put(np.asarray(step, like.dtype), like.sharding)
+        state = abstract_state.replace(step=step_array, **{name: restored[name] for name in ITEMS})
+        return donatable(state), restored["meta"]
 
 
-def restore(writer: ocp.CheckpointManager, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
-    """(state, meta) of a step, laid out as the shardings of `abstract_state` say.
-
-    Args:
-      abstract_state: TrainState of jax.ShapeDtypeStruct with shardings; any mesh.
-    """
-    items = {name: ocp.args.StandardRestore(getattr(abstract_state, name)) for name in ITEMS}
-    restored = writer.restore(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonRestore()))
-    like = abstract_state.step
-    step_array = jax.device_put(np.asarray(step, like.dtype), like.sharding)
-    state = abstract_state.replace(step=step_array, **{name: restored[name] for name in ITEMS})
-    return state, restored["meta"]
+def donatable(state: Any) -> Any:
+    """The same state in buffers that a program made: GPUs may not take over those that a file was read into, so that a
+    resumed run, and no other, would need room for one state more (jax-ml/jax#18617)."""
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(lambda x: jax.tree.map(jnp.copy, x), out_shardings=shardings)(state)
 
 
 def steps(run: str | pathlib.Path) -> list[int]:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from curia2_jax.errors import UserError
@@ -11,6 +10,7 @@ from curia2_jax.models import pos_embed
 from curia2_jax.parallel import sharding
 from curia2_jax.parallel.sharding import path_of
 from curia2_jax.training import checkpoints
+from curia2_jax.training.checkpoints import Checkpoints
 from curia2_jax.training.recipe import Recipe
 from curia2_jax.training.state import TrainState, abstract_state, from_params, init_params, init_state
 
@@ -24,7 +24,7 @@ def abstract_sharded_state(recipe: Recipe, mesh: Mesh) -> TrainState:
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
 
 
-def initial_state(writer: ocp.CheckpointManager, recipe: Recipe, mesh: Mesh, contract_hash: str) -> TrainState:
+def initial_state(saved: Checkpoints, recipe: Recipe, mesh: Mesh, contract_hash: str) -> TrainState:
     """The state to go on from.
 
     Raises:
@@ -32,9 +32,9 @@ def initial_state(writer: ocp.CheckpointManager, recipe: Recipe, mesh: Mesh, con
     """
     abstract = abstract_sharded_state(recipe, mesh)
     shardings = jax.tree.map(lambda a: a.sharding, abstract)
-    newest = writer.latest_step()
+    newest = saved.newest()
     if newest is not None:
-        state, meta = checkpoints.restore(writer, newest, abstract)
+        state, meta = saved.restore(newest, abstract)
         if meta["corpus"] != contract_hash:
             raise UserError(
                 f"config.data.corpus: {recipe.data.corpus} has the contract {contract_hash[:12]}, the checkpoints of "

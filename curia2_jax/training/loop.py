@@ -28,6 +28,7 @@ from curia2_jax.telemetry import pictures
 from curia2_jax.telemetry.profile import Profile
 from curia2_jax.telemetry.progress import Progress, duration
 from curia2_jax.training import augment, checkpoints, optimizer, workdir
+from curia2_jax.training.checkpoints import Checkpoints
 from curia2_jax.training.initial import abstract_sharded_state, initial_state
 from curia2_jax.training.objective import CLASS_TOKENS
 from curia2_jax.training.recipe import Recipe, recipe_from
@@ -71,8 +72,8 @@ def train(
 
     with contextlib.ExitStack() as closing:
         closing.enter_context(jax.set_mesh(mesh))
-        writer = closing.enter_context(checkpoints.manager(run, recipe.checkpoint))
-        state = initial_state(writer, recipe, mesh, contract)
+        saved = closing.enter_context(Checkpoints(run, recipe.checkpoint))
+        state = initial_state(saved, recipe, mesh, contract)
         checkpoints.check_room(run, state)
         start = int(state.step)
         rows = local_rows(recipe.data.global_batch, mesh)
@@ -123,19 +124,19 @@ def train(
                     log.write(done, scalars | figures | {"replaced_records": float(batches.corrupt.total())})
                     print(progress.line(scalars["loss"], figures), flush=True)
             if save:
-                checkpoints.save(writer, state, meta)
+                saved.save(state, meta)
                 progress.saved_at = time.monotonic()
                 if main:
                     rows_so_far = metrics_files.read(run / "metrics.jsonl")
                     pictures.curves(run / "images" / "curves.png", rows_so_far, [term.curve for term in TERMS])
             if stop and step < total:
-                writer.wait_until_finished()
+                saved.wait()
                 if main:
                     print(
                         f"stopped at step {step:,} and saved; call again with the same --workdir to go on", flush=True
                     )
                 return STOPPED
-        writer.wait_until_finished()
+        saved.wait()
         return finish(run, state, main)
 
 

@@ -4,6 +4,7 @@ The blocks are stacked on axis 0, so a multiplier of a block parameter is a colu
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 import optax
 from jax import Array
 
-from curia2_jax.training.recipe import OptimConfig
+from curia2_jax.training import schedules
+from curia2_jax.training.recipe import OptimConfig, Recipe
 
 PyTree = Any
 
@@ -42,47 +44,60 @@ def group_of(path: tuple[str, ...], depth: int, c: OptimConfig) -> Group:
     return Group(lr_mult, 0.0 if undecayed else 1.0, "last_layer" in path)
 
 
-def keys_of(path: tuple) -> tuple[str, ...]:
-    """The plain names along a key path of jax.tree_util."""
-    return tuple(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
-
-
 def param_groups(params: PyTree, c: OptimConfig) -> PyTree:
     """A tree of `Group`, one for every parameter of `params` (arrays or ShapeDtypeStructs)."""
     depth = jax.tree.leaves(params["backbone"]["blocks"])[0].shape[0]
-    return jax.tree_util.tree_map_with_path(lambda path, _: group_of(keys_of(path), depth, c), params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: group_of(_names(path), depth, c), params)
 
 
-def adam(c: OptimConfig) -> optax.GradientTransformation:
-    return optax.scale_by_adam(c.beta1, c.beta2, eps=1e-8)
+def _names(path: tuple) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
 
 
-def clip_by_module(grads: PyTree, clip_norm: float) -> tuple[PyTree, dict[str, Array]]:
-    """Scales the gradient of each sub-module to a norm of at most `clip_norm`; returns the norms before that."""
-    norms = {name: optax.tree.norm(tree) for name, tree in grads.items()}
-    factors = {name: jnp.minimum(1.0, clip_norm / (norm + 1e-6)) for name, norm in norms.items()}
-    return {name: jax.tree.map(lambda g, f=factors[name]: g * f, tree) for name, tree in grads.items()}, norms
+def module_norms(grads: PyTree) -> dict[str, Array]:
+    """The norm of the gradient of each sub-module: {name: ()}."""
+    return {name: optax.tree.norm(tree) for name, tree in grads.items()}
 
 
-def apply_updates(
-    params: PyTree, directions: PyTree, groups: PyTree, lr: Array, last_layer_lr: Array, weight_decay: Array
-) -> PyTree:
-    """p <- p - lr_p * (direction + wd_p * p): AdamW's decoupled decay, with a rate and a decay for every group."""
+def clip_by_module(grads: PyTree, clip_norm: float) -> PyTree:
+    """Scales the gradient of each sub-module to a norm of at most `clip_norm`, as torch's clip_grad_norm_ does."""
+    factors = {name: jnp.minimum(1.0, clip_norm / (norm + 1e-6)) for name, norm in module_norms(grads).items()}
+    return {name: jax.tree.map(lambda g, f=factors[name]: g * f, tree) for name, tree in grads.items()}
 
-    def new(p: Array, direction: Array, g: Group) -> Array:
-        mult = np.reshape(g.lr_mult, (-1,) + (1,) * (p.ndim - 1)) if isinstance(g.lr_mult, tuple) else g.lr_mult
-        rate = ((last_layer_lr if g.last_layer else lr) * jnp.asarray(mult, lr.dtype)).astype(p.dtype)
-        rate = jnp.broadcast_to(rate, p.shape)
-        return p - rate * (direction + (weight_decay * g.wd_mult).astype(p.dtype) * p)
 
-    return jax.tree.map(new, params, directions, groups)
+def tx(recipe: Recipe) -> optax.GradientTransformation:
+    """AdamW with DINOv2's groups, clipping and schedules, as one transformation; its state is that of Adam.
+
+    p <- p - lr_p * (direction + wd_p * p): decoupled decay, with a rate and a decay for every group, at the step that
+    Adam's own count says.
+    """
+    c, schedule = recipe.optim, recipe.schedule
+    adam = optax.scale_by_adam(c.beta1, c.beta2, eps=1e-8)
+
+    def update(grads: PyTree, state: optax.ScaleByAdamState, params: PyTree) -> tuple[PyTree, optax.ScaleByAdamState]:
+        peak = c.peak_lr(recipe.data.global_batch)
+        rates = schedules.learning_rate(state.count, schedule, peak, c.min_lr)
+        weight_decay = schedules.weight_decay(state.count, schedule)
+        directions, new = adam.update(clip_by_module(grads, c.clip_norm), state)
+        change = functools.partial(_change, rates=rates, weight_decay=weight_decay)
+        return jax.tree.map(change, params, directions, param_groups(params, c)), new
+
+    return optax.GradientTransformation(adam.init, update)
+
+
+def _change(p: Array, direction: Array, group: Group, rates: tuple[Array, Array], weight_decay: Array) -> Array:
+    """What is added to a parameter; `rates` are those of the body and of the last layers."""
+    mult = np.reshape(group.lr_mult, (-1,) + (1,) * (p.ndim - 1)) if isinstance(group.lr_mult, tuple) else group.lr_mult
+    lr = rates[1] if group.last_layer else rates[0]
+    rate = jnp.broadcast_to((lr * jnp.asarray(mult, lr.dtype)).astype(p.dtype), p.shape)
+    return -rate * (direction + (weight_decay * group.wd_mult).astype(p.dtype) * p)
 
 
 def table(params: PyTree, c: OptimConfig) -> list[dict[str, Any]]:
     """One row a group: sub-module, where in it, number of parameters, learning-rate multiplier, decay multiplier."""
     rows: dict[tuple, int] = {}
     for path, p in jax.tree_util.tree_leaves_with_path(params):
-        names = keys_of(path)
+        names = _names(path)
         depth = jax.tree.leaves(params["backbone"]["blocks"])[0].shape[0]
         g = group_of(names, depth, c)
         part = "blocks" if names[1] == "blocks" else "last_layer" if g.last_layer else names[1]

@@ -13,7 +13,7 @@ from jax import Array
 from curia2_jax.models.dino_head import DINOHead
 from curia2_jax.models.vit import ViT
 from curia2_jax.parallel.processes import whole
-from curia2_jax.training.optimizer import adam
+from curia2_jax.training.optimizer import tx
 from curia2_jax.training.recipe import Recipe
 
 PyTree = Any
@@ -50,7 +50,7 @@ def from_params(params: PyTree, teacher: PyTree, recipe: Recipe) -> TrainState:
         step=jnp.zeros((), jnp.int32),
         params=params,
         teacher=jax.tree.map(jnp.copy, teacher),
-        opt_state=adam(recipe.optim).init(params),
+        opt_state=tx(recipe).init(params),
         centers={
             "dino": jnp.zeros(recipe.dino_head.prototypes),
             "ibot": jnp.zeros(recipe.ibot_head.prototypes),

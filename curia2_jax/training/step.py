@@ -49,13 +49,10 @@ def update(
     grads, centers, metrics = objective.gradients(
         state, crops, masks, temp, step_key(recipe, state.step, OBJECTIVE), recipe, mesh, platform or platform_of(mesh)
     )
-    grads, grad_norms = optimizer.clip_by_module(grads, s.clip_norm)
-    directions, opt_state = optimizer.adam(s).update(grads, state.opt_state)
-    groups = optimizer.param_groups(state.params, s)
-    params = optimizer.apply_updates(state.params, directions, groups, lr, last_layer_lr, wd)
-    teacher = jax.tree.map(
-        lambda t, p: t * momentum.astype(t.dtype) + p * (1.0 - momentum).astype(p.dtype), state.teacher, params
-    )
+    grad_norms = optimizer.module_norms(grads)
+    updates, opt_state = optimizer.tx(recipe).update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    teacher = optax.incremental_update(params, state.teacher, 1.0 - momentum)
     new = TrainState(step=state.step + 1, params=params, teacher=teacher, opt_state=opt_state, centers=centers)
 
     finite = jnp.isfinite(metrics["loss"]) & jnp.stack([jnp.isfinite(n) for n in grad_norms.values()]).all()

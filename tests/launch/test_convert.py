@@ -40,11 +40,11 @@ def save_run(run: pathlib.Path, config: dict) -> dict[int, dict]:
     recipe = recipe_from(config)
     draw = np.random.default_rng(0)
     backbones = {}
-    with checkpoints.manager(run, recipe.checkpoint) as writer:
+    with checkpoints.Checkpoints(run, recipe.checkpoint) as writer:
         for step in (3, 5):
             state = jax.tree.map(lambda a: draw.normal(0.3, 0.2, a.shape).astype(a.dtype), abstract_state(recipe))
             state = state.replace(step=np.int32(step))
-            checkpoints.save(writer, state, {"corpus": "0" * 64})
+            writer.save(state, {"corpus": "0" * 64})
             backbones[step] = state.teacher["backbone"]
     return backbones
 

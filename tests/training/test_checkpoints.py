@@ -28,9 +28,9 @@ def state():
 def run(state, tmp_path_factory):
     """A run with checkpoints 1 to 8, of which the newest two and multiples of five are kept."""
     folder = tmp_path_factory.mktemp("run")
-    with checkpoints.manager(folder, CheckpointConfig(every_steps=1, latest=2, keep_every_steps=5)) as writer:
+    with checkpoints.Checkpoints(folder, CheckpointConfig(every_steps=1, latest=2, keep_every_steps=5)) as writer:
         for step in range(1, 9):
-            checkpoints.save(writer, state.replace(step=np.int32(step)), {"config": "c", "corpus": "d"})
+            writer.save(state.replace(step=np.int32(step)), {"config": "c", "corpus": "d"})
     return folder
 
 
@@ -43,8 +43,8 @@ def test_the_newest_and_the_spaced_ones_are_kept(run):
 def test_comes_back_on_any_mesh(run, state, devices, fsdp):
     recipe = recipe_from(tiny_config())
     mesh = make_mesh(ParallelConfig(fsdp, 1), jax.devices()[:devices])
-    with checkpoints.manager(run, recipe.checkpoint) as reader:
-        back, meta = checkpoints.restore(reader, 8, abstract_sharded_state(recipe, mesh))
+    with checkpoints.Checkpoints(run, recipe.checkpoint) as reader:
+        back, meta = reader.restore(8, abstract_sharded_state(recipe, mesh))
     assert meta == {"config": "c", "corpus": "d", "step": 8} and int(back.step) == 8
     assert states.state_hash(back) == states.state_hash(state.replace(step=jax.numpy.int32(8)))
     assert all(isinstance(leaf.sharding, NamedSharding) for leaf in jax.tree.leaves(back.params))
@@ -52,13 +52,13 @@ def test_comes_back_on_any_mesh(run, state, devices, fsdp):
 
 def test_a_full_disk_is_one_line_before_anything_is_written(state, tmp_path, monkeypatch):
     needed = sum(np.prod(leaf.shape, dtype=int) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    with checkpoints.manager(tmp_path, CheckpointConfig(every_steps=1, latest=2, keep_every_steps=5)) as writer:
+    with checkpoints.Checkpoints(tmp_path, CheckpointConfig(every_steps=1, latest=2, keep_every_steps=5)) as writer:
         usage = shutil.disk_usage(tmp_path)
         monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage._replace(free=needed))
-        checkpoints.save(writer, state.replace(step=np.int32(1)), {})
+        writer.save(state.replace(step=np.int32(1)), {})
         monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
         with pytest.raises(UserError, match=r"a checkpoint takes [\d.]+ MiB, [\d.]+ MiB are free; make room"):
-            checkpoints.save(writer, state.replace(step=np.int32(2)), {})
+            writer.save(state.replace(step=np.int32(2)), {})
     assert checkpoints.steps(tmp_path) == [1]
     assert not list((tmp_path / "checkpoints").glob("2*"))
 

@@ -58,12 +58,12 @@ def test_student_teacher_and_heads_each_come_from_their_own(tmp_path, heads):
     state = states.from_params(*trees, from_run)
     mesh = make_mesh(from_run.parallel, jax.devices()[:1])
     if heads:
-        with checkpoints.manager(tmp_path / "old", from_run.checkpoint) as writer:
-            checkpoints.save(writer, state, {"corpus": "x"})
+        with checkpoints.Checkpoints(tmp_path / "old", from_run.checkpoint) as writer:
+            writer.save(state, {"corpus": "x"})
     else:
         checkpoints.save_init(tmp_path / "old", {"backbone": trees[0]["backbone"]}, {})
         trees[1]["backbone"] = trees[0]["backbone"]
-    with jax.set_mesh(mesh), checkpoints.manager(tmp_path / "new", from_run.checkpoint) as writer:
+    with jax.set_mesh(mesh), checkpoints.Checkpoints(tmp_path / "new", from_run.checkpoint) as writer:
         found = initial.initial_state(writer, from_run, mesh, "x")
     random = states.init_state(jax.random.key(from_run.seed), from_run)
     for tree, saved in ((found.params, trees[0]), (found.teacher, trees[1])):

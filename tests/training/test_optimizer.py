@@ -1,8 +1,11 @@
 """AdamW and its groups against torch and the multipliers of DINOv2."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import torch
 
 from curia2_jax.training import optimizer
@@ -44,7 +47,13 @@ def test_multipliers_of_a_twelve_block_model():
 
 def test_equals_torch_adamw_with_a_rate_and_a_decay_for_every_block():
     rng = np.random.default_rng(0)
-    c = OptimConfig(1e-3, 1e-6, 0.9, 0.999, 3.0, 0.9, 0.2)
+    """Rate 0.01 and decay 0.1 throughout; the last layers wait for one step. Nothing is clipped."""
+    c = OptimConfig(1e-2, 1e-2, 0.9, 0.999, 1e9, 0.9, 0.2)
+    recipe = recipe_from(tiny_config(data__global_batch=1024))
+    schedule = dataclasses.replace(
+        recipe.schedule, warmup_steps=0, freeze_last_layer_steps=1, weight_decay=0.1, weight_decay_end=0.1
+    )
+    tx = optimizer.tx(dataclasses.replace(recipe, optim=c, schedule=schedule))
     with jax.enable_x64(True):
         params = {
             "backbone": {
@@ -65,22 +74,24 @@ def test_equals_torch_adamw_with_a_rate_and_a_decay_for_every_block():
             mine = [torch.nn.Parameter(torch.tensor(np.array(piece))) for piece in pieces]
             peers.append(mine)
             torch_groups += [
-                {"params": [p], "lr": (2e-3 if group.last_layer else 1e-2) * m, "weight_decay": 0.1 * group.wd_mult}
+                {"params": [p], "lr": 1e-2 * m, "weight_decay": 0.1 * group.wd_mult, "last_layer": group.last_layer}
                 for p, m in zip(mine, mults, strict=True)
             ]
         adamw = torch.optim.AdamW(torch_groups, betas=(0.9, 0.999), eps=1e-8)
-        opt_state = optimizer.adam(c).init(params)
-        for _ in range(3):
+        opt_state = tx.init(params)
+        for step in range(3):
             grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), params)
-            directions, opt_state = optimizer.adam(c).update(grads, opt_state)
-            groups = optimizer.param_groups(params, c)
-            params = optimizer.apply_updates(
-                params, directions, groups, jnp.float64(1e-2), jnp.float64(2e-3), jnp.float64(0.1)
-            )
+            updates, opt_state = tx.update(grads, opt_state, params)
+            params = optax.apply_updates(params, updates)
             for mine, grad in zip(peers, jax.tree.leaves(grads), strict=True):
                 for number, p in enumerate(mine):
                     p.grad = torch.tensor(np.array(grad[number] if len(mine) > 1 else grad))
+            rates = [group["lr"] for group in adamw.param_groups]
+            for group in adamw.param_groups:
+                group["lr"] = 0.0 if group["last_layer"] and step == 0 else group["lr"]
             adamw.step()
+            for group, rate in zip(adamw.param_groups, rates, strict=True):
+                group["lr"] = rate
         for mine, leaf in zip(peers, jax.tree.leaves(params), strict=True):
             expected = np.stack([p.detach().numpy() for p in mine]) if len(mine) > 1 else mine[0].detach().numpy()
             np.testing.assert_allclose(leaf, expected, rtol=1e-12)
@@ -90,7 +101,8 @@ def test_clipping_is_of_each_module_apart_and_equals_torch():
     rng = np.random.default_rng(1)
     grads = {name: {"w": rng.normal(size=(7,)) * scale} for name, scale in (("backbone", 10.0), ("dino_head", 0.1))}
     with jax.enable_x64(True):
-        clipped, norms = optimizer.clip_by_module(jax.tree.map(jnp.asarray, grads), 3.0)
+        norms = optimizer.module_norms(jax.tree.map(jnp.asarray, grads))
+        clipped = optimizer.clip_by_module(jax.tree.map(jnp.asarray, grads), 3.0)
     for name, tree in grads.items():
         p = torch.nn.Parameter(torch.zeros(7, dtype=torch.float64))
         p.grad = torch.tensor(tree["w"])
