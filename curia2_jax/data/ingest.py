@@ -23,7 +23,7 @@ import shutil
 import time
 from concurrent.futures.process import BrokenProcessPool
 
-from curia2_jax.data import anatomy, benchmark, intensity, parts, plan, records, studies, volumes
+from curia2_jax.data import anatomy, benchmark, benchmark_schema, intensity, parts, plan, records, studies, volumes
 from curia2_jax.data.corpus import CONTRACT
 from curia2_jax.data.make_shard import LOCAL, make_shard, now_reading
 from curia2_jax.data.plan import Options, Progress
@@ -174,7 +174,7 @@ def _finish(output: pathlib.Path, options: Options) -> Summary:
     sampled = [benchmark.Sampled(**s) for report in reports() for s in report["samples"] if s["series"] not in drop]
     benchmark.keep(output, work, sampled)
     names = benchmark.read_names(options.label_names) if options.label_names else {}
-    tasks = benchmark.write(output / "benchmark", work, sampled, names)
+    tasks = benchmark.write(output / benchmark_schema.FOLDER, work, sampled, names)
     assumed = corrected["patient_assumed"]
     poor = [task["name"] for task in tasks if len(task["classes"]) < 2]
     warnings = [f"{assumed} series name no patient, who was assumed; see --patient-regex"] if assumed else []
