@@ -38,18 +38,18 @@ def run(argv: list[str]) -> int:
         print(f"no labels in {_DATA.value}: nothing to score. Ingest with --labels to get a benchmark.")
         return 0
     try:
-        from curia2_jax.curiabench import report
-        from curia2_jax.curiabench.run import evaluate  # after the flags: a wrong one needs no PyTorch
+        from curia2_jax.curiabench import report, results
+        from curia2_jax.curiabench.evaluate import evaluate  # after the flags: a wrong one needs no PyTorch
     except ModuleNotFoundError as e:
         raise UserError(f"{e.name} is not installed; write: pip install -e '.[eval]'") from None
     names = [*_TASK.value, *argv[1:]] or task_names(folder)
     run_pictures = sorted(pathlib.Path(_RUN.value, "images").glob("*.png")) if _RUN.value else []
-    results = evaluate(_MODEL.value, folder, names, _OUTPUT.value, _DEVICE.value, run_pictures)
+    scored = evaluate(_MODEL.value, folder, names, _OUTPUT.value, _DEVICE.value, run_pictures)
     print()
-    print(report.table(results))
+    print(report.table(scored))
     print()
-    print(results["verdict"])
-    print(f"report: {pathlib.Path(_OUTPUT.value) / 'report.html'}")
+    print(scored["verdict"])
+    print(f"report: {pathlib.Path(_OUTPUT.value) / results.PAGE}")
     return 0
 
 

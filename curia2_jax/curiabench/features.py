@@ -18,11 +18,12 @@ import transformers
 from safetensors import SafetensorError
 from torch.nn import functional
 
+from curia2_jax.curiabench.protocol import PIXELS, RANDOM, ROWS, TRAINED
 from curia2_jax.curiabench.tasks import Split, read_sample
 from curia2_jax.errors import UserError
 
 Processor = Callable[..., dict[str, torch.Tensor]]
-HELD = 512  # slices of one series that wait for each other at most
+MAX_WAITING_SLICES = 512  # slices of one series that wait for each other at most
 
 
 class Backbone(NamedTuple):
@@ -148,12 +149,12 @@ class Features(NamedTuple):
 
 
 def extract(split: Split, model: Model, batch_size: int = 32) -> Features:
-    """Features of the three rows `trained`, `random` and `pixels` in one pass over the files.
+    """Features of every row of the protocol in one pass over the files.
 
     A slice of a series on which several structures are marked is encoded once.
     """
-    backbones = {"trained": model.trained, "random": model.random}
-    sums: dict[str, list] = {name: [0] * len(split.images) for name in (*backbones, "pixels")}
+    backbones = {TRAINED.name: model.trained, RANDOM.name: model.random}
+    sums: dict[str, list] = {row.name: [0] * len(split.images) for row in ROWS}
     counts = np.zeros((len(split.images), 1), np.float32)
     slices = np.zeros(len(split.images), "U32")
     waiting: dict[tuple, _Waiting] = {}
@@ -172,7 +173,7 @@ def extract(split: Split, model: Model, batch_size: int = 32) -> Features:
 
     last = None
     for index in np.argsort(split.series, kind="stable"):
-        if len(waiting) >= batch_size and (split.series[index] != last or len(waiting) >= HELD):
+        if len(waiting) >= batch_size and (split.series[index] != last or len(waiting) >= MAX_WAITING_SLICES):
             encode()
         last, modality = split.series[index], split.modalities[index]
         for content, one, mask in _slices(*read_sample(split, index)):
@@ -181,7 +182,7 @@ def extract(split: Split, model: Model, batch_size: int = 32) -> Features:
             if key not in waiting:
                 waiting[key] = _Waiting(to_pixels(model.processor, one, modality), [])
             waiting[key].samples.append((index, mask))
-            sums["pixels"][index] = sums["pixels"][index] + raw_pixels(one, mask)
+            sums[PIXELS.name][index] = sums[PIXELS.name][index] + raw_pixels(one, mask)
             counts[index] += 1
     encode()
     return Features({name: np.stack(rows) / counts for name, rows in sums.items()}, slices)
