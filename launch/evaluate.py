@@ -4,7 +4,7 @@
 
 DIR is a benchmark, as `launch/ingest.py --labels` writes it. REPORT becomes a folder with report.html and results.json.
 Without --task, every task of DIR is scored. With --run, the report also shows the crops that this training run saw, and
-its curves.
+its curves. No code in HF_DIR is run unless --trust-remote-code says so.
 Exit codes: 0 done, or no labels to score on; 1 a fault; 2 your mistake (one line says which).
 """
 
@@ -22,6 +22,9 @@ _TASK = flags.DEFINE_multi_string("task", [], "Tasks to score; more names may fo
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for report.html and results.json.")
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Where the backbone runs.")
 _RUN = flags.DEFINE_string("run", None, "Training run whose pictures go into the report.")
+_TRUST = flags.DEFINE_bool(
+    "trust-remote-code", False, "Run the image processor in --model where it is not that of this version."
+)
 
 
 def run(argv: list[str]) -> int:
@@ -44,7 +47,7 @@ def run(argv: list[str]) -> int:
         raise UserError(f"{e.name} is not installed; write: pip install -e '.[eval]'") from None
     names = [*_TASK.value, *argv[1:]] or task_names(folder)
     run_pictures = sorted(pathlib.Path(_RUN.value, "images").glob("*.png")) if _RUN.value else []
-    scored = evaluate(_MODEL.value, folder, names, _OUTPUT.value, _DEVICE.value, run_pictures)
+    scored = evaluate(_MODEL.value, folder, names, _OUTPUT.value, _DEVICE.value, run_pictures, _TRUST.value)
     print()
     print(report.table(scored))
     print()

@@ -17,6 +17,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from curia2_jax.curiabench import comparison, features, heads, pictures, report, scores, tasks
+from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.protocol import ROWS, Scoring, scoring_of
 from curia2_jax.curiabench.results import FILE, PAGE, Count, ModelFacts, Results, Settings, TaskResults
 from curia2_jax.errors import UserError
@@ -37,12 +38,14 @@ def evaluate(
     output: str | Path,
     device: str = "cpu",
     run_pictures: Sequence[Path] = (),
+    trust_remote_code: bool = False,
     say: Callable[[str], None] = print,
 ) -> Results:
     """Scores tasks `names` of the benchmark folder `data`; writes `output`/results.json and `output`/report.html.
 
     Args:
       run_pictures: PNG files of the training run to show in the report.
+      trust_remote_code: run an image processor of the folder that is not ours.
       say: receives one line a stage.
     Returns:
       What results.json holds.
@@ -51,7 +54,7 @@ def evaluate(
     """
     chosen = [tasks.read_task(data, name) for name in dict.fromkeys(names)]
     scoring = _scoring(chosen)
-    model = features.load_model(model_folder, device)
+    model = load_model(model_folder, device, trust_remote_code)
     output = Path(output)
     _writable(output)
     scored = {task.name: _score(task, scoring, model, number, say) for number, task in enumerate(chosen)}
@@ -97,7 +100,7 @@ def _write(path: Path, text: str) -> None:
         raise UserError(f"--output: cannot write {path}: {error.strerror}; write another folder") from None
 
 
-def _score(task: tasks.Task, scoring: Scoring, model: features.Model, seed: int, say: Callable[[str], None]) -> Scored:
+def _score(task: tasks.Task, scoring: Scoring, model: Model, seed: int, say: Callable[[str], None]) -> Scored:
     """Features, predictions and scores of one task; `seed` draws its resamples."""
     start = time.monotonic()
     train, test = (features.extract(split, model) for split in (task.train, task.test))
@@ -158,7 +161,7 @@ def _count(split: tasks.Split, slices: np.ndarray, classes: np.ndarray) -> Count
     }
 
 
-def _describe(model: features.Model, folder: str | Path) -> ModelFacts:
+def _describe(model: Model, folder: str | Path) -> ModelFacts:
     config = model.trained.model.config
     return {
         "folder": str(folder),

@@ -11,6 +11,7 @@ from PIL import Image
 from skimage.filters import threshold_otsu
 
 from curia2_jax.curiabench import features
+from curia2_jax.curiabench.model import Backbone, Model
 from curia2_jax.curiabench.tasks import Split, read_sample
 
 CT_WINDOW = (-200.0, 300.0)  # HU; soft tissue and bone
@@ -41,7 +42,7 @@ def embed(path: str | Path) -> str:
     return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode()
 
 
-def token_pictures(split: Split, model: features.Model, slices: np.ndarray, count: int = 6) -> list[SlicePicture]:
+def token_pictures(split: Split, model: Model, slices: np.ndarray, count: int = 6) -> list[SlicePicture]:
     """Pictures of `count` slices of a split, spread over its files; `slices` (n,) says which samples share an image.
 
     Colors are the first three principal components of the foreground patches (DINOv2, figure 1), computed over all
@@ -61,7 +62,7 @@ def token_pictures(split: Split, model: features.Model, slices: np.ndarray, coun
     return out
 
 
-def _token_colors(backbone: features.Backbone, pixels: torch.Tensor) -> np.ndarray:
+def _token_colors(backbone: Backbone, pixels: torch.Tensor) -> np.ndarray:
     """RGB (n, g, g, 3) uint8 of the patches of (n, 1, R, R) pixels; the foreground depends on the pixels alone."""
     tokens = features.tokens(backbone, pixels)[1].numpy()
     level = torch.nn.functional.avg_pool2d(pixels, backbone.patch_size)[:, 0].numpy()

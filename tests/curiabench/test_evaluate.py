@@ -8,6 +8,7 @@ import small_benchmark
 from sklearn import metrics
 
 from curia2_jax.curiabench import evaluate, features, heads, scores, tasks
+from curia2_jax.curiabench.model import load_model
 from curia2_jax.curiabench.results import read
 from curia2_jax.errors import UserError
 
@@ -48,7 +49,7 @@ def test_three_rows_two_heads_three_scores_and_the_files(scored):
 
 def probe_of(model, task, row):
     """What the linear probe makes of a row, patients kept apart."""
-    loaded = features.load_model(model, "cpu")
+    loaded = load_model(model, "cpu")
     train, test = (features.extract(split, loaded) for split in (task.train, task.test))
     classes = np.array(sorted(task.classes))
     groups = np.unique(task.train.patients, return_inverse=True)[1]

@@ -9,7 +9,8 @@ import small_benchmark
 from PIL import Image
 from sklearn.decomposition import PCA
 
-from curia2_jax.curiabench import features, pictures, tasks
+from curia2_jax.curiabench import pictures, tasks
+from curia2_jax.curiabench.model import load_model
 
 
 def decode(uri):
@@ -56,7 +57,7 @@ def test_pictures_of_slices_show_different_slices_in_their_window_and_shape(tmp_
     rows.append((volume, volume > 0, 1, "p", "CT"))
     task = small_benchmark.write_task(tmp_path / "t", {"train": rows, "test": rows[:1]}, {0: "a", 1: "b"})
     split = tasks.read_task(task.parent, "t").train._replace(masked=True)
-    model = features.load_model(small_benchmark.write_model(tmp_path / "model"), "cpu")
+    model = load_model(small_benchmark.write_model(tmp_path / "model"), "cpu")
     slices = np.array(list("aabbccddeef"))
     got = pictures.token_pictures(split, model, slices, count=3)
     assert len(got) == 3
@@ -77,7 +78,7 @@ def test_a_constant_slice_has_a_picture(tmp_path, modality):
     flat = np.full((16, 16), 50, np.float32)
     rows = [(flat, flat > 0, label, "p", modality) for label in (0, 1)]
     task = small_benchmark.write_task(tmp_path / "t", {"train": rows, "test": rows[:1]}, {0: "a", 1: "b"})
-    model = features.load_model(small_benchmark.write_model(tmp_path / "model"), "cpu")
+    model = load_model(small_benchmark.write_model(tmp_path / "model"), "cpu")
     got = pictures.token_pictures(tasks.read_task(task.parent, "t").test, model, np.array(["a"]))
     assert len(got) == 1
 
