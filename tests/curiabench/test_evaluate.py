@@ -47,21 +47,21 @@ def test_three_rows_two_heads_three_scores_and_the_files(scored):
                     assert 0 <= low <= value <= high <= 1
 
 
-def probe_of(model, task, row):
-    """What the linear probe makes of a row, patients kept apart."""
+def answer_of(model, task, row, head=heads.linear_probe):
+    """What a head makes of a row: patients kept apart, tokens compared by direction and pixels by distance."""
     loaded = load_model(model, "cpu")
     train, test = (features.extract(split, loaded) for split in (task.train, task.test))
     classes = np.array(sorted(task.classes))
     groups = np.unique(task.train.patients, return_inverse=True)[1]
     problem = heads.Problem(train.rows[row], task.train.targets, groups, test.rows[row], classes, row != "pixels")
-    return heads.linear_probe(problem)
+    return head(problem)
 
 
 def test_scores_are_those_of_scikit_learn_on_the_same_features(scored, model, benchmark):
     """Accuracy, recall, confusion and the chosen C of one row, computed beside the evaluation."""
     results = scored[0]["tasks"]["organs-ct"]
     task = tasks.read_task(benchmark, "organs-ct")
-    got = probe_of(model, task, "random")
+    got = answer_of(model, task, "random")
     classes = np.array(sorted(task.classes))
     predicted = classes[got.outputs.argmax(1)]
     row = results["rows"]["random"]["linear"]
@@ -73,10 +73,33 @@ def test_scores_are_those_of_scikit_learn_on_the_same_features(scored, model, be
     assert confusion.trace() == (predicted == task.test.targets).sum()
 
 
+@pytest.mark.parametrize("row", ["trained", "random", "pixels"])
+def test_neighbors_of_every_row_are_those_of_its_own_features(scored, model, benchmark, row):
+    """Pixels have no direction, tokens have one; no row is scored with the features of another."""
+    task = tasks.read_task(benchmark, "organs-ct")
+    got = answer_of(model, task, row, heads.nearest_neighbors)
+    predicted = np.array(sorted(task.classes))[got.outputs.argmax(1)]
+    confusion = metrics.confusion_matrix(task.test.targets, predicted, labels=sorted(task.classes))
+    assert scored[0]["tasks"]["organs-ct"]["confusion"][row]["knn"] == confusion.tolist()
+
+
+def test_every_task_has_resamples_of_its_own(model, benchmark, tmp_path, monkeypatch):
+    """The mean of the tasks is over independent draws of the patients of each."""
+    seeds = []
+
+    def resample(num_groups, seed):
+        seeds.append((num_groups, seed))
+        return np.ones((2, num_groups))
+
+    monkeypatch.setattr(scores, "resample", resample)
+    evaluate.evaluate(model, benchmark, ["organs-mr", "organs-ct"], tmp_path / "report", say=lambda line: None)
+    assert seeds == [(3, 0), (3, 1)]
+
+
 def test_intervals_are_those_of_resampled_test_patients(scored, model, benchmark):
     """Each draw is scored by scikit-learn on the samples of the patients drawn, as often as they are drawn."""
     task = tasks.read_task(benchmark, "organs-mr")  # the second task: its resamples are its own
-    got = probe_of(model, task, "trained")
+    got = answer_of(model, task, "trained")
     predicted = np.array(sorted(task.classes))[got.outputs.argmax(1)]
     patients = np.unique(task.test.patients)
     drawn = []

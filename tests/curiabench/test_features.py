@@ -6,6 +6,7 @@ import small_benchmark
 import torch
 import transformers
 
+from curia2_jax import curia_image_processor
 from curia2_jax.curiabench import features, tasks
 from curia2_jax.curiabench.model import load_model
 
@@ -98,6 +99,15 @@ def test_ct_is_clipped_below_air_and_mr_is_not_even_in_the_same_slice(tmp_path, 
     assert (clipped - whole).abs().max() > 0.05
 
 
+def test_a_sample_without_a_modality_is_treated_as_the_processor_says(model):
+    """Clipped where preprocessor_config.json says so, and not where it does not."""
+    native = image(4) * 10
+    pixels = {modality: features.to_pixels(model.processor, native, modality) for modality in ("CT", "MR", "")}
+    assert torch.equal(pixels[""], pixels["CT"]) and not torch.equal(pixels[""], pixels["MR"])
+    whole = curia_image_processor.CuriaImageProcessor(crop_size=32, clip_below_air=False)
+    assert torch.equal(features.to_pixels(whole, native, ""), pixels["MR"])
+
+
 def test_patch_mask_by_hand():
     """A square that is exactly one patch is that patch."""
     mask = np.zeros((64, 64), bool)
@@ -113,6 +123,11 @@ def test_the_smallest_structure_still_has_a_patch():
     mask[300, 41] = True  # shrunk eightfold no pixel of the model's resolution reaches one half
     expected = np.zeros((8, 8), bool)
     expected[300 // 64, 41 // 64] = True
+    np.testing.assert_array_equal(features.patch_mask(mask, 64, 8), expected)
+    mask = np.zeros((512, 512), bool)
+    mask[60, 41] = True  # a sixteenth of its weight falls on the next patch: less than half of the most
+    expected = np.zeros((8, 8), bool)
+    expected[0, 0] = True
     np.testing.assert_array_equal(features.patch_mask(mask, 64, 8), expected)
 
 

@@ -1,5 +1,6 @@
 """Loading an exported folder: whole or refused, and without running its code."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -33,6 +34,16 @@ def test_random_row_has_the_shape_but_not_the_weights_and_is_the_same_every_time
     name = "embeddings.patch_embeddings.projection.weight"
     assert not torch.allclose(trained[name], random[name])
     assert model.parameters == sum(v.numel() for v in trained.values())
+
+
+def test_facts_of_the_folder_and_full_precision(folder, model):
+    """The hash is that of the weights' bytes; convolutions of a GPU are not rounded to TF32."""
+    assert model.sha256 == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert (model.trained.patch_size, model.trained.prefix) == (model.random.patch_size, model.random.prefix) == (8, 1)
+    assert not torch.backends.cudnn.allow_tf32
+    for backbone in (model.trained, model.random):
+        assert not backbone.model.training
+        assert {(p.dtype, p.requires_grad) for p in backbone.model.parameters()} == {(torch.float32, False)}
 
 
 def test_loading_writes_nothing_into_the_folder(folder, model):

@@ -241,6 +241,25 @@ def test_is_the_image_processor_of_a_pipeline(folder, curia, tmp_path, monkeypat
         np.testing.assert_allclose(extract([image, image], batch_size=2)[1], expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("registers", [0, 4])
+def test_the_model_card_says_which_token_is_what(tmp_path, registers):
+    """Facts of the folder's own files: sizes, tokens in their order, the step, and the hashes."""
+    told = processor.contract(CONFIG, META)
+    model = {
+        "architectures": ["Dinov2Model"], "num_hidden_layers": 3, "hidden_size": 64, "patch_size": 8,
+        "num_channels": 1, "use_swiglu_ffn": True,
+    }  # fmt: skip
+    processor.write_model_card(tmp_path, told, model | ({"num_register_tokens": 4} if registers else {}))
+    card = (tmp_path / "README.md").read_text()
+    assert "# Dinov2Model: 3 blocks of width 64, 48 px" in card and "| input | 1 x 48 x 48, patches of 8 |" in card
+    tokens = (
+        "class token 0, registers 1 to 4, 36 patches from 5 on" if registers else "class token 0, 36 patches from 1 on"
+    )
+    assert f"`last_hidden_state`: {tokens}; after the final norm" in card
+    assert "| feed-forward | SwiGLU |" in card and "step 7 |" in card
+    assert f"| {told['source']['training_config_sha256']} |" in card and f"| {'c' * 64} |" in card
+
+
 def test_the_contract_says_what_the_processor_does(folder, curia):
     """preprocessing.json names the numbers that the code and training use."""
     told = json.loads((folder / "preprocessing.json").read_text())
