@@ -40,6 +40,7 @@ def ingest(studies: pathlib.Path, corpus: pathlib.Path) -> pathlib.Path:
 
 
 def phantom_studies(folder: pathlib.Path, count: int, seed: int) -> pathlib.Path:
+    """Synthetic studies in `folder`, made once."""
     if not (folder / "label_names.json").exists():
         print(f"making {count} synthetic studies in {folder}", flush=True)
         phantom.write_studies(folder, count, seed)
@@ -54,6 +55,7 @@ def canvas_of(corpus: pathlib.Path) -> int:
 def pretrain_and_score(
     folder: pathlib.Path, corpus: pathlib.Path, benchmark: pathlib.Path, steps: int, seed: int
 ) -> None:
+    """`folder`/run, `folder`/huggingface and `folder`/report, by the commands that a user would call."""
     run, model, report = folder / "run", folder / "huggingface", folder / "report"
     settings = {"data.corpus": corpus, "data.canvas": canvas_of(corpus), "seed": seed}
     flags_of = [f"--config.{key}={value}" for key, value in settings.items()]
@@ -65,6 +67,7 @@ def pretrain_and_score(
 
 
 def demo(output: pathlib.Path) -> int:
+    """From studies to the scores of a model, on the scans of --input or on synthetic ones."""
     if _INPUT.value:
         studies = pathlib.Path(_INPUT.value).resolve()
         if not studies.is_dir():
@@ -137,6 +140,7 @@ def print_evidence(reports: list[results.Results]) -> None:
 
 
 def run(argv: list[str]) -> int:
+    """The demo, or the evidence."""
     if argv[1:]:
         raise UserError(f"found {argv[1]!r}; write --input=DIR")
     output = pathlib.Path(_OUTPUT.value)

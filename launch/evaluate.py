@@ -1,4 +1,4 @@
-"""Score an exported model on labelled slices, frozen: nearest neighbours and a linear probe.
+"""Score an exported model on labelled slices, frozen: nearest neighbors and a linear probe.
 
     python launch/evaluate.py --model HF_DIR --data DIR --output REPORT [--task NAME...] [--device cuda] [--run RUN]
 
@@ -28,6 +28,7 @@ _TRUST = flags.DEFINE_bool(
 
 
 def run(argv: list[str]) -> int:
+    """Checks every flag, then scores and prints the table and the verdict."""
     for flag in (_MODEL, _DATA, _OUTPUT):
         if not flag.value:
             raise UserError(f"--{flag.name}: missing; write --{flag.name}={'REPORT' if flag is _OUTPUT else 'DIR'}")

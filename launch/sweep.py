@@ -30,7 +30,11 @@ _DRY_RUN = flags.DEFINE_bool("dry-run", False, "Print the commands and run none 
 
 
 def stages_of(sweep: str) -> dict[str, list[tuple[str, dict]]]:
-    """The runs of `FILE:NAME`."""
+    """The runs of `FILE:NAME`: name -> (config, overrides) of every stage.
+
+    Raises:
+      UserError: no such file, or no such sweep in it.
+    """
     file, _, name = sweep.rpartition(":")
     path = pathlib.Path(file)
     if not path.is_file():
@@ -44,6 +48,7 @@ def stages_of(sweep: str) -> dict[str, list[tuple[str, dict]]]:
 
 
 def slug(name: str) -> str:
+    """Folder name of a run."""
     return re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_")
 
 
@@ -66,6 +71,7 @@ def commands(
 
 
 def run(argv: list[str]) -> int:
+    """Checks the flags, then runs what is not finished and sums it up."""
     for flag in (_SWEEP, _WORKDIR, _CORPUS):
         if not flag.value:
             raise UserError(f"--{flag.name}: missing")

@@ -46,7 +46,7 @@ def token_pictures(split: Split, model: Model, slices: np.ndarray, count: int = 
     """Pictures of `count` slices of a split, spread over its files; `slices` (n,) says which samples share an image.
 
     Colors are the first three principal components of the foreground patches (DINOv2, figure 1), computed over all
-    the slices together, so that one colour means one thing; the background is black. The foreground is what lies above
+    the slices together, so that one color means one thing; the background is black. The foreground is what lies above
     Otsu's threshold of the patches' mean intensity, the same for both rows.
     """
     _, first = np.unique(slices, return_index=True)

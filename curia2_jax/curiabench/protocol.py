@@ -80,16 +80,16 @@ LINEAR = Head(
     "linear",
     "Linear probe",
     "linear probe",
-    "The linear probe is a multinomial logistic regression on standardised features, its regularisation chosen by "
+    "The linear probe is a multinomial logistic regression on standardized features, its regularization chosen by "
     "cross-validation over training patients.",
     heads.linear_probe,
 )
 KNN = Head(
     "knn",
-    "k nearest neighbours",
+    "k nearest neighbors",
     "kNN",
-    f"The neighbours are {heads.NEIGHBORS}, compared by cosine and weighted by exp(similarity / {heads.TEMPERATURE}); "
-    "raw pixels, which have no direction, are standardised and compared by distance.",
+    f"The neighbors are {heads.NEIGHBORS}, compared by cosine and weighted by exp(similarity / {heads.TEMPERATURE}); "
+    "raw pixels, which have no direction, are standardized and compared by distance.",
     heads.nearest_neighbors,
 )
 ACCURACY = Metric(
@@ -110,7 +110,7 @@ SCORINGS = (
         heads=(LINEAR, KNN),
         metrics=(ACCURACY, BALANCED_ACCURACY, AUROC),
         primary=PRIMARY,
-        settings={
+        settings={  # spelled as in the first reports
             "neighbours": heads.NEIGHBORS,
             "temperature": heads.TEMPERATURE,
             "regularisation": list(heads.REGULARIZATION),

@@ -184,7 +184,11 @@ def _names(names: dict, kind: str) -> dict[str, str]:
 
 
 def read_names(path: str) -> dict:
-    """JSON of `--label-names`: {"1": name, ...} or {word of the kind: {"1": name, ...}, ...}. Raises UserError."""
+    """JSON of `--label-names`: {"1": name, ...} or {word of the kind: {"1": name, ...}, ...}.
+
+    Raises:
+      UserError: the file cannot be read, or is no such table.
+    """
     try:
         names = json.loads(pathlib.Path(path).read_text())
     except (OSError, ValueError) as error:

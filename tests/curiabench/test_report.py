@@ -168,4 +168,4 @@ def test_the_verdict_is_about_the_primary_score(monkeypatch):
     )
     page = report.render(found, {"organs": []}, {})
     assert "AUROC, 0 to 1" in page and "7001" in page and "597" not in page
-    assert "Confusion: trained backbone, k nearest neighbours" in page
+    assert "Confusion: trained backbone, k nearest neighbors" in page
