@@ -8,12 +8,12 @@ It runs the commands that you would run, and prints them. Called again, it goes 
 """
 
 import hashlib
-import json
 import os
 import pathlib
 
 from absl import flags
 
+from curia2_jax.curiabench import results
 from curia2_jax.data.readers import phantom
 from curia2_jax.errors import UserError
 from launch import command
@@ -26,8 +26,6 @@ _STEPS = flags.DEFINE_integer("steps", None, "Training steps; default: 300, with
 # Studies to pre-train on and labelled ones to score on: of the demo, and of the evidence, which wants narrow intervals.
 DEMO_STUDIES, EVIDENCE_STUDIES = (32, 24), (64, 120)
 LABELLED_SEED = 10_000  # no study of it is pre-trained on
-ROWS = {"trained": "trained backbone", "random": "same, random weights", "pixels": "raw pixels"}
-HEADS = {"linear": "linear probe", "knn": "kNN"}
 
 
 def ingest(studies: pathlib.Path, corpus: pathlib.Path) -> pathlib.Path:
@@ -41,6 +39,7 @@ def ingest(studies: pathlib.Path, corpus: pathlib.Path) -> pathlib.Path:
 
 
 def phantom_studies(folder: pathlib.Path, count: int, seed: int) -> pathlib.Path:
+    """Synthetic studies in `folder`, made once."""
     if not (folder / "label_names.json").exists():
         print(f"making {count} synthetic studies in {folder}", flush=True)
         phantom.write_studies(folder, count, seed)
@@ -50,6 +49,7 @@ def phantom_studies(folder: pathlib.Path, count: int, seed: int) -> pathlib.Path
 def pretrain_and_score(
     folder: pathlib.Path, corpus: pathlib.Path, benchmark: pathlib.Path, steps: int, seed: int
 ) -> None:
+    """`folder`/run, `folder`/huggingface and `folder`/report, by the commands that a user would call."""
     run, model, report = folder / "run", folder / "huggingface", folder / "report"
     flags_of = [f"--config.data.corpus={corpus}", f"--config.seed={seed}"]
     command.call(["launch/main.py", f"--config=configs/demo.py:{steps}", f"--workdir={run}", *flags_of])
@@ -60,6 +60,7 @@ def pretrain_and_score(
 
 
 def demo(output: pathlib.Path) -> int:
+    """From studies to the scores of a model, on the scans of --input or on synthetic ones."""
     if _INPUT.value:
         studies = pathlib.Path(_INPUT.value).resolve()
         if not studies.is_dir():
@@ -73,46 +74,66 @@ def demo(output: pathlib.Path) -> int:
         benchmark = ingest(labelled, folder / "held_out_corpus")
     pretrain_and_score(folder, corpus, benchmark, _STEPS.value or 300, 0)
     print(f"\ncheckpoint      {folder / 'run' / 'checkpoints'}\nPyTorch folder  {folder / 'huggingface'}")
-    results = folder / "report" / "results.json"
-    if not results.exists():
+    if not (folder / "report" / results.FILE).exists():
         print("no labels, so no scores: give label maps beside the scans to get a report")
         return 0
-    print(f"report          {folder / 'report' / 'report.html'}\n")
-    scores = json.loads(results.read_text())
-    print(f"{'balanced accuracy, mean of the tasks':<38}{HEADS['linear']:<24}{HEADS['knn']}")
-    for row, name in ROWS.items():
-        cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*scores["mean"]["rows"][row][h]["balanced_accuracy"]) for h in HEADS]
-        print(f"{name:<38}{cells[0]:<24}{cells[1]}")
-    print(f"\n{scores['verdict']}")
+    print(f"report          {folder / 'report' / results.PAGE}\n")
+    print_scores(results.read(folder / "report"))
     return 0
+
+
+def print_scores(found: results.Results) -> None:
+    """The primary metric of every row by every head, and the verdict."""
+    from curia2_jax.curiabench import protocol  # its heads need what only an evaluation needs
+
+    scoring = protocol.scoring_behind(found)
+    metric = scoring.primary.metric
+    print(f"{metric.phrase + ', mean of the tasks':<38}" + "".join(f"{head.short:<24}" for head in scoring.heads))
+    for row in protocol.ROWS:
+        scores = (found["mean"]["rows"][row.name][head.name][metric.name] for head in scoring.heads)
+        cells = "".join(f"{'{:.3f} [{:.3f}, {:.3f}]'.format(*score):<24}" for score in scores)
+        print(f"{row.title:<38}{cells}")
+    print(f"\n{found['verdict']}")
 
 
 def evidence(output: pathlib.Path) -> int:
     """Three seeds, each pre-trained on its own studies and scored on the same studies that none of them saw."""
     labelled = phantom_studies(output / "evidence" / "held_out_studies", EVIDENCE_STUDIES[1], LABELLED_SEED)
     benchmark = ingest(labelled, output / "evidence" / "held_out_corpus")
-    rows = []
+    reports = []
     for seed in range(3):
         folder = output / "evidence" / f"seed_{seed}"
         corpus = ingest(phantom_studies(folder / "studies", EVIDENCE_STUDIES[0], seed), folder / "corpus")
-        if not (folder / "report" / "results.json").exists():
+        if not (folder / "report" / results.FILE).exists():
             pretrain_and_score(folder, corpus, benchmark, _STEPS.value or 400, seed)
-        rows.append(json.loads((folder / "report" / "results.json").read_text())["mean"])
-    print("\nbalanced accuracy, mean of the tasks; the difference with its 95 % interval over patients")
-    print(f"{'':<14}{'seed':<6}{'trained':<10}{'random':<10}{'pixels':<10}trained - random")
-    for head, name in HEADS.items():
-        wins = 0
-        for seed, row in enumerate(rows):
-            difference = row["trained_minus"]["random"][head]["balanced_accuracy"]
-            wins += difference[1] > 0
-            scores = (row["rows"][which][head]["balanced_accuracy"][0] for which in ROWS)
-            cells = "".join(f"{score:<10.3f}" for score in scores)
-            print(f"{name:<14}{seed:<6}{cells}{difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]")
-        print(f"{name}: above random weights with the whole interval in {wins} of {len(rows)} seeds\n")
+        reports.append(results.read(folder / "report"))
+    print_evidence(reports)
     return 0
 
 
+def print_evidence(reports: list[results.Results]) -> None:
+    """The primary metric of every seed, and how often the trained backbone is above the one with random weights."""
+    from curia2_jax.curiabench import protocol  # as above
+
+    scoring = protocol.scoring_behind(reports[0])
+    metric, baseline = scoring.primary.metric, protocol.RANDOM
+    print(f"\n{metric.phrase}, mean of the tasks; the difference with its 95 % interval over patients")
+    names = "".join(f"{row.name:<10}" for row in protocol.ROWS)
+    print(f"{'':<14}{'seed':<6}{names}{protocol.TRAINED.name} - {baseline.name}")
+    for head in scoring.heads:
+        wins = 0
+        for seed, report in enumerate(reports):
+            mean = report["mean"]
+            difference = mean["trained_minus"][baseline.name][head.name][metric.name]
+            wins += difference[1] > 0
+            scores = (mean["rows"][row.name][head.name][metric.name][0] for row in protocol.ROWS)
+            cells = "".join(f"{score:<10.3f}" for score in scores)
+            print(f"{head.short:<14}{seed:<6}{cells}{difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]")
+        print(f"{head.short}: above random weights with the whole interval in {wins} of {len(reports)} seeds\n")
+
+
 def run(argv: list[str]) -> int:
+    """The demo, or the evidence."""
     if argv[1:]:
         raise UserError(f"found {argv[1]!r}; write --input=DIR")
     output = pathlib.Path(_OUTPUT.value)

@@ -1,10 +1,10 @@
-"""Score an exported model on labelled slices, frozen: nearest neighbours and a linear probe.
+"""Score an exported model on labelled slices, frozen: nearest neighbors and a linear probe.
 
     python launch/evaluate.py --model HF_DIR --data DIR --output REPORT [--task NAME...] [--device cuda] [--run RUN]
 
 DIR is a benchmark, as `launch/ingest.py --labels` writes it. REPORT becomes a folder with report.html and results.json.
 Without --task, every task of DIR is scored. With --run, the report also shows the crops that this training run saw, and
-its curves.
+its curves. No code in HF_DIR is run unless --trust-remote-code says so.
 Exit codes: 0 done, or no labels to score on; 1 a fault; 2 your mistake (one line says which).
 """
 
@@ -22,9 +22,13 @@ _TASK = flags.DEFINE_multi_string("task", [], "Tasks to score; more names may fo
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for report.html and results.json.")
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Where the backbone runs.")
 _RUN = flags.DEFINE_string("run", None, "Training run whose pictures go into the report.")
+_TRUST = flags.DEFINE_bool(
+    "trust-remote-code", False, "Run the image processor in --model where it is not that of this version."
+)
 
 
 def run(argv: list[str]) -> int:
+    """Checks every flag, then scores and prints the table and the verdict."""
     for flag in (_MODEL, _DATA, _OUTPUT):
         if not flag.value:
             raise UserError(f"--{flag.name}: missing; write --{flag.name}={'REPORT' if flag is _OUTPUT else 'DIR'}")
@@ -38,18 +42,18 @@ def run(argv: list[str]) -> int:
         print(f"no labels in {_DATA.value}: nothing to score. Ingest with --labels to get a benchmark.")
         return 0
     try:
-        from curia2_jax.curiabench import report
-        from curia2_jax.curiabench.run import evaluate  # after the flags: a wrong one needs no PyTorch
+        from curia2_jax.curiabench import report, results
+        from curia2_jax.curiabench.evaluate import evaluate  # after the flags: a wrong one needs no PyTorch
     except ModuleNotFoundError as e:
         raise UserError(f"{e.name} is not installed; write: pip install -e '.[eval]'") from None
     names = [*_TASK.value, *argv[1:]] or task_names(folder)
     run_pictures = sorted(pathlib.Path(_RUN.value, "images").glob("*.png")) if _RUN.value else []
-    results = evaluate(_MODEL.value, folder, names, _OUTPUT.value, _DEVICE.value, run_pictures)
+    scored = evaluate(_MODEL.value, folder, names, _OUTPUT.value, _DEVICE.value, run_pictures, _TRUST.value)
     print()
-    print(report.table(results))
+    print(report.table(scored))
     print()
-    print(results["verdict"])
-    print(f"report: {pathlib.Path(_OUTPUT.value) / 'report.html'}")
+    print(scored["verdict"])
+    print(f"report: {pathlib.Path(_OUTPUT.value) / results.PAGE}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Run the ablations of a sweep one after another, score each, and draw them up in one table and one picture.
+"""Run the ablations of a sweep one after another, score each, and write one table and one figure.
 
     python launch/sweep.py --sweep=configs/ablations.py:NAME --workdir=DIR --corpus=CORPUS [--data=BENCHMARK]
 
@@ -9,7 +9,7 @@ stand behind a lone `--`.
 
 import csv
 import importlib.util
-import json
+import itertools
 import pathlib
 import re
 import shlex
@@ -17,6 +17,7 @@ import shlex
 import matplotlib
 from absl import flags
 
+from curia2_jax.curiabench import results
 from curia2_jax.curiabench.tasks import benchmark_folder
 from curia2_jax.errors import UserError
 from launch import command
@@ -26,11 +27,14 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs.")
 _CORPUS = flags.DEFINE_string("corpus", None, "Corpus to train on.")
 _DATA = flags.DEFINE_string("data", None, "Benchmark to score on; default: the corpus, if it has labels.")
 _DRY_RUN = flags.DEFINE_bool("dry-run", False, "Print the commands and run none of them.")
-SCORES = ("linear", "knn")
 
 
 def stages_of(sweep: str) -> dict[str, list[tuple[str, dict]]]:
-    """The runs of `FILE:NAME`."""
+    """The runs of `FILE:NAME`: name -> (config, overrides) of every stage.
+
+    Raises:
+      UserError: no such file, or no such sweep in it.
+    """
     file, _, name = sweep.rpartition(":")
     path = pathlib.Path(file)
     if not path.is_file():
@@ -44,6 +48,7 @@ def stages_of(sweep: str) -> dict[str, list[tuple[str, dict]]]:
 
 
 def slug(name: str) -> str:
+    """Folder name of a run."""
     return re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_")
 
 
@@ -66,6 +71,7 @@ def commands(
 
 
 def run(argv: list[str]) -> int:
+    """Checks the flags, then runs what is not finished and sums it up."""
     for flag in (_SWEEP, _WORKDIR, _CORPUS):
         if not flag.value:
             raise UserError(f"--{flag.name}: missing")
@@ -79,7 +85,7 @@ def run(argv: list[str]) -> int:
     workdir = pathlib.Path(_WORKDIR.value)
     for number, (name, stages) in enumerate(runs.items()):
         folder = workdir / f"{number}_{slug(name)}"
-        if (folder / "report" / "results.json").exists():
+        if (folder / "report" / results.FILE).exists():
             print(f"{name}: done before, {folder}", flush=True)
             continue
         print(f"{name}: {folder}", flush=True)
@@ -89,45 +95,51 @@ def run(argv: list[str]) -> int:
             else:
                 command.call(line)
     if not _DRY_RUN.value:
-        summarise(workdir, runs)
+        summarize(workdir, runs)
     return 0
 
 
-def summarise(workdir: pathlib.Path, runs: dict[str, list]) -> None:
-    """DIR/table.md, DIR/table.csv and DIR/picture.png from the results.json of every run."""
-    rows = []
-    for number, name in enumerate(runs):
-        path = workdir / f"{number}_{slug(name)}" / "report" / "results.json"
-        results = json.loads(path.read_text())
-        rows.append((name, {head: results["mean"]["rows"]["trained"][head]["balanced_accuracy"] for head in SCORES}))
-    header = ["run", *(f"{head}{part}" for head in SCORES for part in ("", " low", " high"))]
-    table = [[name, *(f"{x:.4f}" for head in SCORES for x in scores[head])] for name, scores in rows]
+def summarize(workdir: pathlib.Path, runs: dict[str, list]) -> None:
+    """DIR/table.md, DIR/table.csv and DIR/picture.png from the report of every run: each head's primary metric."""
+    from curia2_jax.curiabench import protocol  # its heads need scikit-learn, a dry run does not
+
+    reports = {name: results.read(workdir / f"{number}_{slug(name)}" / "report") for number, name in enumerate(runs)}
+    scoring = protocol.scoring_behind(next(iter(reports.values())))
+    metric = scoring.primary.metric
+    scores = {
+        name: [report["mean"]["rows"][protocol.TRAINED.name][head.name][metric.name] for head in scoring.heads]
+        for name, report in reports.items()
+    }
+    header = ["run", *(f"{head.name}{part}" for head in scoring.heads for part in ("", " low", " high"))]
+    table = [[name, *(f"{x:.4f}" for score in found for x in score)] for name, found in scores.items()]
     with (workdir / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows([header, *table])
-    lines = ["| run | linear probe | kNN |", "|---|---|---|"]
-    for name, scores in rows:
-        lines.append(f"| {name} | " + " | ".join("{:.3f} [{:.3f}, {:.3f}]".format(*scores[h]) for h in SCORES) + " |")
-    text = "Balanced accuracy, mean of the tasks, 95 % interval over patients.\n\n" + "\n".join(lines) + "\n"
+    titles = [head.short for head in scoring.heads]
+    lines = ["| " + " | ".join(["run", *titles]) + " |", "|---" * (1 + len(titles)) + "|"]
+    for name, found in scores.items():
+        lines.append(f"| {name} | " + " | ".join("{:.3f} [{:.3f}, {:.3f}]".format(*score) for score in found) + " |")
+    text = f"{metric.title}, mean of the tasks, 95 % interval over patients.\n\n" + "\n".join(lines) + "\n"
     (workdir / "table.md").write_text(text)
-    draw(workdir / "picture.png", rows)
+    draw(workdir / "picture.png", scores, titles, f"{metric.phrase} (95 % interval over patients)")
     print(f"\n{text}\n{workdir / 'table.md'}, table.csv, picture.png")
 
 
-def draw(path: pathlib.Path, rows: list[tuple[str, dict[str, list[float]]]]) -> None:
+def draw(path: pathlib.Path, scores: dict[str, list[results.Score]], titles: list[str], label: str) -> None:
+    """Intervals of every run, one marker a title: the scores of a run come in the order of the titles."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(7, 0.55 * len(rows) + 1.2))
-    for offset, head, marker in ((-0.12, "linear", "o"), (0.12, "knn", "s")):
-        values = [scores[head] for _, scores in rows]
+    figure, axis = plt.subplots(figsize=(7, 0.55 * len(scores) + 1.2))
+    for number, (title, marker) in enumerate(zip(titles, itertools.cycle("os^D"), strict=False)):
+        values = [found[number] for found in scores.values()]
         middle = [v[0] for v in values]
         spread = [[v[0] - v[1] for v in values], [v[2] - v[0] for v in values]]
-        places = [i + offset for i in range(len(rows))]
-        label = "linear probe" if head == "linear" else "kNN"
-        axis.errorbar(middle, places, xerr=spread, fmt=marker, label=label, capsize=3)
-    axis.set_yticks(range(len(rows)), [name for name, _ in rows])
+        offset = 0.24 * (number - (len(titles) - 1) / 2)
+        places = [i + offset for i in range(len(scores))]
+        axis.errorbar(middle, places, xerr=spread, fmt=marker, label=title, capsize=3)
+    axis.set_yticks(range(len(scores)), list(scores))
     axis.invert_yaxis()
-    axis.set_xlabel("balanced accuracy (95 % interval over patients)")
+    axis.set_xlabel(label)
     axis.grid(axis="x", alpha=0.3)
     axis.legend(frameon=False)
     figure.tight_layout()

@@ -13,6 +13,7 @@ import transformers
 
 
 def main(folder: str, images: str, tokens: str) -> None:
+    """The three files of the command line, in its order."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     model, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)

@@ -1,15 +1,14 @@
 """A small exported model and a small benchmark made of phantom studies, for the tests of the evaluation."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
 
-import curia2_jax
 from curia2_jax.data.readers import phantom
+from curia2_jax.export import processor
 
 FIELDS = [("filename", "U32"), ("target", "i8"), ("series_id", "U16"), ("patient_id", "U16"), ("modality", "U4")]
 
@@ -28,8 +27,7 @@ def write_model(folder: Path, resolution: int = 32, patch: int = 8, registers: i
     else:
         model = transformers.Dinov2Model(transformers.Dinov2Config(**settings))
     model.save_pretrained(folder)
-    shutil.copy(Path(curia2_jax.__file__).parent / "export" / "curia_image_processor.py", folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps({"crop_size": resolution, "clip_below_air": True}))
+    processor.write(folder, {"resize": {"size": resolution}, "z_score": {"eps": 1e-6}})
     return folder
 
 

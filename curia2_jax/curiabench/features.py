@@ -5,108 +5,23 @@ volume's feature is the average over its slices, those without a masked pixel le
 """
 
 import hashlib
-import json
-import sys
-import types
-from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import transformers
-from safetensors import SafetensorError
 from torch.nn import functional
 
+from curia2_jax.curiabench.model import Backbone, Model, Processor
+from curia2_jax.curiabench.protocol import PIXELS, RANDOM, ROWS, TRAINED
 from curia2_jax.curiabench.tasks import Split, read_sample
-from curia2_jax.errors import UserError
 
-Processor = Callable[..., dict[str, torch.Tensor]]
-HELD = 512  # slices of one series that wait for each other at most
-
-
-class Backbone(NamedTuple):
-    """A frozen model on its device. `prefix`: number of tokens before the patches (class and registers)."""
-
-    model: torch.nn.Module
-    patch_size: int
-    prefix: int
-
-
-class Model(NamedTuple):
-    """An exported folder: the trained backbone, one of the same shape with random weights, and the image processor."""
-
-    trained: Backbone
-    random: Backbone
-    processor: Processor
-    sha256: str  # of the weight files
-    parameters: int
-
-
-def load_model(folder: str | Path, device: str, seed: int = 0) -> Model:
-    """Loads an exported folder without any network access. Raises UserError when a part of it is missing.
-
-    The random backbone has the initial weights that transformers gives this configuration after
-    `torch.manual_seed(seed)`.
-    """
-    folder = Path(folder)
-    weights = sorted(folder.glob("*.safetensors"))
-    for name in ("config.json", "preprocessor_config.json", "curia_image_processor.py"):
-        if not (folder / name).is_file():
-            raise UserError(f"--model: {folder} has no {name}; write the folder that launch/convert.py made")
-    if not weights:
-        raise UserError(f"--model: {folder} has no model.safetensors; write the folder that launch/convert.py made")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device: found cuda, but PyTorch sees no GPU; write --device cpu")
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    try:
-        model, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"--model: transformers cannot load {folder}: {str(error).splitlines()[0]}") from None
-    wrong = [key for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in info[kind]]
-    if wrong:
-        raise UserError(f"--model: {folder}: {len(wrong)} weights do not fit config.json, first {wrong[0]}")
-    if model.config.model_type not in ("dinov2", "dinov2_with_registers"):
-        raise UserError(f"--model: {folder}: found model_type {model.config.model_type}; write dinov2")
-    torch.backends.cudnn.allow_tf32 = False  # PyTorch's default for convolutions, of which the patch embedding is one
-    torch.manual_seed(seed)
-    random = transformers.AutoModel.from_config(model.config)
-    digest = hashlib.sha256()
-    for path in weights:
-        with path.open("rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    frozen = [_freeze(one, device) for one in (model, random)]
-    return Model(*frozen, load_processor(folder), digest.hexdigest(), parameters)
-
-
-def _freeze(model: transformers.PreTrainedModel, device: str) -> Backbone:
-    model.requires_grad_(False).eval().to(device=device, dtype=torch.float32)
-    return Backbone(model, model.config.patch_size, 1 + getattr(model.config, "num_register_tokens", 0))
-
-
-def load_processor(folder: Path) -> Processor:
-    """The image processor that lies beside the weights, set up by preprocessor_config.json.
-
-    It turns one slice (H, W) into {"pixel_values": (1, 1, R, R) float32}, clipped below air or not. The file is run
-    without being imported, so that nothing is written into the folder. Raises UserError.
-    """
-    path = folder / "preprocessor_config.json"
-    try:
-        settings = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); write the folder that launch/convert.py made") from None
-    path = folder / "curia_image_processor.py"
-    module = sys.modules[path.stem] = types.ModuleType(path.stem)  # transformers looks a class's module up
-    exec(compile(path.read_text(), path, "exec"), module.__dict__)
-    return module.CuriaImageProcessor(**settings)
+MAX_WAITING_SLICES = 512  # of one series
 
 
 def to_pixels(processor: Processor, image: np.ndarray, modality: str) -> torch.Tensor:
     """A slice (H, W) as the model saw it in training, (1, 1, R, R): CT is clipped below air, MR is not."""
-    return processor(image, clip_below_air=modality == "CT" if modality else None)["pixel_values"]
+    clip = modality == "CT" if modality else None  # unknown: what the processor says
+    return processor(image, clip_below_air=clip, return_tensors="pt")["pixel_values"]
 
 
 @torch.inference_mode()
@@ -148,12 +63,12 @@ class Features(NamedTuple):
 
 
 def extract(split: Split, model: Model, batch_size: int = 32) -> Features:
-    """Features of the three rows `trained`, `random` and `pixels` in one pass over the files.
+    """Features of every row of the protocol in one pass over the files.
 
     A slice of a series on which several structures are marked is encoded once.
     """
-    backbones = {"trained": model.trained, "random": model.random}
-    sums: dict[str, list] = {name: [0] * len(split.images) for name in (*backbones, "pixels")}
+    backbones = {TRAINED.name: model.trained, RANDOM.name: model.random}
+    sums: dict[str, list] = {row.name: [0] * len(split.images) for row in ROWS}
     counts = np.zeros((len(split.images), 1), np.float32)
     slices = np.zeros(len(split.images), "U32")
     waiting: dict[tuple, _Waiting] = {}
@@ -172,7 +87,7 @@ def extract(split: Split, model: Model, batch_size: int = 32) -> Features:
 
     last = None
     for index in np.argsort(split.series, kind="stable"):
-        if len(waiting) >= batch_size and (split.series[index] != last or len(waiting) >= HELD):
+        if len(waiting) >= batch_size and (split.series[index] != last or len(waiting) >= MAX_WAITING_SLICES):
             encode()
         last, modality = split.series[index], split.modalities[index]
         for content, one, mask in _slices(*read_sample(split, index)):
@@ -181,7 +96,7 @@ def extract(split: Split, model: Model, batch_size: int = 32) -> Features:
             if key not in waiting:
                 waiting[key] = _Waiting(to_pixels(model.processor, one, modality), [])
             waiting[key].samples.append((index, mask))
-            sums["pixels"][index] = sums["pixels"][index] + raw_pixels(one, mask)
+            sums[PIXELS.name][index] = sums[PIXELS.name][index] + raw_pixels(one, mask)
             counts[index] += 1
     encode()
     return Features({name: np.stack(rows) / counts for name, rows in sums.items()}, slices)

@@ -1,6 +1,6 @@
-"""The two classifiers on frozen features: weighted nearest neighbours and a linear probe, both scikit-learn's.
+"""The two classifiers on frozen features: weighted nearest neighbors and a linear probe, both scikit-learn's.
 
-Neither has anything to tune by hand: the neighbours follow DINO (k = 20, weight exp(similarity / 0.07)), and the
+Neither has anything to tune by hand: the neighbors follow DINO (k = 20, weight exp(similarity / 0.07)), and the
 probe's only number, C, is chosen on patients of the training split. Both run on one thread: sums then have one order on
 every machine, and the matrices are so small that waiting for each other costs threads ten times what they save.
 """
@@ -17,54 +17,67 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-NEIGHBOURS = 20
+NEIGHBORS = 20
 TEMPERATURE = 0.07
-REGULARISATION = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-UNCHOSEN = 1e-2
+REGULARIZATION = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+DEFAULT_C = 1e-2
 FOLDS = 4
 MAX_ITERATIONS = 500
 
 
-class Prediction(NamedTuple):
-    """Class probabilities (n, K) float64 in the order of the classes that were asked for, and how they came about."""
+class Problem(NamedTuple):
+    """What a head learns from, and what it is asked about: n training samples, m test samples.
 
-    probabilities: np.ndarray
-    settings: dict
+    `classes` are all labels of the task, sorted, whether train has them or not. Tokens have a direction; a handful of
+    numbers with units, such as mean and spread of pixels, has none that means something.
+    """
+
+    train: np.ndarray  # (n, D) float32
+    targets: np.ndarray  # (n,), labels in kinds that have classes
+    groups: np.ndarray  # (n,) int64, the patient of each training sample
+    test: np.ndarray  # (m, D) float32
+    classes: np.ndarray  # (K,) int64, empty in kinds without classes
+    has_direction: bool
+
+
+class Prediction(NamedTuple):
+    """What a head answers: here class probabilities (m, K) float64, and how they came about."""
+
+    outputs: np.ndarray
+    settings: dict[str, float | int | bool]
 
 
 @threadpool_limits.wrap(limits=1)
-def nearest_neighbours(
-    train: np.ndarray, targets: np.ndarray, test: np.ndarray, classes: np.ndarray, direction: bool
-) -> Prediction:
+def nearest_neighbors(problem: Problem) -> Prediction:
     """Weighted vote of the nearest training samples (DINO, appendix on k-NN evaluation).
 
-    Tokens (`direction`) are compared by cosine, as DINO does. A handful of numbers with units, such as mean and spread
-    of pixels, has no direction that means something: they are standardised and compared by Euclidean distance.
+    Features with a direction are compared by cosine, as DINO does; the others are standardized by train and compared by
+    Euclidean distance.
     """
-    neighbours = min(NEIGHBOURS, len(train))
-    if direction:
+    train, test = problem.train, problem.test
+    neighbors = min(NEIGHBORS, len(train))
+    if problem.has_direction:
         model = KNeighborsClassifier(
-            neighbours, metric="cosine", algorithm="brute", weights=lambda distance: np.exp(-distance / TEMPERATURE)
+            neighbors, metric="cosine", algorithm="brute", weights=lambda distance: np.exp(-distance / TEMPERATURE)
         )
     else:
         scaler = StandardScaler().fit(train)
         train, test = scaler.transform(train), scaler.transform(test)
-        model = KNeighborsClassifier(neighbours, weights="distance")
-    probabilities = model.fit(train, targets).predict_proba(test)
-    return Prediction(_aligned(probabilities, model.classes_, classes), {"k": neighbours})
+        model = KNeighborsClassifier(neighbors, weights="distance")
+    probabilities = model.fit(train, problem.targets).predict_proba(test)
+    return Prediction(_aligned(probabilities, model.classes_, problem.classes), {"k": neighbors})
 
 
 @threadpool_limits.wrap(limits=1)
-def linear_probe(
-    train: np.ndarray, targets: np.ndarray, groups: np.ndarray, test: np.ndarray, classes: np.ndarray
-) -> Prediction:
-    """Multinomial logistic regression on standardised features.
+def linear_probe(problem: Problem) -> Prediction:
+    """Multinomial logistic regression on standardized features.
 
-    C is the value of `REGULARISATION` with the highest balanced accuracy on left-out `groups` (n,), the smallest one on
-    a tie, and the probe is then fitted to all of train. Without a second group, or when leaving one out leaves a single
-    class, there is nothing to choose on, and C is `UNCHOSEN`.
+    C is the value of `REGULARIZATION` with the highest balanced accuracy on left-out groups, the smallest one on a tie,
+    and the probe is then fitted to all of train. Without a second group, or when leaving one out leaves a single class,
+    there is nothing to choose on, and C is `DEFAULT_C`.
     """
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=UNCHOSEN, max_iter=MAX_ITERATIONS))
+    train, targets, groups = problem.train, problem.targets, problem.groups
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=DEFAULT_C, max_iter=MAX_ITERATIONS))
     folds = []
     if (num_groups := len(np.unique(groups))) > 1:
         folds = list(GroupKFold(min(FOLDS, num_groups)).split(train, targets, groups))
@@ -72,17 +85,21 @@ def linear_probe(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # reported as `converged`
         if folds:
-            grid = {"logisticregression__C": REGULARISATION}
-            model = GridSearchCV(model, grid, scoring=_balanced_accuracy, cv=folds).fit(train, targets).best_estimator_
+            grid = {"logisticregression__C": REGULARIZATION}
+            search = GridSearchCV(model, grid, scoring=_balanced_accuracy, cv=folds)
+            model = search.fit(train, targets).best_estimator_
         else:
             model.fit(train, targets)
     probe = model[-1]
-    probabilities = _aligned(model.predict_proba(test), probe.classes_, classes)
+    probabilities = _aligned(model.predict_proba(problem.test), probe.classes_, problem.classes)
     return Prediction(probabilities, {"C": probe.C, "converged": bool(probe.n_iter_.max() < MAX_ITERATIONS)})
 
 
 def _balanced_accuracy(model, features: np.ndarray, targets: np.ndarray) -> float:
-    """Mean recall of the classes that occur; scikit-learn's scorer warns when a fold lacks one."""
+    """Mean recall of the classes that occur.
+
+    The number of scikit-learn's balanced_accuracy_score, which warns in two ways of folds that lack a class.
+    """
     right = model.predict(features) == targets
     return float(np.mean([right[targets == label].mean() for label in np.unique(targets)]))
 

@@ -1,4 +1,4 @@
-"""Pictures of the report, as PNG data URIs: slices, and the patch tokens of slices as colours."""
+"""Pictures of the report, as PNG data URIs: slices, and the patch tokens of slices as colors."""
 
 import base64
 import io
@@ -11,6 +11,7 @@ from PIL import Image
 from skimage.filters import threshold_otsu
 
 from curia2_jax.curiabench import features
+from curia2_jax.curiabench.model import Backbone, Model
 from curia2_jax.curiabench.tasks import Split, read_sample
 
 CT_WINDOW = (-200.0, 300.0)  # HU; soft tissue and bone
@@ -41,11 +42,11 @@ def embed(path: str | Path) -> str:
     return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode()
 
 
-def token_pictures(split: Split, model: features.Model, slices: np.ndarray, count: int = 6) -> list[SlicePicture]:
+def token_pictures(split: Split, model: Model, slices: np.ndarray, count: int = 6) -> list[SlicePicture]:
     """Pictures of `count` slices of a split, spread over its files; `slices` (n,) says which samples share an image.
 
-    Colours are the first three principal components of the foreground patches (DINOv2, figure 1), computed over all
-    the slices together, so that one colour means one thing; the background is black. The foreground is what lies above
+    Colors are the first three principal components of the foreground patches (DINOv2, figure 1), computed over all
+    the slices together, so that one color means one thing; the background is black. The foreground is what lies above
     Otsu's threshold of the patches' mean intensity, the same for both rows.
     """
     _, first = np.unique(slices, return_index=True)
@@ -53,36 +54,39 @@ def token_pictures(split: Split, model: features.Model, slices: np.ndarray, coun
     images = [_middle(*read_sample(split, index)) for index in chosen]
     modalities = split.modalities[chosen]
     pixels = torch.cat([features.to_pixels(model.processor, *pair) for pair in zip(images, modalities, strict=True)])
-    colours = {}
-    for name, backbone in (("trained", model.trained), ("random", model.random)):
-        tokens = features.tokens(backbone, pixels)[1].numpy()
-        level = torch.nn.functional.avg_pool2d(pixels, backbone.patch_size)[:, 0].numpy()
-        foreground = np.stack([one > threshold_otsu(one) if np.ptp(one) else one >= one for one in level])
-        colours[name] = principal_colours(tokens, foreground)
+    trained, random = (_token_colors(backbone, pixels) for backbone in (model.trained, model.random))
     out = []
     for i, (image, modality) in enumerate(zip(images, modalities, strict=True)):
         size = _size(image.shape)
-        pictures = (png(colours[name][i], size) for name in ("trained", "random"))
-        out.append(SlicePicture(png(_window(image, modality), size), *pictures))
+        out.append(SlicePicture(png(_window(image, modality), size), png(trained[i], size), png(random[i], size)))
     return out
 
 
-def principal_colours(tokens: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+def _token_colors(backbone: Backbone, pixels: torch.Tensor) -> np.ndarray:
+    """RGB (n, g, g, 3) uint8 of the patches of (n, 1, R, R) pixels; the foreground depends on the pixels alone."""
+    tokens = features.tokens(backbone, pixels)[1].numpy()
+    level = torch.nn.functional.avg_pool2d(pixels, backbone.patch_size)[:, 0].numpy()
+    foreground = np.stack([one > threshold_otsu(one) if np.ptp(one) else one >= one for one in level])
+    return principal_colors(tokens, foreground)
+
+
+def principal_colors(tokens: np.ndarray, foreground: np.ndarray) -> np.ndarray:
     """RGB (n, g, g, 3) uint8 of tokens (n, g, g, D): three principal components of the foreground (n, g, g) bool.
 
-    Each component is stretched from its 2nd to its 98th percentile; its sign makes the largest loading positive.
+    Each component is stretched from its 2nd to its 98th percentile; its sign makes the largest loading positive. Not
+    scikit-learn's PCA, which refuses fewer points than components: a slice with one bright patch has a picture too.
     """
     points = tokens[foreground].astype(np.float64)
-    centred = points - points.mean(0)
-    _, vectors = np.linalg.eigh(centred.T @ centred)
+    centered = points - points.mean(0)
+    _, vectors = np.linalg.eigh(centered.T @ centered)
     axes = vectors[:, ::-1][:, :3]
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
-    values = centred @ axes
+    values = centered @ axes
     low, high = np.percentile(values, [2, 98], axis=0)
     scaled = np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1)
-    colours = np.zeros((*foreground.shape, 3), np.uint8)
-    colours[foreground] = np.rint(25 + 230 * scaled)
-    return colours
+    colors = np.zeros((*foreground.shape, 3), np.uint8)
+    colors[foreground] = np.rint(25 + 230 * scaled)
+    return colors
 
 
 def _middle(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:

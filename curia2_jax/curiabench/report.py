@@ -5,64 +5,66 @@ from importlib import resources
 import jinja2
 
 from curia2_jax.curiabench.pictures import SlicePicture
+from curia2_jax.curiabench.protocol import BASELINES, ROWS, TRAINED, scoring_behind
+from curia2_jax.curiabench.results import Results, Score
 
-ROW_NAMES = {"trained": "Trained backbone", "random": "Same backbone, random weights", "pixels": "Raw pixels"}
-HEAD_NAMES = {"linear": "Linear probe", "knn": "k nearest neighbours"}
 CAPTIONS = {"crops": "What the student saw of the first images", "curves": "How training went"}
-METRIC_NAMES = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "auroc": "AUROC"}
 
 
-def verdict(results: dict) -> str:
-    """One sentence on the primary score, balanced accuracy of the linear probe, averaged over tasks.
+def verdict(results: Results) -> str:
+    """One sentence on the primary score, averaged over tasks.
 
     A row is better or worse only when the 95 % interval of the difference, on the same resampled patients, does not
     hold zero.
     """
+    head, metric = scoring_behind(results).primary
     mean, tasks = results["mean"], results["tasks"].values()
-    value = mean["rows"]["trained"]["linear"]["balanced_accuracy"][0]
+    value = mean["rows"][TRAINED.name][head.name][metric.name][0]
     parts = []
-    for row, name in (("pixels", "raw pixels"), ("random", "the same backbone with random weights")):
-        other = mean["rows"][row]["linear"]["balanced_accuracy"][0]
-        difference, low, high = mean["trained_minus"][row]["linear"]["balanced_accuracy"]
+    for row in reversed(BASELINES):
+        other = mean["rows"][row.name][head.name][metric.name][0]
+        difference, low, high = mean["trained_minus"][row.name][head.name][metric.name]
         word = "better than" if low > 0 else "worse than" if high < 0 else "not distinguishable from"
-        parts.append(
-            f"{word} {name} ({other:.3f}; difference {difference:+.3f}, 95 % interval {low:+.3f} to {high:+.3f})"
-        )
+        interval = f"difference {difference:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
+        parts.append(f"{word} {row.phrase} ({other:.3f}; {interval})")
     of = "" if len(tasks) == 1 else f", mean of {len(tasks)} tasks"
     fewest = min(task["test"]["patients"] for task in tasks)
     on = "on slices of one patient" if fewest == 1 else f"on {fewest} test patients"
     on += " in the smallest" if of else ""
-    return f"The trained backbone (balanced accuracy {value:.3f}{of}, {on}) is {parts[0]} and {parts[1]}."
+    return f"The trained backbone ({metric.phrase} {value:.3f}{of}, {on}) is {parts[0]} and {parts[1]}."
 
 
-def table(results: dict) -> str:
-    """The rows of every task as text: each head's balanced accuracy and AUROC with their 95 % intervals."""
+def table(results: Results) -> str:
+    """The rows of every task as text: each head's scores but those not `in_brief`, with their 95 % intervals."""
 
-    def cell(score: list[float | None]) -> str:
+    def cell(score: Score) -> str:
         return "undefined" if score[0] is None else "{:.3f} [{:.3f}, {:.3f}]".format(*score)
 
+    scoring = scoring_behind(results)
     parts = results["tasks"] | ({"mean of the tasks": results["mean"]} if len(results["tasks"]) > 1 else {})
-    columns = [(head, metric) for head in HEAD_NAMES for metric in ("balanced_accuracy", "auroc")]
-    short = {"linear": "linear", "knn": "kNN"}
-    header = ["", "", *(f"{short[head]}, {METRIC_NAMES[metric]}" for head, metric in columns)]
-    lines = [header]
+    columns = [(head, metric) for head in scoring.heads for metric in scoring.metrics if metric.in_brief]
+    lines = [["", "", *(f"{head.short}, {metric.phrase}" for head, metric in columns)]]
     for name, part in parts.items():
-        for row, row_name in ROW_NAMES.items():
-            lines.append([name, row_name, *(cell(part["rows"][row][head][metric]) for head, metric in columns)])
+        for row in ROWS:
+            cells = (cell(part["rows"][row.name][head.name][metric.name]) for head, metric in columns)
+            lines.append([name, row.title, *cells])
             name = ""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-def render(results: dict, tokens: dict[str, list[SlicePicture]], run_pictures: dict[str, str]) -> str:
-    """HTML of `results` (as in results.json).
+def render(results: Results, tokens: dict[str, list[SlicePicture]], run_pictures: dict[str, str]) -> str:
+    """One HTML page that loads nothing from elsewhere.
 
-    tokens: pictures of each task's test slices; run_pictures: data URIs by name, of the training run. Nothing is loaded
-    from elsewhere.
+    Args:
+      tokens: pictures of each task's test slices.
+      run_pictures: data URIs of the training run, by name.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["clip"] = lambda value: min(max(value, 0), 1)  # some scores can be negative, a bar cannot
+    environment.filters["percent"] = lambda value: f"{100 * min(max(value, 0), 1):.2f}%"
     environment.filters["score"] = lambda score: "-" if score[0] is None else f"{score[0]:.3f}"
     environment.filters["interval"] = lambda score: "" if score[1] is None else f"{score[1]:.3f} to {score[2]:.3f}"
     environment.filters["signed"] = lambda score: "-" if score[0] is None else f"{score[0]:+.3f}"
@@ -75,7 +77,8 @@ def render(results: dict, tokens: dict[str, list[SlicePicture]], run_pictures: d
         tokens=tokens,
         run_pictures=run_pictures,
         captions=CAPTIONS,
-        row_names=ROW_NAMES,
-        head_names=HEAD_NAMES,
-        metric_names=METRIC_NAMES,
+        rows=ROWS,
+        baselines=BASELINES,
+        trained=TRAINED,
+        scoring=scoring_behind(results),
     )

@@ -4,11 +4,17 @@ A resample of patients is a vector of multiplicities w (how often each patient w
 sums over patients only: confusion counts, and for the AUROC the number of pairs (positive sample of patient p, negative
 sample of patient q) that are in the right order, which is w' U w. So a resample costs a product of small matrices
 instead of a sort, and thousands are drawn in a moment.
+
+Every score is a function of the same four arrays and returns (draws,) float64, larger for better and at most 1:
+
+    targets (n,)            columns of the probabilities
+    probabilities (n, K)    the predicted class is that of the largest one, the first on a tie
+    groups (n,)             numbers of patients, 0..G-1
+    weights (draws, G)      one row of multiplicities a resample; ones for the score itself
 """
 
 import numpy as np
 
-METRICS = ("accuracy", "balanced_accuracy", "auroc")
 DRAWS = 2000
 INTERVAL = (2.5, 97.5)
 
@@ -19,32 +25,43 @@ def resample(num_groups: int, seed: int, draws: int = DRAWS) -> np.ndarray:
     return generator.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=draws).astype(np.float64)
 
 
-def evaluate(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> dict:
-    """Scores of every resample: {metric: (draws,) float64}.
+def accuracy(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Share of the samples that are predicted right."""
+    hits, total = _counts(targets, probabilities, groups, weights)
+    return hits.sum(1) / total.sum(1)
 
-    targets (n,) are columns of probabilities (n, K); groups (n,) are numbers of rows of patients, 0..G-1; weights
-    (draws, G), ones for the score itself. The predicted class is that of the largest probability, the first on a tie.
-    Balanced accuracy is the mean recall of the classes that occur in the resample; the AUROC is one class against the
-    rest, averaged over the classes for which the resample has both, and NaN when there is none (ties count half).
+
+def balanced_accuracy(
+    targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Mean recall of the classes that occur in the resample."""
+    hits, total = _counts(targets, probabilities, groups, weights)
+    return _mean_over_classes(hits / np.where(total > 0, total, np.nan))
+
+
+def auroc(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """One class against the rest, averaged over the classes for which the resample has both; ties count half.
+
+    NaN where there is no such class.
     """
     num_groups, num_classes = weights.shape[1], probabilities.shape[1]
-    right = (probabilities.argmax(1) == targets).astype(np.float64)
-    hits, total = np.zeros((num_groups, num_classes)), np.zeros((num_groups, num_classes))
-    np.add.at(hits, (groups, targets), right)
-    np.add.at(total, (groups, targets), 1)
-    hits, total = weights @ hits, weights @ total
     areas = np.full((len(weights), num_classes), np.nan)
     for k in range(num_classes):
         pairs, positives, negatives = _ordered_pairs(targets == k, probabilities[:, k], groups, num_groups)
         possible = (weights @ positives) * (weights @ negatives)
         ordered = np.einsum("dp,dp->d", weights @ pairs, weights)
         areas[:, k] = np.where(possible > 0, ordered / np.maximum(possible, 1), np.nan)
-    with np.errstate(invalid="ignore"):
-        return {
-            "accuracy": hits.sum(1) / total.sum(1),
-            "balanced_accuracy": _mean_over_classes(hits / np.where(total > 0, total, np.nan)),
-            "auroc": _mean_over_classes(areas),
-        }
+    return _mean_over_classes(areas)
+
+
+def _counts(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, weights: np.ndarray):
+    """Samples of each class that are right, and all of them: two arrays (draws, K) float64."""
+    num_groups, num_classes = weights.shape[1], probabilities.shape[1]
+    right = (probabilities.argmax(1) == targets).astype(np.float64)
+    hits, total = np.zeros((num_groups, num_classes)), np.zeros((num_groups, num_classes))
+    np.add.at(hits, (groups, targets), right)
+    np.add.at(total, (groups, targets), 1)
+    return weights @ hits, weights @ total
 
 
 def _ordered_pairs(positive: np.ndarray, score: np.ndarray, groups: np.ndarray, num_groups: int):
@@ -59,6 +76,7 @@ def _ordered_pairs(positive: np.ndarray, score: np.ndarray, groups: np.ndarray, 
 
 
 def _mean_over_classes(values: np.ndarray) -> np.ndarray:
+    """Mean over the second axis of (draws, K) without NaN; NaN where all of a row is."""
     known = ~np.isnan(values)
     return np.where(known, values, 0).sum(1) / np.where(known.any(1), known.sum(1), np.nan)
 
@@ -68,10 +86,3 @@ def summary(point: float, draws: np.ndarray) -> list[float | None]:
     known = draws[~np.isnan(draws)]
     low, high = np.percentile(known, INTERVAL) if len(known) else (np.nan, np.nan)
     return [None if np.isnan(value) else float(value) for value in (point, low, high)]
-
-
-def confusion(targets: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts (K, K) int64: row = true class, column = predicted class."""
-    counts = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(counts, (targets, predicted), 1)
-    return counts

@@ -1,23 +1,25 @@
-"""Backbone parameters <-> a folder that `transformers.AutoModel.from_pretrained` loads, from NumPy alone.
+"""Backbone parameters <-> a folder that `transformers.AutoModel.from_pretrained` loads, without PyTorch.
 
 Without registers the folder is a stock `Dinov2Model`, with them a stock `Dinov2WithRegistersModel`. The names are those
 on disk, which every release of transformers reads and writes, whatever it calls its modules in memory. Weights are
 float32 and are only transposed, split or joined: the way there and back is exact to the bit.
 """
 
+import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from curia2_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from curia2_jax.models.vit import ViTConfig
+from curia2_jax.models.vit import ViT, ViTConfig
 
 Tree = dict[str, Any]
 WEIGHTS = "model.safetensors"
@@ -62,33 +64,15 @@ _NAMES = {
 }
 
 
-def shapes(model: "ViTConfig") -> dict[str, tuple[int, ...]]:
-    """Path -> shape of every backbone parameter, e.g. "blocks/attn/query/kernel" -> (L, D, D)."""
-    d, p, h = model.width, model.patch_size, model.hidden
-    out = {
-        "cls_token": (1, 1, d),
-        "mask_token": (1, d),
-        "pos_embed": (1, 1 + (model.image_size // p) ** 2, d),
-        "patch_embed/kernel": (p, p, model.in_channels, d),
-        "patch_embed/bias": (d,),
-        "norm/scale": (d,),
-        "norm/bias": (d,),
-    }
-    if model.registers:
-        out["register_tokens"] = (1, model.registers, d)
-    vectors = ("norm1/scale", "norm1/bias", "norm2/scale", "norm2/bias", "ls1/gamma", "ls2/gamma")
-    block: dict[str, tuple[int, ...]] = dict.fromkeys(vectors, (d,))
-    dense = {f"attn/{name}": (d, d) for name in ("query", "key", "value", "out")}
-    if model.ffn == "swiglu":
-        dense |= {"ffn/gate": (d, h), "ffn/up": (d, h), "ffn/down": (h, d)}
-    else:
-        dense |= {"ffn/fc1": (d, h), "ffn/fc2": (h, d)}
-    for name, shape in dense.items():
-        block |= {f"{name}/kernel": shape, f"{name}/bias": shape[1:]}
-    return out | {f"blocks/{name}": (model.depth, *shape) for name, shape in block.items()}
+def shapes(model: ViTConfig) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of every backbone parameter, e.g. "blocks/attn/query/kernel" -> (L, D, D). Computes nothing."""
+    anywhere = ViT(dataclasses.replace(model, attention="xla"))  # other implementations ask for a GPU or a TPU
+    image = (1, model.image_size, model.image_size, model.in_channels)
+    params = jax.eval_shape(lambda: anywhere.init(jax.random.key(0), jnp.zeros(image)))["params"]
+    return {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
 
 
-def to_huggingface(backbone: Mapping[str, Any], model: "ViTConfig") -> dict[str, np.ndarray]:
+def to_huggingface(backbone: Mapping[str, Any], model: ViTConfig) -> dict[str, np.ndarray]:
     """Name on disk -> float32 array, contiguous, in PyTorch's layout.
 
     Args:
@@ -96,7 +80,7 @@ def to_huggingface(backbone: Mapping[str, Any], model: "ViTConfig") -> dict[str,
     Raises:
       UserError: a parameter is missing, unexpected, or of another shape or dtype than `model` says.
     """
-    flat = {path: np.asarray(leaf) for path, leaf in _flat(backbone)}
+    flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(backbone, sep="/").items()}
     _check("the checkpoint's backbone", {path: leaf.shape for path, leaf in flat.items()}, shapes(model))
     for path, leaf in flat.items():
         if leaf.dtype != np.float32:
@@ -113,7 +97,7 @@ def to_huggingface(backbone: Mapping[str, Any], model: "ViTConfig") -> dict[str,
     return out
 
 
-def from_huggingface(tensors: Mapping[str, np.ndarray], model: "ViTConfig", where: str) -> Tree:
+def from_huggingface(tensors: Mapping[str, np.ndarray], model: ViTConfig, where: str) -> Tree:
     """The inverse of `to_huggingface`: nested dict of float32 arrays, blocks stacked on axis 0.
 
     Half-precision weights become the same numbers in float32.
@@ -124,7 +108,7 @@ def from_huggingface(tensors: Mapping[str, np.ndarray], model: "ViTConfig", wher
       UserError: names missing or unexpected, of another shape than `model` says, or not floating point.
     """
     _check(where, {name: tensor.shape for name, tensor in tensors.items()}, _shapes_on_disk(model))
-    tree: Tree = {}
+    flat: dict[str, np.ndarray] = {}
     for path, shape in shapes(model).items():
         stacked = path.startswith("blocks/")
         leaf = np.empty(shape, np.float32)
@@ -136,15 +120,11 @@ def from_huggingface(tensors: Mapping[str, np.ndarray], model: "ViTConfig", wher
             if "/gate/" in path or "/up/" in path:
                 tensor = np.split(tensor, 2, axis=-1)["/up/" in path]
             leaf[... if i is None else i] = tensor
-        node = tree
-        *folders, last = path.split("/")
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[last] = leaf
-    return tree
+        flat[path] = leaf
+    return unflatten_dict(flat, sep="/")
 
 
-def model_config(model: "ViTConfig") -> dict[str, Any]:
+def model_config(model: ViTConfig) -> dict[str, Any]:
     """What goes into config.json.
 
     Raises:
@@ -175,7 +155,7 @@ def model_config(model: "ViTConfig") -> dict[str, Any]:
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "initializer_range": 0.02,
-        "torch_dtype": "float32",
+        "dtype": "float32",
     }
     return config | ({"num_register_tokens": model.registers} if model.registers else {"use_mask_token": True})
 
@@ -215,20 +195,28 @@ def model_section(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     }
 
 
-def write(directory: pathlib.Path, backbone: Mapping[str, Any], model: "ViTConfig") -> None:
-    """Writes config.json and model.safetensors into an existing folder. Raises UserError as the functions above."""
+def write(directory: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig) -> None:
+    """Writes config.json and model.safetensors into an existing folder.
+
+    Raises:
+      UserError: as `model_config` and `to_huggingface` do.
+    """
     config, tensors = model_config(model), to_huggingface(backbone, model)
     safetensors.numpy.save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def read_config(directory: pathlib.Path) -> dict[str, Any]:
-    """The arguments of `ViTConfig` for the model of a folder. Raises UserError."""
+    """The arguments of `ViTConfig` for the model of a folder.
+
+    Raises:
+      UserError: config.json is missing or damaged, or describes another kind of model.
+    """
     path = directory / "config.json"
     return model_section(_json(path), str(path))
 
 
-def read_weights(directory: pathlib.Path, model: "ViTConfig") -> Tree:
+def read_weights(directory: pathlib.Path, model: ViTConfig) -> Tree:
     """The backbone parameters of a folder, float32.
 
     Reads model.safetensors, or the shards that model.safetensors.index.json names.
@@ -260,14 +248,6 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path}: not JSON ({e}); fetch it again") from None
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}/")
-        else:
-            yield prefix + key, value
-
-
 def _axes(path: str) -> tuple[int, ...]:
     """How one block's array of ours is transposed for PyTorch."""
     if path == "patch_embed/kernel":
@@ -277,7 +257,7 @@ def _axes(path: str) -> tuple[int, ...]:
     return tuple(range({"cls_token": 3, "pos_embed": 3, "register_tokens": 3, "mask_token": 2}.get(path, 1)))
 
 
-def _shapes_on_disk(model: "ViTConfig") -> dict[str, tuple[int, ...]]:
+def _shapes_on_disk(model: ViTConfig) -> dict[str, tuple[int, ...]]:
     out = {}
     for path, shape in shapes(model).items():
         stacked = path.startswith("blocks/")

@@ -8,9 +8,11 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+import curia2_jax
+
 FORMAT = "curia2_jax export 1"
 CONTRACT = "preprocessing.json"
-_SOURCE = pathlib.Path(__file__).with_name("curia_image_processor.py")
+_SOURCE = pathlib.Path(curia2_jax.__file__).with_name("curia_image_processor.py")  # shipped, not imported
 
 
 def contract(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,7 +103,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 processor = AutoImageProcessor.from_pretrained("THIS_FOLDER", trust_remote_code=True)
 model = AutoModel.from_pretrained("THIS_FOLDER")
-tokens = model(**processor(slice_or_volume)).last_hidden_state
+tokens = model(**processor(slice_or_volume, return_tensors="pt")).last_hidden_state
 ```
 
 `slice_or_volume` is (H, W), or (S, H, W) with slices first: CT in Hounsfield units without a window, MR in scanner

@@ -1,12 +1,13 @@
-import json
+"""Frozen features against transformers, and against arithmetic on the files."""
 
 import numpy as np
 import pytest
 import torch
 import transformers
 
+from curia2_jax import curia_image_processor
 from curia2_jax.curiabench import features, tasks
-from curia2_jax.errors import UserError
+from curia2_jax.curiabench.model import load_model
 from tests import small_benchmark
 
 
@@ -17,7 +18,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(folder):
-    return features.load_model(folder, "cpu")
+    return load_model(folder, "cpu")
 
 
 def image(seed, shape=(40, 30)):
@@ -44,6 +45,7 @@ def samples_of(tmp_path, rows, mask=True):
 
 @pytest.mark.parametrize("registers", [0, 3])
 def test_masked_features_are_the_mean_of_the_tokens_that_transformers_gives_under_the_mask(tmp_path, registers):
+    """Patches named by hand, tokens by transformers, with and without registers."""
     folder = small_benchmark.write_model(tmp_path / "model", registers=registers)
     # One native pixel is one pixel of the model here, so that the patches under the mask can be named by hand.
     first, second = image(1, (32, 32)), image(2, (32, 32))
@@ -51,7 +53,7 @@ def test_masked_features_are_the_mean_of_the_tokens_that_transformers_gives_unde
     corner[:3, :3] = True  # patch (0, 0)
     across[15:18, 24:30] = True  # patches (1, 3) and (2, 3)
     rows = [(first, corner, "CT"), (first, across, "CT"), (second, across, "CT")]
-    model = features.load_model(folder, "cpu")
+    model = load_model(folder, "cpu")
     got = features.extract(samples_of(tmp_path, rows), model, batch_size=1)
     reference = transformers.AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
@@ -62,6 +64,7 @@ def test_masked_features_are_the_mean_of_the_tokens_that_transformers_gives_unde
 
 
 def test_features_without_masks_are_class_tokens_and_do_not_depend_on_the_batch_size(tmp_path, folder, model):
+    """The pooler output of transformers, one slice or five at a time."""
     rows = [(image(seed), None, "CT") for seed in range(5)]
     split = samples_of(tmp_path, rows, mask=False)
     got = features.extract(split, model, batch_size=2)
@@ -73,6 +76,7 @@ def test_features_without_masks_are_class_tokens_and_do_not_depend_on_the_batch_
 
 
 def test_a_volume_is_the_average_of_its_slices_that_have_a_mask(tmp_path, model):
+    """In all three rows; slices without a masked pixel are left out."""
     volume, mask = image(3, (40, 30, 4)), np.zeros((40, 30, 4), bool)
     mask[10:20, 5:9, 1] = mask[20:33, 8:20, 3] = True
     rows = [(volume, mask, "MR"), (volume[..., 1], mask[..., 1], "MR"), (volume[..., 3], mask[..., 3], "MR")]
@@ -82,6 +86,7 @@ def test_a_volume_is_the_average_of_its_slices_that_have_a_mask(tmp_path, model)
 
 
 def test_ct_is_clipped_below_air_and_mr_is_not_even_in_the_same_slice(tmp_path, folder, model):
+    """The modality of the sample decides, not the file."""
     native, mask = image(4) * 10, np.ones((40, 30), bool)
     assert native.min() < -5000
     got = features.extract(samples_of(tmp_path, [(native, mask, m) for m in ("CT", "MR", "CT")]), model)
@@ -94,7 +99,17 @@ def test_ct_is_clipped_below_air_and_mr_is_not_even_in_the_same_slice(tmp_path, 
     assert (clipped - whole).abs().max() > 0.05
 
 
+def test_a_sample_without_a_modality_is_treated_as_the_processor_says(model):
+    """Clipped where preprocessor_config.json says so, and not where it does not."""
+    native = image(4) * 10
+    pixels = {modality: features.to_pixels(model.processor, native, modality) for modality in ("CT", "MR", "")}
+    assert torch.equal(pixels[""], pixels["CT"]) and not torch.equal(pixels[""], pixels["MR"])
+    whole = curia_image_processor.CuriaImageProcessor(crop_size=32, clip_below_air=False)
+    assert torch.equal(features.to_pixels(whole, native, ""), pixels["MR"])
+
+
 def test_patch_mask_by_hand():
+    """A square that is exactly one patch is that patch."""
     mask = np.zeros((64, 64), bool)
     mask[0:16, 48:64] = True  # at half of the resolution: rows 0-7, columns 24-31, exactly patch (0, 3)
     expected = np.zeros((4, 4), bool)
@@ -103,60 +118,21 @@ def test_patch_mask_by_hand():
 
 
 def test_the_smallest_structure_still_has_a_patch():
+    """One pixel of 512 x 512 is cut at half of its own weight, not at one half."""
     mask = np.zeros((512, 512), bool)
     mask[300, 41] = True  # shrunk eightfold no pixel of the model's resolution reaches one half
     expected = np.zeros((8, 8), bool)
     expected[300 // 64, 41 // 64] = True
     np.testing.assert_array_equal(features.patch_mask(mask, 64, 8), expected)
+    mask = np.zeros((512, 512), bool)
+    mask[60, 41] = True  # a sixteenth of its weight falls on the next patch: less than half of the most
+    expected = np.zeros((8, 8), bool)
+    expected[0, 0] = True
+    np.testing.assert_array_equal(features.patch_mask(mask, 64, 8), expected)
 
 
 def test_raw_pixels_are_native(tmp_path, model):
+    """Mean and spread of the values in the file, neither clipped nor scaled."""
     native, mask = image(5), image(6) > 200
     got = features.extract(samples_of(tmp_path, [(native, mask, "CT")] * 2), model).rows["pixels"]
     np.testing.assert_allclose(got[0], [native[mask].mean(), native[mask].std()], rtol=1e-5)
-
-
-def test_random_row_has_the_shape_but_not_the_weights_and_is_the_same_every_time(folder, model):
-    again = features.load_model(folder, "cpu").random.model.state_dict()
-    trained = model.trained.model.state_dict()
-    random = model.random.model.state_dict()
-    assert {k: v.shape for k, v in trained.items()} == {k: v.shape for k, v in random.items()}
-    assert all(torch.equal(random[name], again[name]) for name in random)
-    name = "embeddings.patch_embeddings.projection.weight"
-    assert not torch.allclose(trained[name], random[name])
-    assert model.parameters == sum(v.numel() for v in trained.values())
-
-
-def test_loading_writes_nothing_into_the_folder(folder, model):
-    names = {"config.json", "curia_image_processor.py", "model.safetensors", "preprocessor_config.json"}
-    assert {path.name for path in folder.iterdir()} == names
-
-
-def test_a_folder_that_is_not_a_whole_model_is_refused(tmp_path):
-    def spoilt(name):
-        return small_benchmark.write_model(tmp_path / name)
-
-    folder = spoilt("a")
-    (folder / "curia_image_processor.py").unlink()
-    with pytest.raises(UserError, match=r"has no curia_image_processor\.py"):
-        features.load_model(folder, "cpu")
-    folder = spoilt("b")
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"has no model\.safetensors"):
-        features.load_model(folder, "cpu")
-    folder = spoilt("c")
-    (folder / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(UserError, match="cannot load"):
-        features.load_model(folder, "cpu")
-    folder = spoilt("d")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
-    with pytest.raises(UserError, match=r"weights do not fit config\.json, first encoder\.layer\.2"):
-        features.load_model(folder, "cpu")
-    folder = spoilt("f")
-    (folder / "preprocessor_config.json").write_text("{")
-    with pytest.raises(UserError, match=r"preprocessor_config\.json: not JSON"):
-        features.load_model(folder, "cpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="PyTorch sees no GPU; write --device cpu"):
-            features.load_model(spoilt("e"), "cuda")

@@ -1,3 +1,5 @@
+"""Pictures of slices and of their tokens."""
+
 import base64
 import io
 
@@ -6,7 +8,8 @@ import pytest
 from PIL import Image
 from sklearn.decomposition import PCA
 
-from curia2_jax.curiabench import features, pictures, tasks
+from curia2_jax.curiabench import pictures, tasks
+from curia2_jax.curiabench.model import load_model
 from tests import small_benchmark
 
 
@@ -16,30 +19,33 @@ def decode(uri):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
 
 
-def test_colours_are_the_principal_components_of_the_foreground():
+def test_colors_are_the_principal_components_of_the_foreground():
+    """scikit-learn's components, stretched; the background neither moves them nor shows."""
     rng = np.random.default_rng(0)
     tokens = rng.normal(size=(2, 6, 6, 10)).astype(np.float32) * np.linspace(3, 0.1, 10, dtype=np.float32)
     foreground = rng.random((2, 6, 6)) > 0.4
     tokens[~foreground] = 1e3  # what lies outside must not move the axes
-    colours = pictures.principal_colours(tokens, foreground)
+    colors = pictures.principal_colors(tokens, foreground)
     components = PCA(3).fit_transform(tokens[foreground])
     for channel in range(3):
-        shown = colours[foreground][:, channel]
+        shown = colors[foreground][:, channel]
         inside = (shown > 25) & (shown < 255)  # the ends are cut
         r = np.corrcoef(shown[inside], components[inside, channel])[0, 1]
         assert abs(r) > 0.9999
-    assert (colours[~foreground] == 0).all()
-    assert colours[foreground].min() == 25
-    assert colours[foreground].max() == 255
+    assert (colors[~foreground] == 0).all()
+    assert colors[foreground].min() == 25
+    assert colors[foreground].max() == 255
 
 
 def test_png_keeps_pixels_when_it_enlarges_them():
+    """No pixel is lost or invented."""
     array = np.arange(12, dtype=np.uint8).reshape(3, 4)
     np.testing.assert_array_equal(decode(pictures.png(array)), array)
     np.testing.assert_array_equal(decode(pictures.png(array, (8, 6))), array.repeat(2, 0).repeat(2, 1))
 
 
 def test_pictures_of_slices_show_different_slices_in_their_window_and_shape(tmp_path):
+    """Slices spread over the split, CT in its window, the aspect ratio kept."""
     rng = np.random.default_rng(1)
     rows = []
     for number in range(5):
@@ -51,7 +57,7 @@ def test_pictures_of_slices_show_different_slices_in_their_window_and_shape(tmp_
     rows.append((volume, volume > 0, 1, "p", "CT"))
     task = small_benchmark.write_task(tmp_path / "t", {"train": rows, "test": rows[:1]}, {0: "a", 1: "b"})
     split = tasks.read_task(task.parent, "t").train._replace(masked=True)
-    model = features.load_model(small_benchmark.write_model(tmp_path / "model"), "cpu")
+    model = load_model(small_benchmark.write_model(tmp_path / "model"), "cpu")
     slices = np.array(list("aabbccddeef"))
     got = pictures.token_pictures(split, model, slices, count=3)
     assert len(got) == 3
@@ -68,9 +74,20 @@ def test_pictures_of_slices_show_different_slices_in_their_window_and_shape(tmp_
 
 @pytest.mark.parametrize("modality", ["CT", "MR", ""])
 def test_a_constant_slice_has_a_picture(tmp_path, modality):
+    """Nothing divides by a spread of zero."""
     flat = np.full((16, 16), 50, np.float32)
     rows = [(flat, flat > 0, label, "p", modality) for label in (0, 1)]
     task = small_benchmark.write_task(tmp_path / "t", {"train": rows, "test": rows[:1]}, {0: "a", 1: "b"})
-    model = features.load_model(small_benchmark.write_model(tmp_path / "model"), "cpu")
+    model = load_model(small_benchmark.write_model(tmp_path / "model"), "cpu")
     got = pictures.token_pictures(tasks.read_task(task.parent, "t").test, model, np.array(["a"]))
     assert len(got) == 1
+
+
+def test_one_bright_patch_has_a_picture():
+    """Fewer foreground patches than components: the background stays black, the patch is shown."""
+    tokens = np.random.default_rng(0).normal(size=(1, 4, 4, 8)).astype(np.float32)
+    foreground = np.zeros((1, 4, 4), bool)
+    foreground[0, 1, 2] = True
+    colors = pictures.principal_colors(tokens, foreground)
+    assert (colors[~foreground] == 0).all()
+    assert (colors[foreground] >= 25).all()

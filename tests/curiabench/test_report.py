@@ -1,9 +1,11 @@
+"""The page, the printed table and the verdict, from results made by hand."""
+
 import copy
 import html.parser
 
 import pytest
 
-from curia2_jax.curiabench import report
+from curia2_jax.curiabench import protocol, report
 from curia2_jax.curiabench.pictures import SlicePicture
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
@@ -87,10 +89,12 @@ def results(trained=0.8, random=0.6, pixels=0.3, margin=0.1, patients=12):
     ],
 )
 def test_verdict_says_better_only_when_the_interval_is_above_zero(random, pixels, words):
+    """Better, worse, or not distinguishable, by the interval of the difference."""
     assert words in report.verdict(results(random=random, pixels=pixels))
 
 
 def test_verdict_says_on_how_many_patients_and_tasks():
+    """The sentence names the smallest number of test patients and the number of tasks."""
     assert "(balanced accuracy 0.800, on 12 test patients)" in results()["verdict"]
     assert "(balanced accuracy 0.800, on slices of one patient)" in results(patients=1)["verdict"]
     two = results()
@@ -100,6 +104,7 @@ def test_verdict_says_on_how_many_patients_and_tasks():
 
 
 def test_page_is_whole_escaped_and_loads_nothing_from_elsewhere():
+    """Valid HTML with every number, picture and label, and no address in it."""
     pictures = {"organs": [SlicePicture(PIXEL + "a", PIXEL + "b", PIXEL + "c")] * 2}
     source = report.render(results(), pictures, {"crops": PIXEL + "crop", "other": PIXEL + "more"})
     page = Page(source)
@@ -122,12 +127,14 @@ def test_page_is_whole_escaped_and_loads_nothing_from_elsewhere():
 
 
 def test_page_warns_of_few_patients_and_of_one():
+    """Coarse intervals are called coarse, those of one patient too narrow."""
     assert "they are coarse" not in report.render(results(), {"organs": []}, {})
     assert "With 4 patients they are coarse" in report.render(results(patients=4), {"organs": []}, {})
     assert "too narrow" in report.render(results(patients=1), {"organs": []}, {})
 
 
 def test_an_undefined_score_is_said_to_be_so():
+    """A score that cannot be computed is neither 0 nor a crash."""
     undefined = results()
     for place in (undefined["mean"], undefined["tasks"]["organs"]):
         place["rows"]["pixels"]["knn"]["auroc"] = [None, None, None]
@@ -137,7 +144,28 @@ def test_an_undefined_score_is_said_to_be_so():
 
 
 def test_table_has_a_line_a_row():
+    """One line a row and the brief metrics of both heads."""
     lines = report.table(results()).splitlines()
     assert len(lines) == 4
     assert lines[1].startswith("organs  Trained backbone")
     assert lines[1].count("0.800 [0.700, 0.900]") == 4
+
+
+def test_the_verdict_is_about_the_primary_score(monkeypatch):
+    """Another primary score is another sentence, bar and confusion, without a change of the report's code."""
+    found = results()
+    for row, value in (("trained", 0.9), ("random", 0.2), ("pixels", 0.4)):
+        found["mean"]["rows"][row]["knn"]["auroc"] = [value, value, value]
+    for row, value in (("random", 0.7), ("pixels", 0.5)):
+        found["mean"]["trained_minus"][row]["knn"]["auroc"] = [value, value - 0.1, value + 0.1]
+    found["tasks"]["organs"]["confusion"]["trained"]["knn"] = [[7001, 0, 0], [0, 1, 0], [0, 0, 1]]
+    (scoring,) = protocol.SCORINGS
+    other = scoring._replace(primary=protocol.Primary(protocol.KNN, protocol.AUROC))
+    monkeypatch.setattr(protocol, "SCORINGS", (other,))
+    sentence = report.verdict(found)
+    assert sentence.startswith(
+        "The trained backbone (AUROC 0.900, on 12 test patients) is better than raw pixels (0.400;"
+    )
+    page = report.render(found, {"organs": []}, {})
+    assert "AUROC, 0 to 1" in page and "7001" in page and "597" not in page
+    assert "Confusion: trained backbone, k nearest neighbors" in page

@@ -1,3 +1,5 @@
+"""Scores and intervals against scikit-learn, resample by resample."""
+
 import warnings
 
 import numpy as np
@@ -16,6 +18,9 @@ def drawn(seed, n=120, num_groups=9, num_classes=4, ties=True):
     return targets, probabilities, rng.integers(0, num_groups, n)
 
 
+METRICS = (scores.accuracy, scores.balanced_accuracy, scores.auroc)
+
+
 def reference(targets, probabilities):
     """The three scores of scikit-learn, over the classes that can be scored."""
     areas = []
@@ -31,32 +36,35 @@ def reference(targets, probabilities):
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_scores_are_those_of_scikit_learn(ties):
+    """All three scores of the samples as they are, with and without ties."""
     targets, probabilities, groups = drawn(1, ties=ties)
-    got = scores.evaluate(targets, probabilities, groups, np.ones((1, 9)))
-    np.testing.assert_allclose([got[m][0] for m in scores.METRICS], reference(targets, probabilities), rtol=1e-12)
+    got = [metric(targets, probabilities, groups, np.ones((1, 9)))[0] for metric in METRICS]
+    np.testing.assert_allclose(got, reference(targets, probabilities), rtol=1e-12)
 
 
 def test_every_resample_is_scored_as_scikit_learn_scores_the_repeated_samples():
+    """Fifty draws of patients, their samples repeated as often as drawn."""
     targets, probabilities, groups = drawn(2, n=40, num_groups=6)
     weights = scores.resample(6, seed=3, draws=50)
-    got = scores.evaluate(targets, probabilities, groups, weights)
+    got = [metric(targets, probabilities, groups, weights) for metric in METRICS]
     for draw, weight in enumerate(weights.astype(int)):
         rows = np.concatenate([np.repeat(np.flatnonzero(groups == g), weight[g]) for g in range(6)])
         expected = reference(targets[rows], probabilities[rows])
-        np.testing.assert_allclose([got[m][draw] for m in scores.METRICS], expected, rtol=1e-12)
+        np.testing.assert_allclose([drawn[draw] for drawn in got], expected, rtol=1e-12)
 
 
 def test_classes_without_samples_are_left_out_and_not_scored_as_zero():
+    """A class that nobody has costs nothing; one class alone has no AUROC."""
     targets = np.array([0, 0, 1, 1])
     probabilities = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.3, 0.7, 0.0], [0.1, 0.9, 0.0]])
-    got = scores.evaluate(targets, probabilities, np.arange(4), np.ones((1, 4)))
-    assert [got[m][0] for m in scores.METRICS] == [1, 1, 1]
-    alone = scores.evaluate(targets[:2], probabilities[:2], np.arange(2), np.ones((1, 2)))
-    assert np.isnan(alone["auroc"][0])
-    assert scores.summary(alone["auroc"][0], alone["auroc"]) == [None, None, None]
+    assert [metric(targets, probabilities, np.arange(4), np.ones((1, 4)))[0] for metric in METRICS] == [1, 1, 1]
+    alone = scores.auroc(targets[:2], probabilities[:2], np.arange(2), np.ones((1, 2)))
+    assert np.isnan(alone[0])
+    assert scores.summary(alone[0], alone) == [None, None, None]
 
 
 def test_resamples_draw_as_many_patients_as_there_are():
+    """Multiplicities sum to the number of patients, are binomial, and repeat."""
     weights = scores.resample(7, seed=0)
     assert weights.shape == (scores.DRAWS, 7)
     assert (weights.sum(1) == 7).all()
@@ -66,18 +74,12 @@ def test_resamples_draw_as_many_patients_as_there_are():
 
 
 def test_interval_has_the_spread_of_a_mean_over_patients():
+    """Samples of one patient are not independent, and the interval knows it."""
     # 40 patients of 5 samples that are all right or all wrong: the error is that of 40 coin tosses, not of 200.
     right = np.repeat(np.arange(40) % 2, 5)
     probabilities = np.stack([right, 1 - right], 1).astype(float)
     targets, groups = np.zeros(200, int), np.repeat(np.arange(40), 5)
-    draws = scores.evaluate(targets, probabilities, groups, scores.resample(40, seed=1))["accuracy"]
+    draws = scores.accuracy(targets, probabilities, groups, scores.resample(40, seed=1))
     value, low, high = scores.summary(0.5, draws)
     assert value == 0.5
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 40), rel=0.1)
-
-
-def test_confusion_is_that_of_scikit_learn():
-    targets, probabilities, _ = drawn(4)
-    predicted = probabilities.argmax(1)
-    expected = metrics.confusion_matrix(targets, predicted, labels=range(4))
-    np.testing.assert_array_equal(scores.confusion(targets, predicted, 4), expected)

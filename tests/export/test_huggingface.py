@@ -36,6 +36,7 @@ def config_from(folder) -> ViTConfig:
 
 def random_params(config: ViTConfig, seed: int = 0) -> dict:
     """Parameters far from their initial values, so that each of them matters."""
+    config = dataclasses.replace(config, attention="xla")
     images = jnp.zeros((1, config.image_size, config.image_size, config.in_channels))
     shapes = jax.eval_shape(ViT(config).init, jax.random.key(0), images)["params"]
     draw = np.random.default_rng(seed)
@@ -67,13 +68,14 @@ def images_of(config: ViTConfig, size: tuple[int, int]) -> np.ndarray:
 
 @pytest.mark.parametrize(("ffn", "channels", "registers"), MODELS)
 def test_export_gives_the_same_tokens(tmp_path, ffn, channels, registers):
+    """Ours in PyTorch: every token at three resolutions, and the way back to the bit."""
     config = config_of(ffn, channels, registers)
     params = random_params(config)
     huggingface.write(tmp_path, params, config)
     model, info = transformers.AutoModel.from_pretrained(tmp_path, output_loading_info=True)
     assert type(model).__name__ == ("Dinov2WithRegistersModel" if registers else "Dinov2Model")
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
-    assert model.dtype == torch.float32
+    assert model.dtype == transformers.AutoConfig.from_pretrained(tmp_path).dtype == torch.float32
     for size in SIZES:
         images = images_of(config, size)
         expected = theirs(model, images)
@@ -85,6 +87,7 @@ def test_export_gives_the_same_tokens(tmp_path, ffn, channels, registers):
 
 @pytest.mark.parametrize(("ffn", "channels", "registers"), MODELS)
 def test_import_gives_the_same_tokens(tmp_path, ffn, channels, registers):
+    """Theirs in JAX, from several files, and back, bit for bit."""
     kind = transformers.Dinov2WithRegistersConfig if registers else transformers.Dinov2Config
     sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": 8, "image_size": 48}
     model = transformers.AutoModel.from_config(kind(**sizes, num_channels=channels, use_swiglu_ffn=ffn == "swiglu"))
@@ -111,17 +114,23 @@ def test_import_gives_the_same_tokens(tmp_path, ffn, channels, registers):
     assert all(np.array_equal(again[name], stored[name]) and again[name].dtype == stored[name].dtype for name in stored)
 
 
-def test_shapes_are_those_of_the_model():
+def test_every_parameter_has_a_shape_and_a_name():
+    """Shapes come from the model itself, for any attention and without a computation; each of them has a name."""
     for ffn, channels, registers in MODELS:
-        config = config_of(ffn, channels, registers)
-        params = random_params(config)
-        found = {
-            "/".join(key.key for key in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        }
-        assert huggingface.shapes(config) == found
+        config = dataclasses.replace(config_of(ffn, channels, registers), attention="cudnn", dtype="bfloat16")
+        found = huggingface.shapes(config)
+        assert found["pos_embed"] == (1, 1 + 6 * 6, 64)
+        assert found["patch_embed/kernel"] == (8, 8, channels, 64)
+        assert found["blocks/attn/query/kernel"] == (3, 64, 64)
+        assert ("register_tokens" in found) == bool(registers)
+        assert found.keys() <= huggingface._NAMES.keys()
+        assert sum(int(np.prod(shape)) for shape in found.values()) == sum(
+            leaf.size for leaf in jax.tree.leaves(random_params(config))
+        )
 
 
 def test_half_precision_becomes_the_same_numbers(tmp_path):
+    """bfloat16 weights are read as the float32 numbers they are."""
     config = config_of()
     model = transformers.AutoModel.from_config(transformers.Dinov2Config(**_plain(config))).to(torch.bfloat16)
     model.save_pretrained(tmp_path)
@@ -133,11 +142,12 @@ def test_half_precision_becomes_the_same_numbers(tmp_path):
 
 def _plain(config: ViTConfig) -> dict:
     full = huggingface.model_config(config)
-    return {key: full[key] for key in full if key not in ("architectures", "model_type", "torch_dtype")}
+    return {key: full[key] for key in full if key not in ("architectures", "model_type", "dtype")}
 
 
 @pytest.mark.parametrize(("registers", "interpolation"), [(0, "offset"), (0, "antialias"), (4, "size"), (4, "offset")])
 def test_refuses_what_transformers_would_interpolate_otherwise(tmp_path, registers, interpolation):
+    """A position table that transformers would resize differently is not exported."""
     config = config_of(registers=registers, interpolation=interpolation)
     with pytest.raises(UserError, match="interpolation") as error:
         huggingface.write(tmp_path, random_params(config), config)
@@ -171,6 +181,7 @@ def _widen(tensors):
     ],
 )
 def test_refuses_other_weights(tmp_path, damage, words):
+    """Missing, unexpected, misshapen and double-precision weights, each by name."""
     config = config_of()
     tensors = huggingface.to_huggingface(random_params(config), config)
     damage(tensors)
@@ -181,6 +192,7 @@ def test_refuses_other_weights(tmp_path, damage, words):
 
 
 def test_refuses_damaged_files(tmp_path):
+    """No file, half a file, no JSON."""
     config = config_of()
     with pytest.raises(UserError, match="not there"):
         huggingface.read_weights(tmp_path, config)
@@ -204,6 +216,7 @@ def test_refuses_damaged_files(tmp_path):
     ],
 )
 def test_refuses_other_models(tmp_path, change, words):
+    """Another architecture, or a variant of it that ours is not."""
     config = huggingface.model_config(config_of()) | change
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=words):
@@ -211,6 +224,7 @@ def test_refuses_other_models(tmp_path, change, words):
 
 
 def test_refuses_a_checkpoint_of_another_shape():
+    """A backbone that is not what its config says."""
     config = config_of()
     params = random_params(config)
     with pytest.raises(UserError, match=r"blocks/attn/key/bias is \(3, 64\), the config says \(4, 64\)|blocks/"):

@@ -78,6 +78,7 @@ def by_pil(image, size, ct):
 @pytest.mark.parametrize("ct", [True, False])
 @pytest.mark.parametrize("shape", [(64, 64), (200, 131), (31, 90), (48, 48)])
 def test_equals_pil(curia, shape, ct):
+    """Bicubic of PIL, clip, and z-score of the slice as it came, larger and smaller than the square."""
     image = scan(shape, ct)
     pixels = curia(image, clip_below_air=ct)["pixel_values"]
     assert pixels.shape == (1, 1, 48, 48) and pixels.dtype == torch.float32
@@ -99,6 +100,7 @@ def test_equals_the_views_of_training(curia):
 
 
 def test_scale_and_offset_of_mr_do_not_matter(curia):
+    """Scanner units and stored numbers give the same pixels."""
     image = scan((60, 50), ct=False).astype(np.float64)
     stored = curia(image, clip_below_air=False)["pixel_values"]
     scanner = curia(image * 0.37 - 11, clip_below_air=False)["pixel_values"]
@@ -106,6 +108,7 @@ def test_scale_and_offset_of_mr_do_not_matter(curia):
 
 
 def test_ct_is_clipped_at_air(curia):
+    """How far below air the padding lies changes nothing, unless the call says so."""
     image = scan((48, 48))
     padded = np.where(image <= -1000, np.int16(-3000), image)
     assert torch.equal(curia(image)["pixel_values"], curia(padded)["pixel_values"])
@@ -114,6 +117,7 @@ def test_ct_is_clipped_at_air(curia):
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64, ">i2"])
 def test_any_real_dtype_and_tensors(curia, dtype):
+    """Integers, floats, foreign byte orders, negative strides, tensors: the same pixels."""
     image = scan((40, 52))
     expected = curia(image)["pixel_values"]
     for same in (image.astype(dtype), image.astype(dtype)[::-1][::-1], np.asfortranarray(image.astype(dtype))):
@@ -131,6 +135,7 @@ def test_nothing_wraps_and_nothing_truncates(curia):
 
 
 def test_a_volume_is_its_slices(curia):
+    """(S, H, W), a list and single slices are the same rows; sizes may be mixed."""
     volume = np.stack([scan((40, 52), seed=seed) for seed in range(3)])
     expected = torch.cat([curia(one)["pixel_values"] for one in volume])
     assert torch.equal(curia(volume)["pixel_values"], expected)
@@ -141,7 +146,8 @@ def test_a_volume_is_its_slices(curia):
     assert mixed.shape == (2, 1, 48, 48) and torch.equal(mixed[:1], expected[:1])
 
 
-def test_a_constant_slice_is_centred(curia):
+def test_a_constant_slice_is_centered(curia):
+    """Nothing is divided by a spread of zero."""
     pixels = curia(np.full((20, 30), 7.0))["pixel_values"]
     np.testing.assert_allclose(pixels, np.zeros((1, 1, 48, 48)), rtol=0, atol=1e-5)
 
@@ -155,18 +161,23 @@ def test_a_constant_slice_is_centred(curia):
         (np.zeros((0, 3, 4)), "without slices"),
         (np.zeros((64, 64, 30)), "last axis"),
         ([np.zeros((2, 3, 4))], r"images\[0\]"),
+        ([np.zeros((4, 4)), np.zeros(4)], r"images\[1\] has shape \(4,\)"),
         (np.full((4, 4), np.nan), "NaN"),
         (np.zeros((0, 4)), "empty slice"),
         (np.zeros((4, 4), complex), "complex"),
         (torch.zeros(4, 4, dtype=torch.complex64), "complex"),
+        (Image.new("RGB", (4, 4), (1, 2, 3)), "color image of mode RGB"),
+        ([Image.new("RGBA", (4, 4), (1, 1, 1, 255))], "color image of mode RGBA"),
     ],
 )
 def test_refuses_what_it_cannot_read(curia, images, words):
+    """Shapes, dtypes and values that have no meaning, each in words."""
     with pytest.raises(ValueError, match=words):
         curia(images)
 
 
 def test_loads_in_transformers_and_without(folder, curia, tmp_path, monkeypatch):
+    """AutoImageProcessor, saving and loading again, and a process without transformers."""
     image = scan((40, 52))
     expected = curia(image)["pixel_values"]
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
@@ -190,7 +201,84 @@ def test_loads_in_transformers_and_without(folder, curia, tmp_path, monkeypatch)
     assert np.array_equal(np.load(tmp_path / "out.npy"), expected.numpy())
 
 
+def test_return_tensors_and_device_mean_what_they_mean_in_transformers(curia):
+    """PyTorch by default and by name, NumPy by name; calling and `preprocess` are one."""
+    image = scan((40, 52))
+    expected = curia(image)["pixel_values"]
+    assert isinstance(expected, torch.Tensor)
+    for same in (
+        curia(image, return_tensors="pt"),
+        curia(images=image, return_tensors="pt", device="cpu"),
+        curia.preprocess(image, return_tensors="pt"),
+        curia.preprocess(image, None, "pt"),
+    ):
+        assert torch.equal(same["pixel_values"], expected)
+    array = curia(image, return_tensors="np")["pixel_values"]
+    assert isinstance(array, np.ndarray) and array.dtype == np.float32
+    np.testing.assert_array_equal(array, expected.numpy())
+    assert curia(image, device="meta")["pixel_values"].device.type == "meta"
+    with pytest.raises(ValueError, match="found 'tf'; write 'pt' or 'np'"):
+        curia(image, return_tensors="tf")
+    with pytest.warns(UserWarning, match="ignored clip_bellow_air, do_resize"):
+        pixels = curia(image, do_resize=False, clip_bellow_air=False)["pixel_values"]
+    assert torch.equal(pixels, expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "I", "F", "RGB", "P"])
+def test_gray_pil_images_are_their_numbers(curia, mode):
+    """Of any gray mode, and as three equal colors, which is what the pipelines of transformers make of them."""
+    gray = (np.arange(40 * 52).reshape(40, 52) % 251).astype(np.uint8)
+    made = {"I;16": lambda: Image.fromarray(gray.astype(np.uint16)), "P": lambda: Image.fromarray(gray).convert("P")}
+    image = made.get(mode, lambda: Image.fromarray(gray).convert(mode))()
+    assert image.mode == mode
+    expected = curia(gray)["pixel_values"]
+    assert torch.equal(curia(image)["pixel_values"], expected)
+    assert torch.equal(curia([image, gray])["pixel_values"], torch.cat([expected, expected]))
+
+
+def test_is_the_image_processor_of_a_pipeline(folder, curia, tmp_path, monkeypatch):
+    """By name and by object: the tokens are those of the model on the processor's pixels."""
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    settings = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "num_channels": 1}
+    model = transformers.Dinov2Model(transformers.Dinov2Config(**settings, image_size=48, patch_size=8)).eval()
+    whole = tmp_path / "whole"
+    model.save_pretrained(whole)
+    processor.write(whole, processor.contract(CONFIG, META))
+    image = Image.fromarray((np.arange(40 * 52).reshape(40, 52) % 251).astype(np.uint8))
+    with torch.no_grad():
+        expected = model(**curia(image)).last_hidden_state
+    auto = transformers.AutoImageProcessor.from_pretrained(whole, trust_remote_code=True)
+    with torch.no_grad():
+        assert torch.equal(model(**auto(image, return_tensors="pt")).last_hidden_state, expected)
+    for one in (str(whole), auto):
+        extract = transformers.pipeline(
+            "image-feature-extraction", model=str(whole), image_processor=one, trust_remote_code=True, device="cpu"
+        )
+        np.testing.assert_allclose(extract(image, return_tensors=True), expected, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(extract([image, image], batch_size=2)[1], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_the_model_card_says_which_token_is_what(tmp_path, registers):
+    """Facts of the folder's own files: sizes, tokens in their order, the step, and the hashes."""
+    told = processor.contract(CONFIG, META)
+    model = {
+        "architectures": ["Dinov2Model"], "num_hidden_layers": 3, "hidden_size": 64, "patch_size": 8,
+        "num_channels": 1, "use_swiglu_ffn": True,
+    }  # fmt: skip
+    processor.write_model_card(tmp_path, told, model | ({"num_register_tokens": 4} if registers else {}))
+    card = (tmp_path / "README.md").read_text()
+    assert "# Dinov2Model: 3 blocks of width 64, 48 px" in card and "| input | 1 x 48 x 48, patches of 8 |" in card
+    tokens = (
+        "class token 0, registers 1 to 4, 36 patches from 5 on" if registers else "class token 0, 36 patches from 1 on"
+    )
+    assert f"`last_hidden_state`: {tokens}; after the final norm" in card
+    assert "| feed-forward | SwiGLU |" in card and "step 7 |" in card
+    assert f"| {told['source']['training_config_sha256']} |" in card and f"| {'c' * 64} |" in card
+
+
 def test_the_contract_says_what_the_processor_does(folder, curia):
+    """preprocessing.json names the numbers that the code and training use."""
     told = json.loads((folder / "preprocessing.json").read_text())
     assert told["resize"]["size"] == curia.crop_size == 48
     assert told["z_score"]["eps"] == curia.eps == augment.EPS

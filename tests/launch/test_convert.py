@@ -193,3 +193,20 @@ def test_verify_finds_a_wrong_weight(run, convert, tmp_path, capsys, monkeypatch
     assert convert("--checkpoint", run[0], "--output", tmp_path / "hf", "--verify") == 1
     assert "differ by more than" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_verify_finds_what_is_not_finite(run, convert, tmp_path, capsys, monkeypatch, value):
+    """A difference that is no number is no agreement."""
+    right = huggingface.to_huggingface
+
+    def wrong(backbone, model):
+        tensors = right(backbone, model)
+        weight = tensors["layernorm.weight"].copy()
+        weight[0] = value
+        return {**tensors, "layernorm.weight": weight}
+
+    monkeypatch.setattr(huggingface, "to_huggingface", wrong)
+    assert convert("--checkpoint", run[0], "--output", tmp_path / "hf", "--verify") == 1
+    assert "differ by more than" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -45,11 +45,13 @@ def test_the_table_holds_the_scores_of_every_run(tmp_path):
         folder = tmp_path / f"{number}_{sweep.slug(name)}" / "report"
         folder.mkdir(parents=True)
         interval = {"balanced_accuracy": [score, score - 0.125, score + 0.125]}
-        results = {"mean": {"rows": {"trained": {"linear": interval, "knn": interval}}}}
+        settings = {"primary": {"head": "linear", "metric": "balanced_accuracy"}}  # as in the first reports
+        results = {"settings": settings, "mean": {"rows": {"trained": {"linear": interval, "knn": interval}}}}
         (folder / "results.json").write_text(json.dumps(results))
-    sweep.summarise(tmp_path, runs)
+    sweep.summarize(tmp_path, runs)
     rows = list(csv.reader((tmp_path / "table.csv").read_text().splitlines()))
     assert [row[0] for row in rows] == ["run", "Curia", "+ SigReg"]
+    assert rows[0][1:] == ["linear", "linear low", "linear high", "knn", "knn low", "knn high"]
     assert rows[2][1:4] == ["0.6250", "0.5000", "0.7500"]
     assert "| + SigReg | 0.625 [0.500, 0.750] | 0.625 [0.500, 0.750] |" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "picture.png").stat().st_size > 1000

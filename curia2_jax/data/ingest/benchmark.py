@@ -15,6 +15,7 @@ import shutil
 
 import numpy as np
 
+from curia2_jax.data.ingest import benchmark_schema
 from curia2_jax.data.ingest.intensity import Quantiser
 from curia2_jax.data.readers.volume import Volume, in_plane
 from curia2_jax.errors import UserError
@@ -120,7 +121,9 @@ def slug(text: str) -> str:
     return words or "labels"
 
 
-def write(folder: pathlib.Path, work: pathlib.Path, found: list[Sampled], names: dict) -> list[dict]:
+def write(
+    folder: pathlib.Path, work: pathlib.Path, found: list[Sampled], names: dict
+) -> list[benchmark_schema.Description]:
     """Benchmark folders, one a kind of label and modality, in CuriaBench's schema; returns each task.json.
 
     A third of the patients, those with the lowest hashes, are the test set. With one patient, runs of neighbouring
@@ -139,8 +142,10 @@ def write(folder: pathlib.Path, work: pathlib.Path, found: list[Sampled], names:
     return out
 
 
-def _task(work: pathlib.Path, name: str, items: list[Sampled], names: dict) -> tuple[list[tuple], dict]:
-    """Rows (split, item, sample) that stay, and task.json."""
+def _task(
+    work: pathlib.Path, name: str, items: list[Sampled], names: dict
+) -> tuple[list[tuple], benchmark_schema.Description]:
+    """Rows (split, item, sample, target) that stay, and what task.json says."""
     order = sorted({item.rank for item in items})
     alone = len(order) == 1
     test = set(order[: max(1, len(order) // 3)])
@@ -150,13 +155,15 @@ def _task(work: pathlib.Path, name: str, items: list[Sampled], names: dict) -> t
             target, z, depth = arrays["target"], arrays["slices"][arrays["of"]], int(arrays["depth"])
         for sample, value in enumerate(target.tolist()):
             aside = (z[sample] * _BLOCKS // depth) % 2 == 1 if alone else item.rank in test
-            rows.append(("test" if aside else "train", item, sample, value))
-    both = {row[3] for row in rows if row[0] == "train"} & {row[3] for row in rows if row[0] == "test"}
+            split = benchmark_schema.TEST if aside else benchmark_schema.TRAIN
+            rows.append((split, item, sample, value))
+    train, test = ({row[3] for row in rows if row[0] == split} for split in benchmark_schema.SPLITS)
+    both = train & test
     classes = {value: index for index, value in enumerate(sorted(both))}
     known = _names(names, items[0].kind)
-    task = {
+    task: benchmark_schema.Description = {
         "name": name,
-        "kind": "classification",
+        "kind": benchmark_schema.CLASSIFICATION.name,
         "mask": True,
         "modality": items[0].modality,
         "plane": ",".join(sorted({item.plane for item in items})),
@@ -177,7 +184,11 @@ def _names(names: dict, kind: str) -> dict[str, str]:
 
 
 def read_names(path: str) -> dict:
-    """JSON of `--label-names`: {"1": name, ...} or {word of the kind: {"1": name, ...}, ...}. Raises UserError."""
+    """JSON of `--label-names`: {"1": name, ...} or {word of the kind: {"1": name, ...}, ...}.
+
+    Raises:
+      UserError: the file cannot be read, or is no such table.
+    """
     try:
         names = json.loads(pathlib.Path(path).read_text())
     except (OSError, ValueError) as error:
@@ -189,31 +200,33 @@ def read_names(path: str) -> dict:
     return names
 
 
-def _write_task(folder: pathlib.Path, work: pathlib.Path, rows: list[tuple], task: dict) -> None:
+def _write_task(
+    folder: pathlib.Path, work: pathlib.Path, rows: list[tuple], task: benchmark_schema.Description
+) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    extra: dict[str, list[tuple]] = {"train": [], "test": []}
-    for split in extra:
-        (folder / split / "images").mkdir(parents=True)
+    table: dict[str, list[tuple]] = {split: [] for split in benchmark_schema.SPLITS}
+    for split in table:
+        (folder / split / benchmark_schema.IMAGES).mkdir(parents=True)
     arrays: dict[str, np.ndarray] = {}
     loaded, written = None, {}
     for split, item, sample, target in rows:
         if loaded != item.file:
             with np.load(work / item.file) as file:
                 arrays, loaded, written = dict(file), item.file, {}
-        number = len(extra[split])
-        images, at = folder / split / "images", int(arrays["of"][sample])
-        image = images / f"{number:06d}.npy"
+        at = int(arrays["of"][sample])
+        image = benchmark_schema.image_path(folder / split, f"{len(table[split]):06d}")
         if at in written:
             os.link(written[at], image)  # slices with several labels take their space once
         else:
-            np.save(image, arrays["images"][at])
+            np.save(image, arrays["images"][at].astype(benchmark_schema.IMAGE_DTYPE, copy=False))
             written[at] = image
-        np.save(images / f"{number:06d}.mask.npy", (arrays["masks"][at] == arrays["target"][sample]).astype(np.uint8))
-        extra[split].append((image.stem, target, item.series, item.patient, item.modality))
-    for split, found in extra.items():
-        dtype = [("filename", "U16"), ("target", "i8"), ("series_id", "U32"), ("patient_id", "U32"), ("modality", "U4")]
-        np.save(folder / split / "extra_data.npy", np.array(found, dtype))
-    (folder / "task.json").write_text(json.dumps(task, indent=2))
+        mask = arrays["masks"][at] == arrays["target"][sample]
+        np.save(benchmark_schema.mask_path(image), mask.astype(benchmark_schema.MASK_DTYPE))
+        table[split].append((image.stem, target, item.series, item.patient, item.modality))
+    dtype = benchmark_schema.table_dtype(benchmark_schema.CLASSIFICATION)
+    for split, found in table.items():
+        np.save(folder / split / benchmark_schema.TABLE, np.array(found, dtype))
+    (folder / benchmark_schema.TASK).write_text(json.dumps(task, indent=2))
 
 
 def rank(patient: str) -> str:

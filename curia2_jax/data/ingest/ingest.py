@@ -23,9 +23,8 @@ import shutil
 import time
 from concurrent.futures.process import BrokenProcessPool
 
-from curia2_jax.data.corpus import records
-from curia2_jax.data.corpus.corpus import CONTRACT
-from curia2_jax.data.ingest import benchmark, foreground, intensity, parts, plan
+from curia2_jax.data.corpus.corpus import CONTRACT, records
+from curia2_jax.data.ingest import benchmark, benchmark_schema, foreground, intensity, parts, plan
 from curia2_jax.data.ingest.plan import Options, Progress
 from curia2_jax.data.ingest.runners import Pool, Runner
 from curia2_jax.data.ingest.shard_maker import LOCAL, make_shard, now_reading
@@ -179,7 +178,7 @@ def _finish(output: pathlib.Path, options: Options) -> Summary:
     sampled = [benchmark.Sampled(**s) for report in reports() for s in report["samples"] if s["series"] not in drop]
     benchmark.keep(output, work, sampled)
     names = benchmark.read_names(options.label_names) if options.label_names else {}
-    tasks = benchmark.write(output / "benchmark", work, sampled, names)
+    tasks = benchmark.write(output / benchmark_schema.FOLDER, work, sampled, names)
     assumed = corrected["patient_assumed"]
     poor = [task["name"] for task in tasks if len(task["classes"]) < 2]
     warnings = [f"{assumed} series name no patient, who was assumed; see --patient-regex"] if assumed else []

@@ -1,10 +1,14 @@
+"""An evaluation from the folders to the report."""
+
 import json
 
 import numpy as np
 import pytest
 from sklearn import metrics
 
-from curia2_jax.curiabench import features, heads, run, tasks
+from curia2_jax.curiabench import evaluate, features, heads, scores, tasks
+from curia2_jax.curiabench.model import load_model
+from curia2_jax.curiabench.results import read
 from curia2_jax.errors import UserError
 from tests import small_benchmark
 
@@ -23,13 +27,14 @@ def benchmark(tmp_path_factory):
 def scored(model, benchmark, tmp_path_factory):
     output = tmp_path_factory.mktemp("report")
     said = []
-    results = run.evaluate(model, benchmark, tasks.task_names(benchmark), output, say=said.append)
+    results = evaluate.evaluate(model, benchmark, tasks.task_names(benchmark), output, say=said.append)
     return results, output, said
 
 
 def test_three_rows_two_heads_three_scores_and_the_files(scored):
+    """Everything is scored, the files hold what is returned, and a line is said a stage."""
     results, output, said = scored
-    assert json.loads((output / "results.json").read_text()) == results
+    assert json.loads((output / "results.json").read_text()) == results == read(output)
     assert sorted(path.name for path in output.iterdir()) == ["report.html", "results.json"]
     assert results["verdict"] in (output / "report.html").read_text().replace("&#39;", "'")
     assert list(results["tasks"]) == ["organs-ct", "organs-mr"]
@@ -37,21 +42,28 @@ def test_three_rows_two_heads_three_scores_and_the_files(scored):
     for part in (*results["tasks"].values(), results["mean"]):
         assert list(part["rows"]) == ["trained", "random", "pixels"]
         for heads_of_row in part["rows"].values():
-            for scores in heads_of_row.values():
-                for value, low, high in scores.values():
+            for by_metric in heads_of_row.values():
+                for value, low, high in by_metric.values():
                     assert 0 <= low <= value <= high <= 1
 
 
-def test_scores_are_those_of_scikit_learn_on_the_same_features(scored, model, benchmark):
-    results = scored[0]["tasks"]["organs-ct"]
-    task = tasks.read_task(benchmark, "organs-ct")
-    loaded = features.load_model(model, "cpu")
+def answer_of(model, task, row, head=heads.linear_probe):
+    """What a head makes of a row: patients kept apart, tokens compared by direction and pixels by distance."""
+    loaded = load_model(model, "cpu")
     train, test = (features.extract(split, loaded) for split in (task.train, task.test))
     classes = np.array(sorted(task.classes))
-    got = heads.linear_probe(
-        train.rows["random"], task.train.targets, task.train.patients, test.rows["random"], classes
-    )
-    predicted = classes[got.probabilities.argmax(1)]
+    groups = np.unique(task.train.patients, return_inverse=True)[1]
+    problem = heads.Problem(train.rows[row], task.train.targets, groups, test.rows[row], classes, row != "pixels")
+    return head(problem)
+
+
+def test_scores_are_those_of_scikit_learn_on_the_same_features(scored, model, benchmark):
+    """Accuracy, recall, confusion and the chosen C of one row, computed beside the evaluation."""
+    results = scored[0]["tasks"]["organs-ct"]
+    task = tasks.read_task(benchmark, "organs-ct")
+    got = answer_of(model, task, "random")
+    classes = np.array(sorted(task.classes))
+    predicted = classes[got.outputs.argmax(1)]
     row = results["rows"]["random"]["linear"]
     assert row["accuracy"][0] == pytest.approx(metrics.accuracy_score(task.test.targets, predicted))
     assert row["balanced_accuracy"][0] == pytest.approx(metrics.balanced_accuracy_score(task.test.targets, predicted))
@@ -61,12 +73,52 @@ def test_scores_are_those_of_scikit_learn_on_the_same_features(scored, model, be
     assert confusion.trace() == (predicted == task.test.targets).sum()
 
 
+@pytest.mark.parametrize("row", ["trained", "random", "pixels"])
+def test_neighbors_of_every_row_are_those_of_its_own_features(scored, model, benchmark, row):
+    """Pixels have no direction, tokens have one; no row is scored with the features of another."""
+    task = tasks.read_task(benchmark, "organs-ct")
+    got = answer_of(model, task, row, heads.nearest_neighbors)
+    predicted = np.array(sorted(task.classes))[got.outputs.argmax(1)]
+    confusion = metrics.confusion_matrix(task.test.targets, predicted, labels=sorted(task.classes))
+    assert scored[0]["tasks"]["organs-ct"]["confusion"][row]["knn"] == confusion.tolist()
+
+
+def test_every_task_has_resamples_of_its_own(model, benchmark, tmp_path, monkeypatch):
+    """The mean of the tasks is over independent draws of the patients of each."""
+    seeds = []
+
+    def resample(num_groups, seed):
+        seeds.append((num_groups, seed))
+        return np.ones((2, num_groups))
+
+    monkeypatch.setattr(scores, "resample", resample)
+    evaluate.evaluate(model, benchmark, ["organs-mr", "organs-ct"], tmp_path / "report", say=lambda line: None)
+    assert seeds == [(3, 0), (3, 1)]
+
+
+def test_intervals_are_those_of_resampled_test_patients(scored, model, benchmark):
+    """Each draw is scored by scikit-learn on the samples of the patients drawn, as often as they are drawn."""
+    task = tasks.read_task(benchmark, "organs-mr")  # the second task: its resamples are its own
+    got = answer_of(model, task, "trained")
+    predicted = np.array(sorted(task.classes))[got.outputs.argmax(1)]
+    patients = np.unique(task.test.patients)
+    drawn = []
+    for weight in scores.resample(len(patients), seed=1).astype(int):
+        rows = np.concatenate(
+            [np.repeat(np.flatnonzero(task.test.patients == p), n) for p, n in zip(patients, weight, strict=True)]
+        )
+        drawn.append((predicted[rows] == task.test.targets[rows]).mean())
+    row = scored[0]["tasks"]["organs-mr"]["rows"]["trained"]["linear"]
+    np.testing.assert_allclose(row["accuracy"][1:], np.percentile(drawn, [2.5, 97.5]), rtol=1e-12)
+
+
 def test_differences_and_means_are_those_of_the_rows(scored):
+    """Values of differences and of the mean of the tasks follow from those of the rows."""
     results = scored[0]
     for part in (*results["tasks"].values(), results["mean"]):
         for row, heads_of_row in part["trained_minus"].items():
-            for head, scores in heads_of_row.items():
-                for metric, (value, low, high) in scores.items():
+            for head, by_metric in heads_of_row.items():
+                for metric, (value, low, high) in by_metric.items():
                     trained, other = (part["rows"][r][head][metric][0] for r in ("trained", row))
                     assert value == pytest.approx(trained - other)
                     assert low <= value <= high
@@ -75,6 +127,7 @@ def test_differences_and_means_are_those_of_the_rows(scored):
 
 
 def test_patients_are_counted_and_resampled(scored):
+    """Six patients to train on, three to test on, and no slice in both."""
     for task in scored[0]["tasks"].values():
         assert task["train"]["patients"] == 6
         assert task["test"]["patients"] == 3
@@ -84,41 +137,46 @@ def test_patients_are_counted_and_resampled(scored):
 
 
 def test_tokens_of_anything_tell_more_than_two_numbers_of_the_pixels(scored):
+    """The rows are what they are called: two numbers cannot name twelve organs."""
     mean = scored[0]["mean"]["rows"]
     assert mean["pixels"]["linear"]["balanced_accuracy"][0] < 0.4 < mean["trained"]["linear"]["balanced_accuracy"][0]
 
 
 def test_scoring_again_gives_the_same_numbers(scored, model, benchmark, tmp_path):
-    again = run.evaluate(model, benchmark, ["organs-mr", "organs-mr"], tmp_path / "a", say=lambda line: None)
-    alone = run.evaluate(model, benchmark, ["organs-mr"], tmp_path / "b", say=lambda line: None)
+    """Bit for bit, however often a task is named."""
+    again = evaluate.evaluate(model, benchmark, ["organs-mr", "organs-mr"], tmp_path / "a", say=lambda line: None)
+    alone = evaluate.evaluate(model, benchmark, ["organs-mr"], tmp_path / "b", say=lambda line: None)
     assert again == alone
     point = [scored[0]["tasks"]["organs-mr"]["rows"]["trained"]["linear"]["auroc"][0]]
     assert point == [alone["tasks"]["organs-mr"]["rows"]["trained"]["linear"]["auroc"][0]]
 
 
 def test_one_patient_is_said_to_be_one(model, tmp_path):
+    """Intervals over slices of one patient are called too narrow, in words."""
     samples = [(*rest, "the only one", m) for *rest, _, m in small_benchmark.organ_samples(range(0, 1))]
     split = {"train": samples[::2], "test": samples[1::2]}
     task = small_benchmark.write_task(tmp_path / "organs", split, {i: str(i) for i in range(1, 13)})
-    results = run.evaluate(model, task.parent, ["organs"], tmp_path / "report", say=lambda line: None)
+    results = evaluate.evaluate(model, task.parent, ["organs"], tmp_path / "report", say=lambda line: None)
     assert results["tasks"]["organs"]["resampled"] == "slice"
     assert "on slices of one patient" in results["verdict"]
     assert "too narrow" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_slices_that_are_in_both_splits_are_reported(model, tmp_path):
+    """A test slice that train has too is counted, said, and warned of on the page."""
     samples = small_benchmark.organ_samples(range(0, 3, 2))
     other = [(*rest, "another patient", m) for *rest, _, m in samples if m == "CT"][:7]
     split = {"train": samples, "test": other}
     task = small_benchmark.write_task(tmp_path / "organs", split, {i: str(i) for i in range(1, 13)})
     said = []
-    results = run.evaluate(model, task.parent, ["organs"], tmp_path / "report", say=said.append)
+    results = evaluate.evaluate(model, task.parent, ["organs"], tmp_path / "report", say=said.append)
     assert results["tasks"]["organs"]["test_samples_seen_in_train"] == 7
     assert said[-1] == "warning: organs: 7 of 7 test samples lie on slices that are also in train"
     assert "not scores on new patients" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_output_that_cannot_be_a_folder(model, benchmark, tmp_path):
+    """A file where the report should go is one line."""
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--output: cannot make the folder"):
-        run.evaluate(model, benchmark, ["organs-ct"], tmp_path / "file", say=lambda line: None)
+        evaluate.evaluate(model, benchmark, ["organs-ct"], tmp_path / "file", say=lambda line: None)

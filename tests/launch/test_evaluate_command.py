@@ -1,4 +1,7 @@
+"""The command: what it scores, says and refuses."""
+
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -12,8 +15,9 @@ from tests import small_benchmark
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "launch" / "evaluate.py"
 
 
-def evaluate(*arguments):
-    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+def evaluate(*arguments, **variables):
+    line = [sys.executable, SCRIPT, *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, env=os.environ | variables)
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,7 @@ def benchmark(tmp_path_factory):
 
 
 def test_scores_the_tasks_asked_for_and_shows_what_the_run_saw(model, benchmark, tmp_path):
+    """Several names behind one --task, and the pictures of --run in the page."""
     (tmp_path / "run" / "images").mkdir(parents=True)
     Image.new("L", (7, 5), 99).save(tmp_path / "run" / "images" / "crops.png")
     done = evaluate(
@@ -48,6 +53,7 @@ def test_scores_the_tasks_asked_for_and_shows_what_the_run_saw(model, benchmark,
 
 
 def test_a_corpus_without_labels_is_no_mistake(model, tmp_path):
+    """Nothing to score: said, and exit code 0."""
     (tmp_path / "contract.json").write_text("{}")
     done = evaluate("--model", model, "--data", tmp_path, "--output", tmp_path / "report")
     assert done.returncode == 0, done.stderr
@@ -55,7 +61,23 @@ def test_a_corpus_without_labels_is_no_mistake(model, tmp_path):
     assert not (tmp_path / "report").exists()
 
 
+def test_another_image_processor_is_run_with_the_flag_alone(benchmark, tmp_path):
+    """Without --trust-remote-code one line that names it, with it a report."""
+    model = small_benchmark.write_model(tmp_path / "model")
+    with (model / "curia_image_processor.py").open("a") as file:
+        file.write("\n# somebody else's\n")
+    line = ["--model", model, "--task", "first", "--data", benchmark, "--output", tmp_path / "report"]
+    refused = evaluate(*line)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "curia_image_processor.py: not the image processor" in refused.stderr
+    assert "write --trust-remote-code" in refused.stderr
+    trusted = evaluate(*line, "--trust-remote-code", HF_MODULES_CACHE=str(tmp_path / "modules"))
+    assert trusted.returncode == 0, trusted.stderr
+    assert (tmp_path / "report" / "results.json").exists()
+
+
 def test_mistakes_are_one_line_and_code_2(model, benchmark, tmp_path):
+    """Every flag that can be wrong, before anything is written."""
     right = {"--model": model, "--data": benchmark, "--output": tmp_path / "report"}
 
     def with_flag(name, value):

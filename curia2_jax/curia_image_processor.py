@@ -2,10 +2,12 @@
 transformers where that is installed.
 
     processor = transformers.AutoImageProcessor.from_pretrained(FOLDER, trust_remote_code=True)
-    tokens = model(**processor(slice_in_hounsfield_units)).last_hidden_state
+    tokens = model(**processor(slice_in_hounsfield_units, return_tensors="pt")).last_hidden_state
 
 or, without transformers, `CuriaImageProcessor(**json.load(open("FOLDER/preprocessor_config.json")))`.
 """
+
+import warnings
 
 import numpy as np
 import torch
@@ -19,6 +21,9 @@ except ImportError:
         def __init__(self, **kwargs):
             for name, value in kwargs.items():
                 setattr(self, name, value)
+
+        def __call__(self, images, *args, **kwargs):
+            return self.preprocess(images, *args, **kwargs)
 
 
 AIR = -1000.0  # HU
@@ -35,7 +40,7 @@ class CuriaImageProcessor(BaseImageProcessor):
       crop_size: side R of the square, in pixels. The aspect ratio is not kept.
       clip_below_air: what to do with values under -1000 when a call does not say so itself. True is right for CT. MR
         was never clipped in training; pass `clip_below_air=False` with MR that has such values.
-      eps: a slice whose standard deviation is smaller is only centred.
+      eps: a slice whose standard deviation is smaller is only centered.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers wants a list
@@ -46,22 +51,30 @@ class CuriaImageProcessor(BaseImageProcessor):
         self.clip_below_air = clip_below_air
         self.eps = eps
 
-    def __call__(self, images, clip_below_air=None):
-        """
+    def preprocess(self, images, clip_below_air=None, return_tensors=None, device=None, **kwargs):
+        """What calling the processor does.
+
         Args:
           images: one slice (H, W); a volume (S, H, W), slices first; or a list of slices of any sizes. NumPy arrays or
-            tensors of any real dtype, on any device.
+            tensors of any real dtype, on any device; or gray PIL images, whose numbers are taken as they are (the
+            pipelines of transformers reduce every image to 8 bits first: right for MR in that range, not for CT).
           clip_below_air: overrides the setting of the processor for this call.
+          return_tensors: "pt" for PyTorch, which is also the default, or "np" for NumPy.
+          device: where the tensor shall lie; by default where the slices do.
+          kwargs: what transformers passes to processors in general. Nothing of it applies here; names are warned of.
         Returns:
-          {"pixel_values": (B, 1, R, R) float32 tensor}, one row a slice, each normalised by its own statistics.
+          {"pixel_values": (B, 1, R, R) float32}, one row a slice, each normalized by its own statistics.
         Raises:
-          ValueError: another shape or dtype, an empty slice, or a value that is not finite.
+          ValueError: another shape or dtype, an empty slice, a value that is not finite, a color image, or another
+            `return_tensors`.
         """
+        if kwargs:
+            warnings.warn(f"CuriaImageProcessor: ignored {', '.join(sorted(kwargs))}", stacklevel=2)
+        if return_tensors not in (None, "pt", "np"):
+            raise ValueError(f"return_tensors: found {return_tensors!r}; write 'pt' or 'np'")
         clip = self.clip_below_air if clip_below_air is None else clip_below_air
-        slices = [_tensor(image) for image in _slices(images)]
-        return BatchFeature({"pixel_values": torch.stack([self._pixels(one, clip) for one in slices])})
-
-    preprocess = __call__
+        pixels = torch.stack([self._pixels(_tensor(image), clip) for image in _slices(images)]).to(device=device)
+        return BatchFeature({"pixel_values": pixels.cpu().numpy() if return_tensors == "np" else pixels})
 
     def _pixels(self, image, clip):
         """(H, W) float32 -> (1, R, R) float32."""
@@ -81,10 +94,12 @@ def _slices(images):
     if isinstance(images, (list, tuple)):
         if not images:
             raise ValueError("images: an empty list; pass at least one slice (H, W)")
+        images = [_unwrapped(image) for image in images]
         for i, image in enumerate(images):
             if np.ndim(image) != 2:
                 raise ValueError(f"images[{i}] has shape {_shape(image)}; pass slices (H, W) in a list")
-        return list(images)
+        return images
+    images = _unwrapped(images)
     if np.ndim(images) == 2:
         return [images]
     if np.ndim(images) != 3:
@@ -98,6 +113,18 @@ def _slices(images):
             "first axis, or pass list(images) if they are there"
         )
     return list(images)
+
+
+def _unwrapped(image):
+    """A PIL image as its gray values (H, W); anything else as it is."""
+    if not hasattr(image, "getbands"):
+        return image
+    values = np.asarray(image.convert("RGB") if image.mode == "P" else image)
+    if values.ndim == 3:
+        if (values != values[..., :1]).any():
+            raise ValueError(f"images: a color image of mode {image.mode}; pass gray values")
+        values = values[..., 0]
+    return values
 
 
 def _shape(image):

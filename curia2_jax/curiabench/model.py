@@ -1,0 +1,126 @@
+"""The frozen model of an exported folder, its twin with random weights, and the image processor that belongs to it.
+
+No code of a folder is run unless the caller trusts it: a stock model of transformers is built from config.json, and the
+image processor is the one of this package when the folder holds the same file.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from curia2_jax import curia_image_processor
+from curia2_jax.errors import UserError
+
+Processor = Callable[..., dict[str, torch.Tensor]]
+PROCESSOR = Path(curia_image_processor.__file__)
+SETTINGS = "preprocessor_config.json"
+
+
+class Backbone(NamedTuple):
+    """A frozen model on its device. `prefix`: number of tokens before the patches (class and registers)."""
+
+    model: torch.nn.Module
+    patch_size: int
+    prefix: int
+
+
+class Model(NamedTuple):
+    """An exported folder: the trained backbone, one of the same shape with random weights, and the image processor."""
+
+    trained: Backbone
+    random: Backbone
+    processor: Processor
+    sha256: str  # of the weight files
+    parameters: int
+
+
+def load_model(folder: str | Path, device: str, trust_remote_code: bool = False, seed: int = 0) -> Model:
+    """Loads an exported folder without any network access.
+
+    Args:
+      trust_remote_code: run the image processor of the folder where it is not that of this package.
+      seed: of the random backbone, which has the initial weights that transformers gives this configuration after
+        `torch.manual_seed(seed)`.
+    Raises:
+      UserError: a part of the folder is missing or damaged, the model is of another kind, the image processor is not
+        trusted, or there is no such device.
+    """
+    folder = Path(folder)
+    weights = sorted(folder.glob("*.safetensors"))
+    for name in ("config.json", SETTINGS, PROCESSOR.name):
+        if not (folder / name).is_file():
+            raise UserError(f"--model: {folder} has no {name}; write the folder that launch/convert.py made")
+    if not weights:
+        raise UserError(f"--model: {folder} has no model.safetensors; write the folder that launch/convert.py made")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: found cuda, but PyTorch sees no GPU; write --device cpu")
+    processor = load_processor(folder, trust_remote_code)
+    model = _load_weights(folder)
+    torch.backends.cudnn.allow_tf32 = False  # PyTorch's default for convolutions, of which the patch embedding is one
+    torch.manual_seed(seed)
+    random = transformers.AutoModel.from_config(model.config)
+    digest = hashlib.sha256()
+    for path in weights:
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    frozen = [_freeze(one, device) for one in (model, random)]
+    return Model(*frozen, processor, digest.hexdigest(), parameters)
+
+
+def _load_weights(folder: Path) -> transformers.PreTrainedModel:
+    """A stock DINOv2 model with every weight of the folder in its place."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        model, info = transformers.AutoModel.from_pretrained(
+            folder, output_loading_info=True, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"--model: transformers cannot load {folder}: {str(error).splitlines()[0]}") from None
+    wrong = [key for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in info[kind]]
+    if wrong:
+        raise UserError(f"--model: {folder}: {len(wrong)} weights do not fit config.json, first {wrong[0]}")
+    if model.config.model_type not in ("dinov2", "dinov2_with_registers"):
+        raise UserError(f"--model: {folder}: found model_type {model.config.model_type}; write dinov2")
+    return model
+
+
+def _freeze(model: transformers.PreTrainedModel, device: str) -> Backbone:
+    model.requires_grad_(False).eval().to(device=device, dtype=torch.float32)
+    return Backbone(model, model.config.patch_size, 1 + getattr(model.config, "num_register_tokens", 0))
+
+
+def load_processor(folder: Path, trust_remote_code: bool = False) -> Processor:
+    """The image processor of a folder, set up by its preprocessor_config.json.
+
+    It turns one slice (H, W) into {"pixel_values": (1, 1, R, R) float32}, clipped below air or not. A file that equals
+    the one of this package is not run: the package's is. With `trust_remote_code`, transformers runs any other.
+
+    Raises:
+      UserError: the settings are no JSON, or the file is another one and is not trusted or cannot be loaded.
+    """
+    path = folder / SETTINGS
+    try:
+        settings = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); write the folder that launch/convert.py made") from None
+    path = folder / PROCESSOR.name
+    if path.read_bytes() == PROCESSOR.read_bytes():
+        return curia_image_processor.CuriaImageProcessor(**settings)
+    if not trust_remote_code:
+        raise UserError(
+            f"{path}: not the image processor of this version; export the run anew with launch/convert.py, or write "
+            "--trust-remote-code to run the code of that file"
+        )
+    try:
+        return transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=True, local_files_only=True)
+    except Exception as error:  # the code of others raises what it likes
+        raise UserError(f"{path}: transformers cannot load it: {str(error).splitlines()[0]}") from None

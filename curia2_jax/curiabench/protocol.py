@@ -1,0 +1,129 @@
+"""What is compared, by what, and which score counts: rows, heads, metrics and the primary score, each said once.
+
+Evaluation, report, sweeps and demo read these lists. Another kind of task is a row of `benchmark_schema.KINDS`, its
+heads (a function `Problem` -> `Prediction` each), its scores (a function of targets, outputs, groups and weights each),
+and a row of `SCORINGS` here.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from curia2_jax.curiabench import heads, scores
+from curia2_jax.curiabench.results import Results
+from curia2_jax.data.ingest import benchmark_schema
+
+
+class Row(NamedTuple):
+    """Features that are scored: `name` in files, `title` in a table, `phrase` in a sentence, `short` in a cell."""
+
+    name: str
+    title: str
+    phrase: str
+    short: str
+    has_direction: bool = True  # see heads.Problem
+
+
+class Head(NamedTuple):
+    """What learns from frozen features. `title` and `short` for people; `how` is a sentence of the report."""
+
+    name: str
+    title: str
+    short: str
+    how: str
+    predict: Callable[[heads.Problem], heads.Prediction]
+
+
+class Metric(NamedTuple):
+    """A score, larger for better and at most 1. `phrase` in a sentence; `how` is a sentence of the report.
+
+    `in_brief`: whether the table that a command prints has it; the page has all.
+    """
+
+    name: str
+    phrase: str
+    how: str
+    score: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+    in_brief: bool = True
+
+    @property
+    def title(self) -> str:
+        """The phrase with a capital letter."""
+        return self.phrase[0].upper() + self.phrase[1:]
+
+
+class Primary(NamedTuple):
+    """The one score that a verdict is about."""
+
+    head: Head
+    metric: Metric
+
+
+class Scoring(NamedTuple):
+    """How tasks of a kind are scored. `settings`: the constants of its heads, for results.json."""
+
+    kind: str
+    heads: tuple[Head, ...]
+    metrics: tuple[Metric, ...]
+    primary: Primary
+    settings: dict
+
+
+TRAINED = Row("trained", "Trained backbone", "the trained backbone", "trained")
+RANDOM = Row("random", "Same backbone, random weights", "the same backbone with random weights", "random")
+PIXELS = Row("pixels", "Raw pixels", "raw pixels", "raw pixels", has_direction=False)
+ROWS = (TRAINED, RANDOM, PIXELS)
+BASELINES = (RANDOM, PIXELS)  # what the trained backbone has to beat
+
+LINEAR = Head(
+    "linear",
+    "Linear probe",
+    "linear probe",
+    "The linear probe is a multinomial logistic regression on standardized features, its regularization chosen by "
+    "cross-validation over training patients.",
+    heads.linear_probe,
+)
+KNN = Head(
+    "knn",
+    "k nearest neighbors",
+    "kNN",
+    f"The neighbors are {heads.NEIGHBORS}, compared by cosine and weighted by exp(similarity / {heads.TEMPERATURE}); "
+    "raw pixels, which have no direction, are standardized and compared by distance.",
+    heads.nearest_neighbors,
+)
+ACCURACY = Metric(
+    "accuracy", "accuracy", "Accuracy is the share of samples that are right.", scores.accuracy, in_brief=False
+)
+BALANCED_ACCURACY = Metric(
+    "balanced_accuracy",
+    "balanced accuracy",
+    "Balanced accuracy is the mean recall of the classes.",
+    scores.balanced_accuracy,
+)
+AUROC = Metric("auroc", "AUROC", "AUROC is one class against the rest, averaged over classes.", scores.auroc)
+PRIMARY = Primary(LINEAR, BALANCED_ACCURACY)
+
+SCORINGS = (
+    Scoring(
+        benchmark_schema.CLASSIFICATION.name,
+        heads=(LINEAR, KNN),
+        metrics=(ACCURACY, BALANCED_ACCURACY, AUROC),
+        primary=PRIMARY,
+        settings={  # spelled as in the first reports
+            "neighbours": heads.NEIGHBORS,
+            "temperature": heads.TEMPERATURE,
+            "regularisation": list(heads.REGULARIZATION),
+        },
+    ),
+)
+
+
+def scoring_of(kind: str) -> Scoring:
+    """The row of `SCORINGS` for a kind of task."""
+    return next(scoring for scoring in SCORINGS if scoring.kind == kind)
+
+
+def scoring_behind(results: Results) -> Scoring:
+    """How a report was made; the first ones do not say so and are of classification."""
+    return scoring_of(results["settings"].get("kind", benchmark_schema.CLASSIFICATION.name))

@@ -1,0 +1,91 @@
+"""The content of results.json, typed. Rows, heads and metrics are those of `protocol.py`, by name."""
+
+import json
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+from curia2_jax.errors import UserError
+
+FILE = "results.json"
+PAGE = "report.html"
+
+Score = list[float | None]  # [value, lower, upper] of a 95 % interval; None where undefined
+Table = dict[str, dict[str, dict[str, Score]]]  # row -> head -> metric -> score
+
+
+class Comparison(TypedDict):
+    """Scores of every row, and of the trained row minus each other row on the same resamples."""
+
+    rows: Table
+    trained_minus: Table
+
+
+class Count(TypedDict):
+    """Size of a split; `per_class` in the order of the task's classes."""
+
+    samples: int
+    slices: int
+    patients: int
+    per_class: list[int]
+
+
+class TaskResults(Comparison):
+    """Scores of one task. `resampled` and `validated_on`: what the intervals and the choice of C go over."""
+
+    classes: list[str]
+    train: Count
+    test: Count
+    test_samples_seen_in_train: int
+    resampled: str  # "patient" or "slice"
+    validated_on: str  # "patient" or "slice"
+    heads: dict[str, dict[str, dict]]  # row -> head -> what it chose
+    confusion: NotRequired[
+        dict[str, dict[str, list[list[int]]]]
+    ]  # row -> head -> [true][predicted], if there are classes
+
+
+class ModelFacts(TypedDict):
+    """Which model was scored. Sizes in tokens' width, blocks and pixels."""
+
+    folder: str
+    sha256: str
+    parameters: int
+    width: int
+    depth: int
+    patch_size: int
+    resolution: int
+
+
+class Settings(TypedDict):
+    """How it was scored, with the constants of the heads beside these."""
+
+    device: str
+    kind: NotRequired[str]  # absent in the first reports
+    primary: dict[str, str]
+    bootstrap_draws: int
+    versions: dict[str, str]
+
+
+class Results(TypedDict):
+    """All of results.json. `mean`: over the tasks; `verdict`: a sentence on the primary score."""
+
+    model: ModelFacts
+    settings: Settings
+    tasks: dict[str, TaskResults]
+    mean: Comparison
+    verdict: str
+
+
+def read(report: Path) -> Results:
+    """results.json of the folder of a report.
+
+    Raises:
+      UserError: the file is not there, or is not JSON.
+    """
+    path = Path(report) / FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; write the folder of a report by launch/evaluate.py") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); score the model anew with launch/evaluate.py") from None

@@ -1,0 +1,69 @@
+"""The folder of a benchmark, in CuriaBench's layout: its files, fields and kinds, said once for writer and reader.
+
+<task>/task.json                        a `Description`
+<task>/<split>/extra_data.npy           structured array, one row a sample: filename, target, series, patient, modality
+<task>/<split>/images/<filename>.npy    (H, W) or, for a volume, (H, W, S): raw intensities (HU or scanner units)
+<task>/<split>/images/<stem>.mask.npy   same shape, nonzero under the structure that is asked about
+"""
+
+from pathlib import Path
+from typing import NamedTuple, NotRequired, TypedDict
+
+import numpy as np
+
+FOLDER = "benchmark"  # where a corpus keeps its tasks
+TASK = "task.json"
+TABLE = "extra_data.npy"
+IMAGES = "images"
+IMAGE_SUFFIX, MASK_SUFFIX = ".npy", ".mask.npy"
+TRAIN, TEST = SPLITS = ("train", "test")
+
+FILENAME, TARGET, SERIES, PATIENT, MODALITY = "filename", "target", "series_id", "patient_id", "modality"
+REQUIRED = (FILENAME, TARGET)  # tables of others may lack the rest
+
+IMAGE_DTYPE, MASK_DTYPE = np.float32, np.uint8
+
+
+class Kind(NamedTuple):
+    """A kind of task: `name` in task.json, the dtype of a target, and whether a target is the index of a class."""
+
+    name: str
+    target: type
+    has_classes: bool
+
+
+CLASSIFICATION = Kind("classification", np.int64, has_classes=True)
+KINDS = (CLASSIFICATION,)
+
+
+class Description(TypedDict):
+    """The content of task.json. `mask`: whether samples have one; `modality`: of all samples, "" where they differ.
+
+    What only a reader of the file wants to know may be missing: planes, the kind of labels, how the splits were made,
+    and the number of patients.
+    """
+
+    name: str
+    kind: str
+    mask: bool
+    modality: NotRequired[str]
+    plane: NotRequired[str]
+    labels: NotRequired[str]
+    split: NotRequired[str]
+    patients: NotRequired[int]
+    classes: NotRequired[dict[str, str]]  # index -> name, in kinds that have classes
+
+
+def table_dtype(kind: Kind) -> np.dtype:
+    """One row of a split's table."""
+    return np.dtype([(FILENAME, "U16"), (TARGET, kind.target), (SERIES, "U32"), (PATIENT, "U32"), (MODALITY, "U4")])
+
+
+def image_path(split: Path, filename: str) -> Path:
+    """File of a sample's image; `filename` comes with or without its suffix."""
+    return split / IMAGES / (filename.removesuffix(IMAGE_SUFFIX) + IMAGE_SUFFIX)
+
+
+def mask_path(image: Path) -> Path:
+    """File of the mask that belongs to an image."""
+    return image.with_name(image.name.removesuffix(IMAGE_SUFFIX) + MASK_SUFFIX)
