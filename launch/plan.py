@@ -60,12 +60,12 @@ def show(out: dict[str, Any], prefix: str = "") -> None:
     for name, value in out.items():
         if isinstance(value, dict):
             show(value, f"{prefix}{name}: ")
-        elif isinstance(value, list):
+        elif isinstance(value, list) and value:
             columns = {c: max(len(c), *(len(text_of(row[c], c)) for row in value)) for c in value[0]}
             print(" | ".join(f"{c:>{width}}" for c, width in columns.items()))
             for row in value:
                 print(" | ".join(f"{text_of(row[c], c):>{width}}" for c, width in columns.items()))
-        else:
+        elif value not in ([], ""):
             print(f"{prefix + name:<62} {text_of(value, prefix + name)}")
 
 

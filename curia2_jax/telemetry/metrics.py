@@ -2,11 +2,12 @@
 
 import json
 import math
-import os
 import pathlib
 
 import numpy as np
 from tensorboardX import SummaryWriter
+
+from curia2_jax import files
 
 
 def read(path: pathlib.Path) -> list[dict[str, float]]:
@@ -41,9 +42,7 @@ class MetricsWriter:
     def __init__(self, run: pathlib.Path, step: int):
         self._path = run / "metrics.jsonl"
         kept = [row for row in read(self._path) if row["step"] <= step]
-        partial = self._path.with_suffix(".jsonl.partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(partial, self._path)
+        files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = self._path.open("a")
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 

@@ -18,7 +18,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from curia2_jax.errors import UserError
-from curia2_jax.training.recipe import CheckpointConfig
+from curia2_jax.training.recipe import CheckpointConfig, upgraded
 
 PyTree = Any
 ITEMS = ("params", "teacher", "opt_state", "centers")
@@ -151,14 +151,14 @@ def restore_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[st
 
 
 def read_config(run: str | pathlib.Path) -> dict[str, Any]:
-    """The config that a run was started with.
+    """The config that a run was started with, in the keys of this release.
 
     Raises:
       UserError: the folder has none.
     """
     path = pathlib.Path(run) / "config.json"
     try:
-        return json.loads(path.read_text())
+        return upgraded(json.loads(path.read_text()))
     except FileNotFoundError:
         raise UserError(f"{path}: not there; write the working directory of a run") from None
 

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
+from curia2_jax import files
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.crops.batches import Batches
 from curia2_jax.data.crops.batches import batches as make_batches
@@ -178,7 +179,7 @@ def report_nonfinite(run: pathlib.Path, step: int, values: dict[str, Array], bat
     if main:
         text = {name: value if math.isfinite(value) else str(value) for name, value in scalars.items()}
         report = {"step": step, "metrics": text, "batch": batches.records_of_step(step - 1)}
-        workdir.write_atomically(run / "nonfinite.json", json.dumps(report, indent=1) + "\n")
+        files.write_text(run / "nonfinite.json", json.dumps(report, indent=1) + "\n")
         print(
             f"error: step {step:,}: loss {scalars['loss']} or a gradient norm is not finite; nothing was updated or "
             f"saved; its images are listed in {run / 'nonfinite.json'}; look at them, or lower config.optim.base_lr",
@@ -190,7 +191,7 @@ def report_nonfinite(run: pathlib.Path, step: int, values: dict[str, Array], bat
 def finish(run: pathlib.Path, state: TrainState, main: bool) -> int:
     digest = state_hash(state)
     if main:
-        workdir.write_atomically(run / "state.sha256", digest + "\n")
+        files.write_text(run / "state.sha256", digest + "\n")
         print(f"done: {int(state.step):,} steps; {checkpoints.directory(run)}", flush=True)
     return DONE
 

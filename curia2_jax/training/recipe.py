@@ -182,6 +182,31 @@ def recipe_from(config: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested config of a run that an earlier release started, in the keys of this one; one of this stays as it is.
+
+    What was typed is refused with the new name; what lies in a run is read.
+    """
+    new = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
+    if "views" in new:
+        new["augment"] = new.pop("views")
+    new.get("data", {}).setdefault("reduce", 0)
+    objective = new.get("objective", {})
+    if "regularizer" in objective:
+        kind, weight = objective.pop("regularizer"), objective.pop("regularizer_weight")
+        for name in ("dino", "ibot"):
+            objective[name] = {"weight": objective.pop(f"{name}_weight")}
+        objective["koleo"] = {"weight": weight if kind == "koleo" else 0.0}
+        objective["sigreg"] = {
+            "weight": weight if kind == "sigreg" else 0.0,
+            "placement": objective.pop("sigreg_placement"),
+            "directions": objective.pop("sigreg_slices"),
+            "knots": objective.pop("sigreg_knots"),
+            "t_max": objective.pop("sigreg_t_max"),
+        }
+    return new
+
+
 def _section(name: str, kind: type, values: Mapping[str, Any]) -> Any:
     """One section as its dataclass."""
     types_of = typing.get_type_hints(kind)

@@ -2,15 +2,17 @@
 
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+import flax.traverse_util
 import jax
 
+from curia2_jax import files
 from curia2_jax.errors import UserError
+from curia2_jax.training.recipe import upgraded
 
 # A run may be resumed with other values of these: they change neither the batches (the canvas only their padding, which
 # no crop sees) nor the mathematics of a step.
@@ -21,20 +23,10 @@ RESUMABLE = (
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "imagecodecs", "curia2-jax")
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """("optim.base_lr", 1e-3) for every leaf of a nested config."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """A reader sees the old file or the whole new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """{"optim.base_lr": 1e-3} of every leaf of a nested config; tuples become lists, as in JSON."""
+    leaves = flax.traverse_util.flatten_dict(config, sep=".")
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in leaves.items()}
 
 
 def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
@@ -50,14 +42,14 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             (workdir / "images").mkdir(exist_ok=True)
-            write_atomically(workdir / "environment.json", json.dumps(environment(), indent=1) + "\n")
-            write_atomically(path, json.dumps(config, indent=1) + "\n")
+            files.write_text(workdir / "environment.json", json.dumps(environment(), indent=1) + "\n")
+            files.write_text(path, json.dumps(config, indent=1) + "\n")
         except OSError as e:
             raise UserError(
                 f"--workdir {workdir}: cannot write there ({e.strerror}); write a folder of yours with space left"
             ) from e
         return
-    before, now = dict(flat(json.loads(path.read_text()))), dict(flat(config))
+    before, now = flat(upgraded(json.loads(path.read_text()))), flat(config)
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and not key.startswith(RESUMABLE):
             raise UserError(

@@ -51,7 +51,7 @@ def test_importing_every_config_starts_no_backend():
 
 
 def differences(name: str, base: str) -> dict:
-    a, b = (dict(flat(config(n).to_dict())) for n in (base, name))
+    a, b = (flat(config(n).to_dict()) for n in (base, name))
     assert a.keys() == b.keys()
     return {key: [a[key], b[key]] for key in sorted(a) if a[key] != b[key]}
 
@@ -91,6 +91,6 @@ def test_the_ladder_ends_where_curia_2_begins():
     stages = list(ablations.SWEEPS["ladder"].values())[-1]
     c = config("curia_vitb")
     c.update_from_flattened_dict(stages[0][1])
-    assert dict(flat(c.to_dict())) == dict(flat(config("vitb").to_dict()))
+    assert flat(c.to_dict()) == flat(config("vitb").to_dict())
     assert [len(s) for s in ablations.SWEEPS["ladder"].values()] == [1, 1, 1, 1, 1, 2]
     assert set(common.SIZES) == {"S", "B", "L", "g"}
