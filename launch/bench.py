@@ -34,6 +34,7 @@ _JSON = flags.DEFINE_string("json", None, "Also write the results to this file."
 COMPARISON = {
     "data": {"global_batch": 4, "group_size": 4},
     "crops": {"global_size": 224, "local_size": 96, "num_local": 8},
+    "masks": {"probability": 0.5, "ratio": (0.1, 0.5)},
     "model": {"drop_path": 0.0, "dtype": "float32", "remat": "none"},
     "heads": {"shared": False, "dino_prototypes": 4096, "ibot_prototypes": 4096, "dino_bottleneck": 256,
               "ibot_bottleneck": 256, "hidden": 2048, "layers": 3},

@@ -10,10 +10,13 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "training"))
 from tiny import tiny_config  # noqa: E402
+from torch_reference.bench import random_masks  # noqa: E402
 
+from configs import demo, vitl, vits  # noqa: E402
+from curia2_jax.data.masks import masked_per_group  # noqa: E402
 from curia2_jax.parallel import compiler  # noqa: E402
 from curia2_jax.training.recipe import recipe_from  # noqa: E402
-from launch import timing  # noqa: E402
+from launch import bench, timing  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +57,18 @@ def test_a_mistake_is_one_line(arguments, words):
     line = [sys.executable, "launch/bench.py", *arguments]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and words in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("config", [demo, vits, vitl])
+def test_both_sides_of_the_comparison_predict_as_many_patches(config):
+    """Whatever the masks of a config: its own kept the demo at more than twice the patches of the other side."""
+    sections = config.get_config().to_dict()
+    for section, values in bench.COMPARISON.items():
+        sections[section].update(values)
+    recipe = recipe_from(sections)
+    images, patches = recipe.data.global_batch, recipe.model.grid**2
+    ours = images // recipe.data.group_size * masked_per_group(recipe.data.group_size, patches, recipe.masks)
+    assert ours == int(random_masks(2 * images, patches).sum())
 
 
 @pytest.mark.soak
