@@ -3,12 +3,13 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from curia2_jax.errors import UserError
 from curia2_jax.models import pos_embed
-from curia2_jax.parallel import sharding
+from curia2_jax.parallel import compiler, sharding
 from curia2_jax.parallel.sharding import path_of
 from curia2_jax.training import checkpoints
 from curia2_jax.training.recipe import Recipe
@@ -40,10 +41,11 @@ def initial_state(writer: ocp.CheckpointManager, recipe: Recipe, mesh: Mesh, con
                 f"config.data.corpus: {recipe.data.corpus} has the contract {contract_hash[:12]}, the checkpoints of "
                 f"this run are of {meta['corpus'][:12]}; write the corpus of the run, or another --workdir"
             )
-        return state
+        return fresh(state, shardings)
     key = jax.random.key(recipe.seed)
     if not recipe.init_from:
-        return jax.jit(lambda: init_state(key, recipe), out_shardings=shardings)()
+        program = jax.jit(lambda: init_state(key, recipe), out_shardings=shardings).lower()
+        return program.compile(compiler.options_for_once(jax.default_backend()))()
     params, teacher = pretrained(recipe)
     random = jax.jit(lambda: init_params(key, recipe), out_shardings=shardings.params)()
     # Heads that the folder lacks (a converted backbone has none) start at random.
@@ -51,6 +53,15 @@ def initial_state(writer: ocp.CheckpointManager, recipe: Recipe, mesh: Mesh, con
         {**random, **jax.device_put(tree, {k: shardings.params[k] for k in tree})} for tree in (params, teacher)
     )
     return jax.jit(lambda p, t: from_params(p, t, recipe), out_shardings=shardings)(params, teacher)
+
+
+def fresh(state: TrainState, shardings: TrainState) -> TrainState:
+    """The same numbers in buffers that a program of XLA made.
+
+    Those that Orbax fills may not be donated on GPUs (jax-ml/jax#18617), and a step that copies its state instead needs
+    the memory of one state more, in resumed runs only.
+    """
+    return jax.jit(lambda s: jax.tree.map(jnp.copy, s), out_shardings=shardings)(state)
 
 
 def pretrained(recipe: Recipe) -> tuple[PyTree, PyTree]:
