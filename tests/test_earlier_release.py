@@ -7,6 +7,7 @@ import tarfile
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 import transformers
 
@@ -52,7 +53,8 @@ def test_its_export_is_the_teacher_of_its_run(written):
     """Stock transformers loads it; a weight is the array of the checkpoint, to the bit."""
     model = transformers.AutoModel.from_pretrained(written / "exported")
     teacher, _ = checkpoints.restore_teacher(written / "run", 11)
-    kernel = teacher["backbone"]["blocks"]["ffn"]["down"]["kernel"][1]
-    np.testing.assert_array_equal(model.encoder.layer[1].mlp.weights_out.weight.detach().numpy(), kernel.T)
+    kernel = teacher["backbone"]["blocks"]["attn"]["query"]["kernel"][1]
+    weights = safetensors.numpy.load_file(written / "exported" / "model.safetensors")
+    np.testing.assert_array_equal(weights["encoder.layer.1.attention.attention.query.weight"], kernel.T)
     with torch.inference_mode():
         assert torch.isfinite(model(torch.zeros(1, 1, 32, 32)).last_hidden_state).all()

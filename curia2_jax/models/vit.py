@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 from curia2_jax.errors import UserError
 from curia2_jax.models import attention, pos_embed
 from curia2_jax.models.layer_norm import LayerNorm
+from curia2_jax.models.swiglu import swiglu
 
 # Values inside a block that a remat policy may keep by name.
 CHECKPOINT_NAMES = ("qkv", "attn_out", "ffn_hidden")
@@ -205,7 +206,7 @@ class FeedForward(nn.Module):
             return checkpoint_name(Dense(config.hidden, config.dtype, as_rows, name=name)(x), "ffn_hidden")
 
         if config.ffn == "swiglu":
-            return Dense(config.width, config.dtype, as_rows, name="down")(nn.silu(hidden("gate")) * hidden("up"))
+            return Dense(config.width, config.dtype, as_rows, name="down")(swiglu(hidden("gate"), hidden("up")))
         return Dense(config.width, config.dtype, as_rows, name="fc2")(gelu(hidden("fc1")))
 
 

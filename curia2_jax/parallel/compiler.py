@@ -28,6 +28,12 @@ def options(platform: str) -> dict[str, Any]:
     return dict(_OPTIONS[platform])
 
 
+def options_for_once(platform: str) -> dict[str, Any]:
+    """`compiler_options` for a program that runs once: on a CPU making its machine code fast takes longer than running
+    it. Elsewhere those of every program."""
+    return {"xla_backend_optimization_level": 0} if platform == "cpu" else options(platform)
+
+
 def configure(platform: str) -> None:
     """Sets what is an option of JAX and not of one program. Before the first compilation."""
     jax.config.update("jax_optimization_level", _OPTIMIZATION_LEVEL.get(platform, "UNKNOWN"))

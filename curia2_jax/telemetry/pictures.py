@@ -4,11 +4,7 @@ import math
 import pathlib
 from collections.abc import Iterable
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 Panel = tuple[str, tuple[str, ...]]  # title, metrics
 # Beside those of the terms of the objective.
@@ -23,6 +19,14 @@ PANELS: tuple[Panel, ...] = (
 )
 
 
+def _figure(rows: int, columns: int, figsize: tuple[float, float]):
+    """(figure, (rows, columns) axes); matplotlib is imported here, for most processes of a run draw nothing."""
+    from matplotlib.figure import Figure  # not pyplot: nothing global to close
+
+    figure = Figure(figsize=figsize)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
 def crops(
     path: pathlib.Path, global_crops: np.ndarray, local_crops: np.ndarray, masks: np.ndarray, rows: int = 6
 ) -> None:
@@ -35,7 +39,7 @@ def crops(
     rows = min(rows, images)
     num_local = len(local_crops) // images
     side = math.isqrt(masks.shape[-1])
-    figure, axes = plt.subplots(rows, 2 + num_local, figsize=(1.4 * (2 + num_local), 1.4 * rows), squeeze=False)
+    figure, axes = _figure(rows, 2 + num_local, figsize=(1.4 * (2 + num_local), 1.4 * rows))
     for image in range(rows):
         views = [*global_crops[2 * image : 2 * image + 2], *local_crops[num_local * image : num_local * (image + 1)]]
         for column, (axis, crop) in enumerate(zip(axes[image], views, strict=True)):
@@ -49,7 +53,6 @@ def crops(
                 axis.set_title(f"global {column + 1}" if column < 2 else f"local {column - 1}", fontsize=8)
     figure.tight_layout(pad=0.3)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def curves(path: pathlib.Path, rows: list[dict[str, float]], terms: Iterable[Panel]) -> None:
@@ -59,7 +62,7 @@ def curves(path: pathlib.Path, rows: list[dict[str, float]], terms: Iterable[Pan
     if not panels:
         return
     height = math.ceil(len(panels) / 4)
-    figure, axes = plt.subplots(height, 4, figsize=(16, 3.2 * height), squeeze=False)
+    figure, axes = _figure(height, 4, figsize=(16, 3.2 * height))
     for axis, (title, names) in zip(axes.flat, panels, strict=False):
         for name in names:
             points = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
@@ -72,4 +75,3 @@ def curves(path: pathlib.Path, rows: list[dict[str, float]], terms: Iterable[Pan
         axis.set_axis_off()
     figure.tight_layout()
     figure.savefig(path, dpi=100)
-    plt.close(figure)

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from curia2_jax.errors import UserError
 from curia2_jax.models import pos_embed
-from curia2_jax.parallel import sharding
+from curia2_jax.parallel import compiler, sharding
 from curia2_jax.parallel.sharding import path_of
 from curia2_jax.training import checkpoints
 from curia2_jax.training.checkpoints import Checkpoints
@@ -43,7 +43,8 @@ def initial_state(saved: Checkpoints, recipe: Recipe, mesh: Mesh, contract_hash:
         return state
     key = jax.random.key(recipe.seed)
     if not recipe.init_from:
-        return jax.jit(lambda: init_state(key, recipe), out_shardings=shardings)()
+        program = jax.jit(lambda: init_state(key, recipe), out_shardings=shardings).lower()
+        return program.compile(compiler.options_for_once(jax.default_backend()))()
     params, teacher = pretrained(recipe)
     random = jax.jit(lambda: init_params(key, recipe), out_shardings=shardings.params)()
     # Heads that the folder lacks (a converted backbone has none) start at random.

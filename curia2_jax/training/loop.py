@@ -95,8 +95,6 @@ def train(
             return finish(run, state, main)
 
         batch = put(stop_agreed.send(next(batches)))
-        if main and not (run / "images" / "crops.png").exists():
-            picture_of_crops(run, batch, recipe)
         compiled = compile_step(recipe, mesh, state, batch, main)
         progress = Progress(total, recipe.data.global_batch, start)
         unread: list[tuple[int, dict[str, Array]]] = []
@@ -104,8 +102,13 @@ def train(
         for step in range(start + 1, total + 1):
             if trace:
                 trace.before(step)
-            state, metrics = compiled(state, batch)
+            before, (state, metrics) = state, compiled(state, batch)
             unread.append((step, metrics))
+            if step == start + 1 and main:
+                warn_if_kept(before)
+                # Now, so that the devices have something to do meanwhile.
+                picture_of_crops(run, batch, recipe)
+            del before
             if step < total:
                 began = time.monotonic()
                 batch = put(stop_agreed.send(next(batches)))
@@ -159,13 +162,28 @@ def compile_step(recipe: Recipe, mesh: Mesh, state: TrainState, batch: dict[str,
     return compiled
 
 
+def warn_if_kept(before: TrainState) -> None:
+    """One line on stderr if the first step did not take over the buffers of the state that it was given."""
+    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(before) if not leaf.is_deleted())
+    if kept:
+        print(
+            f"warning: the first step copied {kept / 2**20:,.1f} MiB of its state instead of taking them over: it "
+            "needs that much more memory than launch/plan.py says",
+            file=sys.stderr,
+        )
+
+
 def picture_of_crops(run: pathlib.Path, batch: dict[str, Array], recipe: Recipe) -> None:
-    """RUN/images/crops.png: what the student sees of the first images."""
+    """RUN/images/crops.png, unless it is there: what the student sees of the first images."""
+    path = run / "images" / "crops.png"
+    if path.exists():
+        return
     first = {name: jax.device_put(np.asarray(x.addressable_data(0))[:6]) for name, x in batch.items()}
     key = step_key(recipe, np.int32(0), AUGMENT)
     sizes = recipe.crops.global_size, recipe.crops.local_size
-    crops = jax.jit(lambda b: augment.crops_of(b, key, recipe.augment, *sizes))(first)
-    pictures.crops(run / "images" / "crops.png", *map(np.asarray, crops), np.asarray(first["masks"]))
+    program = jax.jit(lambda b: augment.crops_of(b, key, recipe.augment, *sizes)).lower(first)
+    crops = program.compile(compiler.options_for_once(jax.default_backend()))(first)
+    pictures.crops(path, *map(np.asarray, crops), np.asarray(first["masks"]))
 
 
 def scalars_of(values: dict[str, Array]) -> dict[str, float]:

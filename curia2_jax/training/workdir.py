@@ -49,6 +49,7 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
                 f"--workdir {workdir}: cannot write there ({e.strerror}); write a folder of yours with space left"
             ) from e
         return
+    (workdir / "images").mkdir(exist_ok=True)
     before, now = flat(upgraded(json.loads(path.read_text()))), flat(config)
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and not key.startswith(RESUMABLE):

@@ -11,7 +11,8 @@ from curia2_jax.errors import UserError
 from curia2_jax.parallel.mesh import ParallelConfig, make_mesh
 from curia2_jax.training import checkpoints
 from curia2_jax.training import state as states
-from curia2_jax.training.initial import abstract_sharded_state
+from curia2_jax.training.initial import abstract_sharded_state, initial_state
+from curia2_jax.training.loop import warn_if_kept
 from curia2_jax.training.recipe import CheckpointConfig, recipe_from
 from tests.training.tiny import tiny_config
 
@@ -48,6 +49,31 @@ def test_comes_back_on_any_mesh(run, state, devices, fsdp):
     assert meta == {"config": "c", "corpus": "d", "step": 8} and int(back.step) == 8
     assert states.state_hash(back) == states.state_hash(state.replace(step=jax.numpy.int32(8)))
     assert all(isinstance(leaf.sharding, NamedSharding) for leaf in jax.tree.leaves(back.params))
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(1, 1), (8, 4)])
+def test_the_first_step_takes_over_what_was_restored_or_says_so(run, state, devices, fsdp, capsys):
+    """No buffer of the restored state outlives a step that may have them all; of one that may not, one line tells."""
+    recipe = recipe_from(tiny_config())
+    mesh = make_mesh(ParallelConfig(fsdp, 1), jax.devices()[:devices])
+    with checkpoints.Checkpoints(run, recipe.checkpoint) as reader:
+        restored = initial_state(reader, recipe, mesh, "d")
+    assert states.state_hash(restored) == states.state_hash(state.replace(step=jax.numpy.int32(8)))
+    wanted = jax.tree.map(lambda a: a.sharding, abstract_sharded_state(recipe, mesh))
+    assert jax.tree.map(lambda a: a.sharding, restored) == wanted
+
+    def step(s):
+        return jax.tree.map(lambda x: x + x, s)
+
+    jax.block_until_ready(jax.jit(step)(restored))
+    warn_if_kept(restored)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(restored)) / 2**20
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and told.startswith(f"warning: the first step copied {size:,.1f} MiB of its state")
+    jax.block_until_ready(jax.jit(step, donate_argnums=0)(restored))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(restored))
+    warn_if_kept(restored)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_full_disk_is_one_line_before_anything_is_written(state, tmp_path, monkeypatch):
