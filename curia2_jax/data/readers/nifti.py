@@ -12,12 +12,13 @@ import struct
 import tempfile
 import typing
 import zlib
+from collections.abc import Sequence
 
 import imagecodecs
 import nibabel as nib
 import numpy as np
 
-from curia2_jax.data.readers.volume import Refusal, Volume, from_xyz
+from curia2_jax.data.readers.volume import Header, Refusal, Volume, from_xyz
 
 # Voxels above this many bytes are unpacked into a temporary file instead of memory.
 IN_MEMORY = 512 << 20
@@ -27,8 +28,8 @@ _SLACK = 64 << 20  # bytes after the voxels that are read and dropped before a f
 
 
 @dataclasses.dataclass(frozen=True)
-class Header:
-    """What is known before the voxels are read: `shape` (X, Y, Z, frames), numpy `dtype` as stored, byte `offset` of
+class _Layout:
+    """Where the voxels lie and what they mean: `shape` (X, Y, Z, frames), numpy `dtype` as stored, byte `offset` of
     the voxels, scaling, sizes of a voxel, and the affine to RAS+ (None when the file has none)."""
 
     shape: tuple[int, int, int, int]
@@ -45,22 +46,28 @@ class Header:
         return self.offset + int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
 
 
-def is_nifti(name: str) -> bool:
-    """Whether a file name claims NIfTI. The .img of a pair belongs to its .hdr."""
-    return name.lower().endswith((".nii", ".nii.gz", ".hdr"))
+def claims(path: pathlib.Path) -> bool:
+    """Whether the name of a file is that of a NIfTI one. The .img of a pair belongs to its .hdr."""
+    return path.name.lower().endswith((".nii", ".nii.gz", ".hdr"))
 
 
-def read_header(path: pathlib.Path) -> Header:
+def look(path: pathlib.Path) -> Header:
     """Header of a file or of a pair's .hdr, at the cost of its first kilobyte. Raises Refusal."""
+    layout = _look(path)
+    return Header(layout.shape[:3], layout.shape[3], layout.affine)
+
+
+def _look(path: pathlib.Path) -> _Layout:
     with _open(path) as stream:
         return _header(stream.read(544), path)
 
 
-def read(path: pathlib.Path, frame: int = 0, orientation: str | None = None) -> Volume:
+def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None = None) -> Volume:
     """One frame of a NIfTI file. `orientation`, such as "RAS", is taken for files without an affine. Raises Refusal."""
+    (path,) = files
     image = path
     if path.name.lower().endswith(".hdr"):
-        header = read_header(path)
+        header = _look(path)
         image = next((p for p in (path.with_suffix(".img"), path.with_suffix(".IMG")) if p.exists()), None)
         if image is None:
             raise Refusal("corrupt", "the .hdr has no .img beside it")
@@ -145,7 +152,7 @@ def _open(path: pathlib.Path) -> typing.BinaryIO:
     return _Gzip(file) if zipped else file
 
 
-def _header(start: bytes, path: pathlib.Path) -> Header:
+def _header(start: bytes, path: pathlib.Path) -> _Layout:
     kinds = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
     sizes = {int.from_bytes(start[:4], order): order for order in ("little", "big")}
     size = next((s for s in kinds if s in sizes), None)
@@ -182,7 +189,7 @@ def _header(start: bytes, path: pathlib.Path) -> Header:
         raise Refusal("corrupt", f"voxels at byte {offset}")
     shape = (*shape, 1)[:4]
     zooms = tuple(abs(float(z)) or 1.0 for z in fields["pixdim"][1:4])
-    return Header(shape, dtype, int(offset), slope, intercept, zooms, _affine(fields))
+    return _Layout(shape, dtype, int(offset), slope, intercept, zooms, _affine(fields))
 
 
 def _affine(fields: nib.Nifti1Header) -> np.ndarray | None:
@@ -196,7 +203,7 @@ def _affine(fields: nib.Nifti1Header) -> np.ndarray | None:
     return None
 
 
-def _voxels(stream: _Stream, header: Header, start: bytes, path: pathlib.Path) -> bytearray | mmap.mmap:
+def _voxels(stream: _Stream, header: _Layout, start: bytes, path: pathlib.Path) -> bytearray | mmap.mmap:
     """Bytes of the file up to the last voxel, after the rest of the stream was read and checked as well."""
     stop = header.stop
     data = _at_once(path, stop) if path.name.lower().endswith(".gz") else None
