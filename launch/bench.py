@@ -13,7 +13,6 @@
                 heads of the config
 """
 
-import functools
 import json
 import os
 import pathlib
@@ -32,24 +31,6 @@ _AGAINST = flags.DEFINE_enum("against", None, ("torch",), "Another implementatio
 _NIFTI = flags.DEFINE_string("nifti", None, "Folder of .nii.gz for MONAI beside the loader; needs the extra bench.")
 _STEPS = flags.DEFINE_integer("steps", 6, "Timed repetitions, after two that are not.", lower_bound=1)
 _JSON = flags.DEFINE_string("json", None, "Also write the results to this file.")
-# Both sides of the comparison can do this, and no more than this.
-COMPARISON = {
-    "data.global_batch": 4, "data.group_size": 4,
-    "crops.global_size": 224, "crops.local_size": 96, "crops.num_local": 8,
-    "masks.probability": 0.5, "masks.ratio": (0.1, 0.5),
-    "model.drop_path": 0.0, "model.dtype": "float32", "model.remat": "none",
-    "heads.shared": False, "heads.dino_prototypes": 4096, "heads.ibot_prototypes": 4096, "heads.dino_bottleneck": 256,
-    "heads.ibot_bottleneck": 256, "heads.hidden": 2048, "heads.layers": 3,
-    "objective.koleo.weight": 0.1, "objective.sigreg.weight": 0.0,
-}  # fmt: skip
-
-
-def as_compared(sections: dict[str, Any]) -> dict[str, Any]:
-    """The sections of a config with the values that both sides of the comparison can do."""
-    for key, value in COMPARISON.items():
-        *path, name = key.split(".")
-        functools.reduce(dict.__getitem__, path, sections)[name] = value
-    return sections
 
 
 def rows(result: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -77,11 +58,10 @@ def run(_: list[str]) -> None:
         raise UserError(f"--what={_WHAT.value}: --nifti is for the loader; write --what=loader, or leave it out")
     if _AGAINST.value:
         os.environ["JAX_PLATFORMS"] = "cpu"
-        sections = as_compared(sections)
     from curia2_jax.planning import clocks, loader_rates  # only now: JAX reads the variable when it is imported
     from curia2_jax.training.recipe import recipe_from
 
-    recipe = recipe_from(sections)
+    recipe = recipe_from(clocks.as_compared(sections) if _AGAINST.value else sections)
     if _WHAT.value == "loader":
         result: dict[str, Any] = {
             rate.what.strip(): {"slices_per_s_per_core": rate.per_core, "slices_per_s": rate.wall}

@@ -133,11 +133,14 @@ def _preview(folder: pathlib.Path, pages: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from curia2_jax.data.corpus.corpus import Corpus
     from curia2_jax.data.crops import preview
+    from curia2_jax.data.ingest import bodies
 
-    for page in preview.draw(folder, pages):
+    body = bodies.finder(Corpus(folder))
+    for page in preview.draw(folder, body, pages):
         print(page)
-    picture, rows = preview.draw_placement(folder)
+    picture, rows = preview.draw_placement(folder, body)
     table = Table("", "placement", "area on the body", "at a border", "nearly empty", title=f"placement in {folder}")
     for row in sorted(rows, key=lambda row: row.what):
         shares = (row.on_foreground, row.at_border, row.nearly_empty)

@@ -35,6 +35,25 @@ from curia2_jax.training.state import init_state
 from curia2_jax.training.step import train_step, update
 from curia2_jax.training.terms import TERMS, Layout, Outputs, Prototypes
 
+# Both sides of the comparison with PyTorch can do this, and no more than this.
+COMPARISON = {
+    "data.global_batch": 4, "data.group_size": 4,
+    "crops.global_size": 224, "crops.local_size": 96, "crops.num_local": 8,
+    "masks.probability": 0.5, "masks.ratio": (0.1, 0.5),
+    "model.drop_path": 0.0, "model.dtype": "float32", "model.remat": "none",
+    "heads.shared": False, "heads.dino_prototypes": 4096, "heads.ibot_prototypes": 4096, "heads.dino_bottleneck": 256,
+    "heads.ibot_bottleneck": 256, "heads.hidden": 2048, "heads.layers": 3,
+    "objective.koleo.weight": 0.1, "objective.sigreg.weight": 0.0,
+}  # fmt: skip
+
+
+def as_compared(sections: dict[str, Any]) -> dict[str, Any]:
+    """The sections of a config with the values that both sides of the comparison can do."""
+    for key, value in COMPARISON.items():
+        *path, name = key.split(".")
+        functools.reduce(dict.__getitem__, path, sections)[name] = value
+    return sections
+
 
 def machine() -> dict[str, Any]:
     """What results have to be read with."""

@@ -13,7 +13,6 @@ from curia2_jax.parallel import compiler
 from curia2_jax.planning import clocks
 from curia2_jax.planning.torch_peer.bench import random_masks
 from curia2_jax.training.recipe import recipe_from
-from launch import bench
 from tests.data.small_corpus import write_small_corpus
 from tests.training.tiny import tiny_config
 
@@ -69,7 +68,7 @@ def test_a_mistake_is_one_line(arguments, words):
 @pytest.mark.parametrize("config", [demo, vits, vitl])
 def test_both_sides_of_the_comparison_predict_as_many_patches(config):
     """Whatever the masks of a config: its own kept the demo at more than twice the patches of the other side."""
-    recipe = recipe_from(bench.as_compared(config.get_config().to_dict()))
+    recipe = recipe_from(clocks.as_compared(config.get_config().to_dict()))
     images, patches = recipe.data.global_batch, recipe.model.grid**2
     ours = images // recipe.data.group_size * masked_per_group(recipe.data.group_size, patches, recipe.masks)
     assert ours == int(random_masks(2 * images, patches).sum())

@@ -12,7 +12,7 @@ from curia2_jax.data.crops import batches as pipeline
 from curia2_jax.data.readers import phantom
 from curia2_jax.errors import UserError
 from curia2_jax.planning import loader_rates
-from curia2_jax.training import views
+from curia2_jax.training import resample
 from curia2_jax.training.recipe import recipe_from
 from tests.data.small_corpus import write_small_corpus
 
@@ -63,7 +63,7 @@ def test_pil_cuts_the_crops_of_the_accelerator(recipe):
         batch = next(stream)
     crops = loader_rates._pil(batch, recipe)
     assert len(crops) == 8 * 4
-    cut = jax.jit(views.crop_and_resize, static_argnums=3)
+    cut = jax.jit(resample.crop_and_resize, static_argnums=3)
     for name, views_of, size in (("global_boxes", slice(0, 2), 32), ("local_boxes", slice(2, 4), 16)):
         ours = np.asarray(cut(batch["slices"].astype(np.float32), batch["extent"], batch[name], size))
         for row in range(8):

@@ -1,12 +1,13 @@
 """What anatomical placement buys on real slices: how much of the crops and masks lies on the body.
 
-for row in placement_statistics(Corpus("corpus"), crops_config, masks_config, grid=16):
+corpus = Corpus("corpus")
+for row in placement_statistics(corpus, bodies.finder(corpus), crops_config, masks_config, grid=16):
     print(row)
 """
 
 import dataclasses
-import functools
 import random
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +16,8 @@ from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.crops import boxes as crops
 from curia2_jax.data.crops import masks
 from curia2_jax.data.crops.loader import geometry_of
-from curia2_jax.data.ingest import foreground as anatomy
 
 _BORDER = 1.0  # pixel
-_VOLUME = 8  # slices that stand for a volume when its threshold is found
 
 
 class Row(NamedTuple):
@@ -34,6 +33,7 @@ class Row(NamedTuple):
 
 def placement_statistics(
     corpus: Corpus,
+    body: Callable[[int], tuple[np.ndarray, int]],
     crops_config: crops.CropsConfig,
     masks_config: masks.MasksConfig,
     grid: int,
@@ -43,14 +43,12 @@ def placement_statistics(
 ) -> list[Row]:
     """Rows for both placements of the crops and, in anatomical crops, of the masks (grid x grid patches).
 
-    Both placements get the same random numbers, and the masks the same boxes. The foreground is found anew from the
-    stored slices, at the resolution at which ingest finds it.
+    Both placements get the same random numbers, and the masks the same boxes. `body` gives the foreground of a slice,
+    bool (h, w) in cells, and the pixels along a cell.
     """
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(len(corpus), min(images, len(corpus)), replace=False))
-    first, count = corpus.series()
-    of = np.searchsorted(first, chosen, side="right") - 1
-    integrals = [_integral(corpus, int(i), (int(first[s]), int(count[s]))) for i, s in zip(chosen, of, strict=True)]
+    integrals = [_integral(*body(int(i))) for i in chosen]
     geometry = geometry_of(corpus.rows(chosen))
     uniform = rng.random((len(chosen), 2 + crops_config.num_local, crops.DRAWS))
     rows, boxes, flips = [], None, None
@@ -105,24 +103,8 @@ def _patches(box: np.ndarray, flip: bool, grid: int) -> np.ndarray:
     return np.stack(corners, -1).reshape(-1, 4)
 
 
-def _integral(corpus: Corpus, i: int, volume: tuple[int, int]) -> tuple[np.ndarray, int]:
-    """Cumulated foreground of slice i, (rows + 1, columns + 1) in cells, and the pixels along a cell; `volume` is the
-    first slice of its series and their number."""
-    pixels = corpus.read(i)
-    slope, intercept = (float(corpus.take(name, np.array([i]))[0]) for name in ("slope", "intercept"))
-    is_ct = bool(corpus.rows(np.array([i]))["is_ct"][0])
-    if is_ct:
-        threshold = (anatomy.CT_THRESHOLD - intercept) / slope
-    else:
-        threshold = _mr_threshold(corpus, *volume)
-    reduced = anatomy.reduce(pixels[None])
-    mask = anatomy.foreground(reduced, threshold, is_ct)[0]
+def _integral(mask: np.ndarray, cell: int) -> tuple[np.ndarray, int]:
+    """Cumulated foreground of a slice, (rows + 1, columns + 1) in cells, and the pixels along a cell."""
     table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
     table[1:, 1:] = mask.cumsum(0).cumsum(1)
-    return table, -(-max(pixels.shape) // max(mask.shape))
-
-
-@functools.lru_cache(maxsize=256)
-def _mr_threshold(corpus: Corpus, first: int, count: int) -> float:
-    some = first + np.linspace(0, count - 1, min(_VOLUME, count)).astype(int)
-    return anatomy.mr_threshold(np.concatenate([anatomy.reduce(corpus.read(int(i))[None]).ravel() for i in some]))
+    return table, cell

@@ -3,6 +3,7 @@ them lies on the body."""
 
 import pathlib
 import random
+from collections.abc import Callable
 
 import matplotlib
 
@@ -15,7 +16,6 @@ from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.crops import boxes as crops
 from curia2_jax.data.crops import masks, placement_picture
 from curia2_jax.data.crops import placement as placement_statistics
-from curia2_jax.data.ingest import foreground as anatomy
 
 _CROPS = crops.CropsConfig(
     placement="anatomical",
@@ -31,12 +31,13 @@ _CROPS = crops.CropsConfig(
     flip_rate=0.0,
 )
 _MASKS = masks.MasksConfig(placement="anatomical", probability=0.5, ratio=(0.1, 0.5))
+Body = Callable[[int], tuple[np.ndarray, int]]  # number of a slice -> its foreground in cells, pixels along a cell
 _GRID = 16
 _COLUMNS, _ROWS = 4, 3
 _SERIES = 3  # of a page; each gives as many slices as there are columns
 
 
-def draw(folder: pathlib.Path, pages: int, seed: int = 0) -> list[pathlib.Path]:
+def draw(folder: pathlib.Path, body: Body, pages: int, seed: int = 0) -> list[pathlib.Path]:
     """PNG pages in `CORPUS/preview/`, three series a page, four slices of each: the contour of the foreground in red,
     one and two standard deviations of its Gaussian in yellow, global boxes in green, local boxes in blue, and the iBOT
     mask of the first global crop in grey. Returns their paths. Raises UserError when the folder is not a corpus."""
@@ -49,10 +50,8 @@ def draw(folder: pathlib.Path, pages: int, seed: int = 0) -> list[pathlib.Path]:
         figure, axes = plt.subplots(_ROWS, _COLUMNS, figsize=(4 * _COLUMNS, 4 * _ROWS), squeeze=False)
         for row, one in zip(axes, chosen[page * _SERIES : (page + 1) * _SERIES], strict=False):
             mine = first[one] + np.arange(count[one])
-            of_volume = mine[np.linspace(0, len(mine) - 1, min(len(mine), 16)).round().astype(int)]
-            threshold = _threshold(corpus, of_volume)
             for axis, place in zip(row, np.linspace(0.15, 0.85, _COLUMNS), strict=True):
-                _draw_slice(axis, corpus, int(mine[int(place * len(mine))]), threshold, rng)
+                _draw_slice(axis, corpus, int(mine[int(place * len(mine))]), body, rng)
         for axis in axes.flat:
             axis.axis("off")
         figure.tight_layout()
@@ -62,33 +61,24 @@ def draw(folder: pathlib.Path, pages: int, seed: int = 0) -> list[pathlib.Path]:
     return out
 
 
-def draw_placement(folder: pathlib.Path) -> tuple[pathlib.Path, list[placement_statistics.Row]]:
+def draw_placement(folder: pathlib.Path, body: Body) -> tuple[pathlib.Path, list[placement_statistics.Row]]:
     """What anatomical placement buys on this corpus: the picture, `CORPUS/preview/placement.png`, and its table. Raises
     UserError when the folder is not a corpus."""
     (folder / "preview").mkdir(exist_ok=True)
     path = folder / "preview" / "placement.png"
-    rows = placement_statistics.placement_statistics(Corpus(folder), _CROPS, _MASKS, _GRID)
+    rows = placement_statistics.placement_statistics(Corpus(folder), body, _CROPS, _MASKS, _GRID)
     placement_picture.draw(rows, path)
     return path, rows
 
 
-def _threshold(corpus: Corpus, records: np.ndarray) -> float:
-    """Threshold of the foreground of a volume, about what ingest used: it saw other slices."""
-    if corpus.take("modality", records[:1])[0] == "CT":
-        return anatomy.CT_THRESHOLD
-    return anatomy.mr_threshold(np.concatenate([anatomy.reduce(corpus.read(int(i))[None]).ravel() for i in records]))
-
-
-def _draw_slice(axis: plt.Axes, corpus: Corpus, record: int, threshold: float, rng: np.random.Generator) -> None:
+def _draw_slice(axis: plt.Axes, corpus: Corpus, record: int, body: Body, rng: np.random.Generator) -> None:
     pixels, at = corpus.read(record), np.array([record])
     row = {name: corpus.take(name, at)[0] for name in ("modality", "plane", "position", "foreground")}
     height, width = pixels.shape
     low, high = (-200, 300) if row["modality"] == "CT" else np.percentile(pixels, [1, 99])
     axis.imshow(pixels, cmap="gray", vmin=low, vmax=high, extent=(0, width, height, 0))
-    reduced = anatomy.reduce(pixels[None])
-    mask = anatomy.foreground(reduced, threshold, row["modality"] == "CT")[0]
+    mask, cell = body(record)
     if mask.any() and not mask.all():
-        cell = -(-max(pixels.shape) // max(mask.shape))
         grid = [(np.arange(n) + 0.5) * cell for n in mask.shape]
         axis.contour(grid[1], grid[0], mask, [0.5], colors="red", linewidths=0.8)
     geometry = crops.Geometry(

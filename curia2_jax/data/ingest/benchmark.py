@@ -17,7 +17,8 @@ import numpy as np
 
 from curia2_jax.data.ingest import benchmark_schema
 from curia2_jax.data.ingest.intensity import Quantiser
-from curia2_jax.data.readers.volume import Volume, in_plane
+from curia2_jax.data.ingest.slicing import in_plane
+from curia2_jax.data.readers.volume import Volume
 from curia2_jax.errors import UserError
 
 FOLDER = "labels"

@@ -9,6 +9,9 @@ from curia2_jax.data.readers.archive import Scan
 from curia2_jax.data.readers.volume import Volume
 from curia2_jax.errors import UserError
 
+ASSUMED_PATIENT = "patient_assumed"
+Note = tuple[str, str]  # what was corrected or assumed, and the detail
+
 
 class Keys:
     """Keys under the secret in the file `salt`; `patient_regex` and the CSV `patients` say how to find patients."""
@@ -22,21 +25,20 @@ class Keys:
         """16 hexadecimal digits that lead back to nobody without the secret (HMAC-SHA-256, RFC 2104)."""
         return hmac.new(self._salt, f"{kind} {identifier}".encode(), "sha256").hexdigest()[:16]
 
-    def patient(self, scan: Scan, volume: Volume) -> str:
-        """Identifier of the patient: the CSV's, the regular expression's, the file's, or one assumed and noted."""
+    def patient(self, scan: Scan, volume: Volume) -> tuple[str, list[Note]]:
+        """Identifier of the patient: the CSV's, the regular expression's, the file's, or one assumed; and a note of
+        the assumption."""
         for file in scan.files:
             if file in self._known:
-                return self._known[file]
+                return self._known[file], []
         match = self._regex.search(scan.name) if self._regex else None
         if match:
-            return match.group(1) if match.groups() else match.group()
+            return match.group(1) if match.groups() else match.group(), []
         if volume.patient:
-            return volume.patient
-        if scan.kind == "dicom":
-            volume.notes.append(("patient_assumed", "no PatientID: one patient a study"))
-            return volume.study or scan.series
-        volume.notes.append(("patient_assumed", "the name of the file"))
-        return pathlib.PurePath(scan.name).name.split(".")[0]
+            return volume.patient, []
+        if scan.gathered:
+            return volume.study or scan.series, [(ASSUMED_PATIENT, "no PatientID: one patient a study")]
+        return pathlib.PurePath(scan.name).name.split(".")[0], [(ASSUMED_PATIENT, "the name of the file")]
 
 
 def read_patients(path: str) -> dict[str, str]:

@@ -23,13 +23,13 @@ import shutil
 import time
 from concurrent.futures.process import BrokenProcessPool
 
-from curia2_jax.data.corpus.corpus import CONTRACT, records
-from curia2_jax.data.ingest import benchmark, benchmark_schema, foreground, intensity, parts, plan
+from curia2_jax.data.corpus import records
+from curia2_jax.data.corpus.corpus import CONTRACT
+from curia2_jax.data.ingest import benchmark, benchmark_schema, foreground, identity, intensity, parts, plan, slicing
 from curia2_jax.data.ingest.plan import Options, Progress
 from curia2_jax.data.ingest.runners import Pool, Runner
 from curia2_jax.data.ingest.shard_maker import LOCAL, make_shard, now_reading
 from curia2_jax.data.readers import archive
-from curia2_jax.data.readers import volume as volumes
 from curia2_jax.errors import UserError
 
 
@@ -179,7 +179,7 @@ def _finish(output: pathlib.Path, options: Options) -> Summary:
     benchmark.keep(output, work, sampled)
     names = benchmark.read_names(options.label_names) if options.label_names else {}
     tasks = benchmark.write(output / benchmark_schema.FOLDER, work, sampled, names)
-    assumed = corrected["patient_assumed"]
+    assumed = corrected[identity.ASSUMED_PATIENT]
     poor = [task["name"] for task in tasks if len(task["classes"]) < 2]
     warnings = [f"{assumed} series name no patient, who was assumed; see --patient-regex"] if assumed else []
     warnings += [f"no benchmark {name}: it has fewer than two labels in both train and test" for name in poor]
@@ -248,9 +248,9 @@ def _contract(options: Options) -> dict:
             "modality": options.modality,
             "orientation": options.orientation,
             "every_frame": options.every_frame,
-            "max_side": volumes.MAX_SIDE,
-            "min_side": volumes.MIN_SIDE,
-            "near_isotropic": volumes.NEAR_ISOTROPIC,
+            "max_side": slicing.MAX_SIDE,
+            "min_side": slicing.MIN_SIDE,
+            "near_isotropic": slicing.NEAR_ISOTROPIC,
             "min_foreground": foreground.MIN_FOREGROUND,
             "ct_threshold": foreground.CT_THRESHOLD,
             "air": intensity.AIR,

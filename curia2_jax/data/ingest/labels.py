@@ -9,6 +9,7 @@ import pathlib
 import numpy as np
 
 from curia2_jax.data.ingest.intensity import flatness
+from curia2_jax.data.readers import header_of
 from curia2_jax.data.readers.archive import Scan, read_any, relative
 from curia2_jax.data.readers.volume import Refusal, Volume
 from curia2_jax.errors import UserError
@@ -18,11 +19,11 @@ DEFAULT = "*_seg.nii.gz,labels/*"
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A label map, the image file or folder it was drawn on ("" where unknown), and what kind of labels it holds."""
+    """A label map, the image file or folder it was drawn on ("" where unknown), and the set that its labels are of."""
 
     label: str
     image: str
-    kind: str
+    label_set: str
 
 
 def pairs(spec: str, roots: list[pathlib.Path], files: list[str]) -> list[Pair]:
@@ -80,16 +81,16 @@ def attach(found: list[Pair], scans: list[Scan]) -> list[Pair]:
     for scan in scans:
         for file in scan.files:
             by_file.setdefault(file, []).append(scan)
-            if scan.kind == "dicom":
+            if scan.gathered:
                 by_file.setdefault(os.path.dirname(file), []).append(scan)
     lost = []
     for pair in found:
-        image = pair.image[:-4] + ".hdr" if pair.image.endswith(".img") else pair.image.rstrip("/")
+        image = str(header_of(pathlib.Path(pair.image)) or pair.image.rstrip("/"))
         mine = {id(scan): scan for scan in by_file.get(image, ())}
         if not mine:
             lost.append(pair)
         for scan in mine.values():
-            scan.labels.append((pair.label, pair.kind))
+            scan.labels.append((pair.label, pair.label_set))
     return lost
 
 

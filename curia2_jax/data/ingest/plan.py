@@ -2,6 +2,7 @@
 
 import collections.abc
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -11,8 +12,8 @@ from curia2_jax.data.corpus.records import CODECS
 from curia2_jax.data.corpus.shards import MAX_RECORDS
 from curia2_jax.data.ingest import benchmark, identity, labels
 from curia2_jax.data.ingest.runners import Pool
-from curia2_jax.data.readers import archive as studies
-from curia2_jax.data.readers.volume import PLANES
+from curia2_jax.data.ingest.slicing import PLANES, most_slices
+from curia2_jax.data.readers import archive
 from curia2_jax.errors import UserError
 
 Progress = collections.abc.Callable[[str, int, int, int], None]  # stage, done, total, slices
@@ -70,7 +71,7 @@ def make(work: pathlib.Path, options: Options, pool: Pool, progress: Progress) -
     """Look at every file once and write the plan into `work`, `plan.json` last. Raises UserError when there is no
     file."""
     roots = [pathlib.Path(path).resolve() for path in options.input]
-    files = [str(path) for root in roots for path in studies.walk(root)]
+    files = [str(path) for root in roots for path in archive.walk(root)]
     if not files:
         raise UserError(f"--input {', '.join(options.input)}: no file in it; write a folder of studies")
     maps = labels.pairs(options.labels, roots, files)
@@ -81,9 +82,9 @@ def make(work: pathlib.Path, options: Options, pool: Pool, progress: Progress) -
     for chunk, items in pool.each(_look, [(chunk, options.planes) for chunk in chunks]):
         done += len(chunks[chunk])
         for item in items:
-            (found if isinstance(item, studies.Found) else refused).append(item)
+            (found if isinstance(item, archive.Found) else refused).append(item)
         progress("looking at files", done, len(images), 0)
-    scans = studies.scans(found, roots, options.every_frame)
+    scans = archive.scans(found, roots, options.every_frame)
     lost = labels.attach(maps, scans)
     refused += [(pair.label, "label_unpaired", f"image {pair.image or 'not found'}") for pair in lost]
     refused += [
@@ -104,20 +105,21 @@ def make(work: pathlib.Path, options: Options, pool: Pool, progress: Progress) -
     write(work / "plan.json", json.dumps(plan))
 
 
-def read_shard(work: pathlib.Path, number: int) -> list[studies.Scan]:
+def read_shard(work: pathlib.Path, number: int) -> list[archive.Scan]:
     """Scans of one shard."""
     entries = json.loads((work / f"plan-{number:05d}.json").read_text())
-    return [studies.Scan(**entry | {"labels": [tuple(pair) for pair in entry["labels"]]}) for entry in entries]
+    return [archive.Scan(**entry | {"labels": [tuple(pair) for pair in entry["labels"]]}) for entry in entries]
 
 
 def _look(files: list[str], planes: tuple[str, ...]) -> list:
-    return [item for file in files for item in studies.look(file, planes)]
+    count = functools.partial(most_slices, planes=planes)
+    return [item for file in files for item in archive.look(file, count)]
 
 
-def _deal(scans: list[studies.Scan]) -> list[list[studies.Scan]]:
+def _deal(scans: list[archive.Scan]) -> list[list[archive.Scan]]:
     """Whole series to shards, in order: about 64 shards for a small archive, full ones for a large one."""
     target = min(MAX_RECORDS, max(512, -(-sum(scan.slices for scan in scans) // 64)))
-    out: list[list[studies.Scan]] = []
+    out: list[list[archive.Scan]] = []
     room = 0
     for scan in scans:
         if not out or room < scan.slices:

@@ -1,6 +1,5 @@
 """One entry of the plan -> one finished part. The unit of work that every runner runs and may run again."""
 
-import dataclasses
 import errno
 import json
 import pathlib
@@ -11,8 +10,7 @@ import numpy as np
 from curia2_jax.data.ingest import benchmark, intensity, labels, parts, plan, slicing
 from curia2_jax.data.ingest.foreground import MIN_FOREGROUND
 from curia2_jax.data.ingest.identity import Keys
-from curia2_jax.data.readers import archive as studies
-from curia2_jax.data.readers import dicom
+from curia2_jax.data.readers import archive
 from curia2_jax.data.readers.volume import Refusal, Volume
 
 LOCAL = "local"  # what must not leave the site: paths, reasons that name files, the salt
@@ -38,7 +36,7 @@ def make_shard(output: str, number: int) -> int:
             try:
                 if scan.series in fatal:
                     raise Refusal("reader_failed", "reading it ended the process, twice")
-                for one in _volumes(scan) if options.every_frame else (scan,):
+                for one in archive.each_frame(scan) if options.every_frame else (scan,):
                     maker.add(one)
             except Refusal as refusal:
                 maker.report["refused"].append((scan.name, refusal.reason, refusal.detail))
@@ -55,16 +53,6 @@ def now_reading(work: pathlib.Path, number: int) -> pathlib.Path:
     return work / f"now-{number:05d}"
 
 
-def _volumes(scan: studies.Scan) -> list[studies.Scan]:
-    """The scan once for each of its volumes; only the files of a DICOM series together tell how many these are."""
-    if scan.kind != "dicom":
-        return [scan]
-    with studies.opened(scan.files) as paths:
-        count = dicom.count_frames(paths)
-    names = [scan.series, *(f"{scan.series}#{frame}" for frame in range(1, count))]
-    return [dataclasses.replace(scan, frame=frame, series=name) for frame, name in enumerate(names)]
-
-
 class _Maker:
     """A part while it is made."""
 
@@ -74,7 +62,7 @@ class _Maker:
         self.timer = slicing.Timer()
         self.report: dict = {"refused": [], "corrected": [], "samples": []}
 
-    def add(self, scan: studies.Scan) -> None:
+    def add(self, scan: archive.Scan) -> None:
         """Add the slices of one scan. Raises Refusal when it gives none, OSError when they cannot be written."""
         try:
             self._add(scan)
@@ -87,14 +75,15 @@ class _Maker:
         except Exception as error:  # a fault of ours or of a library must not stop an archive of millions
             raise Refusal("reader_failed", f"{type(error).__name__}: {error}") from error
 
-    def _add(self, scan: studies.Scan) -> None:
+    def _add(self, scan: archive.Scan) -> None:
         since = time.process_time()
-        volume = studies.read(scan, self._options.orientation)
+        volume = archive.read(scan, self._options.orientation)
         if not scan.labels and intensity.looks_like_labels(volume):
             raise Refusal("label_map", "flat regions of whole numbers; name it with --labels if it is one")
         volume = intensity.settle(volume, self._options.modality)
         since = self.timer("read", since)
-        patient, key = self._keys.patient(scan, volume), self._keys.key("series", scan.series)
+        patient, assumed = self._keys.patient(scan, volume)
+        key = self._keys.key("series", scan.series)
         maps = self._label_maps(scan, volume)
         self.timer("labels", since)
         ids = {
@@ -103,7 +92,7 @@ class _Maker:
             "patient": self._keys.key("patient", patient),
             "label": f"{benchmark.FOLDER}/{key}.npz" if maps else "",
         }
-        notes, plane, whole = list(volume.notes), "", False
+        notes, plane, whole = [*volume.notes, *assumed], "", False
         self.part.begin_series()
         try:
             for pixels, row in slicing.slices(volume, self._options.planes, notes, self.timer):
@@ -123,7 +112,7 @@ class _Maker:
         self.timer("labels", since)
         self.report["corrected"] += [(scan.name, what, detail) for what, detail in notes]
 
-    def _label_maps(self, scan: studies.Scan, volume: Volume) -> list[tuple[str, np.ndarray]]:
+    def _label_maps(self, scan: archive.Scan, volume: Volume) -> list[tuple[str, np.ndarray]]:
         """(kind, label map (S, P, L) uint16) of those label maps that fit the scan; the others are reported."""
         maps = []
         for file, kind in scan.labels:

@@ -1,4 +1,8 @@
-"""A volume -> the slices that a corpus stores: int16, oriented, at most 512 pixels a side, each with its index row."""
+"""A volume -> the slices that a corpus stores: int16, oriented, at most 512 pixels a side, each with its index row.
+
+Stored slices have the orientation of CuriaBench: rows towards Posterior and columns towards Left for axial ones (PL),
+Inferior and Left for coronal ones (IL), Inferior and Posterior for sagittal ones (IP).
+"""
 
 import collections.abc
 import dataclasses
@@ -9,9 +13,74 @@ from PIL import Image
 
 from curia2_jax.data.ingest import foreground as anatomy
 from curia2_jax.data.ingest import intensity
-from curia2_jax.data.readers.volume import MAX_SIDE, Refusal, Volume, in_plane, plane_affine, planes_of
+from curia2_jax.data.readers.volume import Header, Refusal, Volume, from_xyz
 
+MIN_SIDE = 32
+MAX_SIDE = 512
+# Ratio of the largest to the smallest spacing up to which other planes may be cut from a volume.
+NEAR_ISOTROPIC = 1.5
+PLANES = ("axial", "coronal", "sagittal")
 _BLOCK = 32 << 20  # bytes of int32 that a block of slices may take while it is worked on
+
+
+def planes_of(
+    shape: tuple[int, ...], spacing: np.ndarray, asked: tuple[str, ...], across: int | None = None
+) -> tuple[str, ...]:
+    """Planes in which a volume of `shape` and `spacing` (S, P, L) is stored.
+
+    A near-isotropic volume with 32 or more voxels along every axis gives the planes asked for. Any other gives the one
+    it was acquired in: across the axis `across`; else across the axis whose spacing differs by half or more from that
+    of two alike ones; else across the shortest axis. Raises Refusal when a side of the slices is too small.
+    """
+    if max(spacing) <= NEAR_ISOTROPIC * min(spacing) and min(shape) >= MIN_SIDE:
+        return tuple(asked)
+    if across is None:
+        apart = np.abs(np.log(np.divide.outer(spacing, spacing)))
+        pairs = [(axis, [other for other in range(3) if other != axis]) for axis in range(3)]
+        odd = [
+            axis
+            for axis, (a, b) in pairs
+            if apart[a, b] < np.log(1.2) and min(apart[axis, a], apart[axis, b]) > np.log(NEAR_ISOTROPIC)
+        ]
+        across = odd[0] if odd else min(range(3), key=lambda axis: (shape[axis], axis))
+    sides = [shape[axis] for axis in range(3) if axis != across]
+    if min(sides) < MIN_SIDE:
+        raise Refusal("too_small", f"slices of {sides[0]} x {sides[1]} pixels, {MIN_SIDE} is the least")
+    return (PLANES[across],)
+
+
+def in_plane(array: np.ndarray, plane: str) -> np.ndarray:
+    """View of an (S, P, L) array as (slices, rows, columns) of a plane: PL towards S, IL towards P, IP towards L."""
+    if plane == "axial":
+        return array
+    if plane == "coronal":
+        return array.transpose(1, 0, 2)[:, ::-1]
+    return array.transpose(2, 0, 1)[:, ::-1]
+
+
+def plane_affine(volume: Volume, plane: str) -> np.ndarray:
+    """(4, 4) float64, (slice, row, column, 1) of `in_plane(volume.raw, plane)` -> millimetres in RAS+."""
+    order, last = [0, 1, 2], volume.raw.shape[0] - 1
+    affine = volume.affine
+    if plane != "axial":
+        flip = np.eye(4)
+        flip[0, 0], flip[0, 3] = -1, last
+        affine = affine @ flip
+        order = [1, 0, 2] if plane == "coronal" else [2, 0, 1]
+    out = affine.copy()
+    out[:, :3] = affine[:, order]
+    return out
+
+
+def most_slices(header: Header, planes: tuple[str, ...]) -> int:
+    """Slices that a volume gives at most in the planes asked for. Raises Refusal when it gives none for its shape."""
+    if header.affine is not None:
+        volume = from_xyz(np.broadcast_to(np.int8(0), header.shape), header.affine)
+        shape = volume.raw.shape
+        return sum(shape[PLANES.index(plane)] for plane in planes_of(shape, volume.spacing, planes))
+    if len(planes) == 1 and header.across is not None:
+        return header.shape[header.across]
+    return sum(header.shape)
 
 
 @dataclasses.dataclass

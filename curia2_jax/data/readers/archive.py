@@ -11,14 +11,14 @@ import shutil
 import tempfile
 import zipfile
 
-import numpy as np
-
-from curia2_jax.data.readers import dicom, itk, nifti
-from curia2_jax.data.readers.volume import Refusal, Volume, from_xyz, planes_of
+from curia2_jax.data import readers
+from curia2_jax.data.readers.volume import Header, Refusal, Volume
 
 # A file inside of an archive is written ARCHIVE!MEMBER.
 INSIDE = "!"
 _ZIP_BYTES = 64 << 30  # most that an archive may unpack to
+
+Count = collections.abc.Callable[[Header], int]  # bounds the slices that a volume gives; raises Refusal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Found:
     """One file that belongs to a scan. `group` is equal for the files of one series, `slices` bounds what it gives."""
 
     file: str
-    kind: str  # nifti, nrrd, dicom
+    format: str
     group: str
     frames: int
     slices: int
@@ -35,22 +35,26 @@ class Found:
 @dataclasses.dataclass
 class Scan:
     """One volume to read: `name` is where it came from, `series` tells it from every other series, `slices` bounds the
-    slices it can give. `labels` are (file, kind) of its label maps."""
+    slices it can give. `labels` are (file, label set) of its label maps."""
 
     name: str
-    kind: str
+    format: str
     files: list[str]
     series: str
     frame: int
     slices: int
     labels: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
+    @property
+    def gathered(self) -> bool:
+        """Whether its format spreads a series over many files."""
+        return readers.reader_of(self.format).count_frames is not None
+
 
 def walk(root: pathlib.Path) -> collections.abc.Iterator[pathlib.Path]:
     """Files below a folder, or the file itself, sorted; links to folders are not followed."""
     if root.is_file():
-        header = root.with_suffix(".hdr")
-        yield header if root.suffix == ".img" and header.exists() else root
+        yield readers.header_of(root) or root
         return
     for folder, folders, files in os.walk(root):
         folders.sort()
@@ -58,34 +62,30 @@ def walk(root: pathlib.Path) -> collections.abc.Iterator[pathlib.Path]:
             yield pathlib.Path(folder, file)
 
 
-def look(file: str, planes: tuple[str, ...]) -> list[Found | tuple[str, str, str]]:
+def look(file: str, count: Count) -> list[Found | tuple[str, str, str]]:
     """What a file is, from its header: what belongs to a scan, and (file, reason, detail) of what does not."""
     path = pathlib.Path(file)
     if path.suffix.lower() == ".zip":
-        return _look_into(path, planes)
+        return _look_into(path, count)
     try:
-        return [item for item in [_classify(path, file, planes)] if item]
+        return [item for item in [_classify(path, file, count)] if item]
     except Refusal as refusal:
         return [(file, refusal.reason, refusal.detail)]
     except Exception as error:
         return [(file, "reader_failed", f"{type(error).__name__}: {error}")]
 
 
-def _classify(path: pathlib.Path, file: str, planes: tuple[str, ...]) -> Found | None:
-    name = path.name.lower()
-    if _belongs_to_header(path):
+def _classify(path: pathlib.Path, file: str, count: Count) -> Found | None:
+    """`path` is where the file lies and `file` its name; None for the voxels of a header beside it."""
+    if readers.header_of(path):
         return None
-    if nifti.is_nifti(name):
-        header = nifti.read_header(path)
-        return Found(file, "nifti", file, header.shape[3], _count(header.shape, header.affine, planes))
-    if itk.is_nrrd(name):
-        shape, affine = itk.read_shape(path)
-        return Found(file, "nrrd", file, shape[3], _count(shape, affine, planes))
-    if dicom.is_dicom(path):
-        header = dicom.read_header(path)
-        group = header.series or os.path.dirname(file)  # a series without a UID is what lies in one folder
-        across = 0 if len(planes) == 1 else header.rows + header.columns
-        return Found(file, "dicom", group, 1, header.frames + across)
+    reader = readers.reader_for(path)
+    if reader is not None:
+        header = reader.look(path)
+        group = file
+        if reader.count_frames:  # a series without a name is what lies in one folder
+            group = header.series or os.path.dirname(file)
+        return Found(file, reader.format, group, header.frames, count(header))
     try:
         if path.stat().st_size and not os.access(path, os.R_OK):
             raise Refusal("unreadable", "no permission")
@@ -94,23 +94,7 @@ def _classify(path: pathlib.Path, file: str, planes: tuple[str, ...]) -> Found |
     raise Refusal("other_file", path.suffix or "no suffix")
 
 
-def _belongs_to_header(path: pathlib.Path) -> bool:
-    """Whether a file holds the voxels of a header beside it."""
-    headers = {".img": (".hdr",), ".raw": (".mhd", ".nhdr"), ".zraw": (".mhd",), ".gz": (".nhdr",)}
-    stem = path.name.removesuffix(path.suffix).removesuffix(".raw")
-    return any(path.with_name(stem + suffix).exists() for suffix in headers.get(path.suffix.lower(), ()))
-
-
-def _count(shape: tuple[int, ...], affine: np.ndarray | None, planes: tuple[str, ...]) -> int:
-    """Slices that a volume gives, from its header."""
-    if affine is None:
-        return sum(shape[:3])
-    volume = from_xyz(np.broadcast_to(np.int8(0), shape[:3]), affine)
-    across = {"axial": 0, "coronal": 1, "sagittal": 2}
-    return sum(volume.raw.shape[across[p]] for p in planes_of(volume.raw.shape, volume.spacing, planes))
-
-
-def _look_into(path: pathlib.Path, planes: tuple[str, ...]) -> list[Found | tuple[str, str, str]]:
+def _look_into(path: pathlib.Path, count: Count) -> list[Found | tuple[str, str, str]]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if not m.is_dir()]
@@ -127,7 +111,7 @@ def _look_into(path: pathlib.Path, planes: tuple[str, ...]) -> list[Found | tupl
                     out.append((name, "other_file", "an archive inside of an archive"))
                     continue
                 try:
-                    out += [item for item in [_classify(file, name, planes)] if item]
+                    out += [item for item in [_classify(file, name, count)] if item]
                 except Refusal as refusal:
                     out.append((name, refusal.reason, refusal.detail))
             return out
@@ -171,7 +155,7 @@ def opened(files: list[str]) -> collections.abc.Iterator[list[pathlib.Path]]:
 def _with_data(member: str, archive: zipfile.ZipFile) -> list[str]:
     """The member, and the files that a detached header speaks of: those of its folder with the same stem."""
     stem, suffix = os.path.splitext(member)
-    if suffix.lower() not in (".hdr", ".mhd", ".nhdr"):
+    if not any(suffix.lower() in reader.detached for reader in readers.READERS):
         return [member]
     return [name for name in archive.namelist() if name.startswith(f"{stem}.") and "/" not in name[len(stem) :]]
 
@@ -180,17 +164,17 @@ def scans(found: list[Found], roots: list[pathlib.Path], every_frame: bool) -> l
     """Scans in an order that depends on names alone."""
     groups: dict[tuple[str, str], list[Found]] = collections.defaultdict(list)
     for item in found:
-        groups[item.kind, item.group].append(item)
+        groups[item.format, item.group].append(item)
     out = []
-    for (kind, group), items in groups.items():
+    for (name_of_format, group), items in groups.items():
         files = sorted(item.file for item in items)
         name = relative(files[0], roots)
-        if kind == "dicom":
-            name = os.path.dirname(name) if len(files) > 1 and os.path.dirname(name) else name
+        if len(files) > 1:
+            name = os.path.dirname(name) or name
         slices = len(items) + max(item.slices for item in items) if len(items) > 1 else items[0].slices
-        series = group if kind == "dicom" else relative(group, roots)
+        series = relative(group, roots) if group == files[0] else group
         for frame in range(items[0].frames if every_frame else 1):
-            out.append(Scan(name, kind, files, series if frame == 0 else f"{series}#{frame}", frame, slices))
+            out.append(Scan(name, name_of_format, files, series if frame == 0 else f"{series}#{frame}", frame, slices))
     return sorted(out, key=lambda scan: (scan.name, scan.series, scan.frame))
 
 
@@ -207,21 +191,31 @@ def relative(file: str, roots: list[pathlib.Path]) -> str:
 def read(scan: Scan, orientation: str | None = None) -> Volume:
     """Volume of a scan. Raises Refusal."""
     with opened(scan.files) as paths:
-        if scan.kind == "dicom":
-            return dicom.read(paths, scan.frame)
-        if scan.kind == "nrrd":
-            return itk.read(paths[0], scan.frame)
-        return nifti.read(paths[0], scan.frame, orientation)
+        return readers.reader_of(scan.format).read(paths, scan.frame, orientation)
+
+
+def each_frame(scan: Scan) -> list[Scan]:
+    """The scan once for each of its volumes, where only the files of the series together tell how many these are.
+    Raises Refusal."""
+    count_frames = readers.reader_of(scan.format).count_frames
+    if count_frames is None:
+        return [scan]
+    with opened(scan.files) as paths:
+        count = count_frames(paths)
+    names = [scan.series, *(f"{scan.series}#{frame}" for frame in range(1, count))]
+    return [dataclasses.replace(scan, frame=frame, series=name) for frame, name in enumerate(names)]
 
 
 def read_any(path: pathlib.Path) -> Volume:
-    """Volume of one file or of a folder with one DICOM series. Raises Refusal."""
+    """Volume of one file, or of a folder with the files of one series. Raises Refusal."""
     if path.is_dir():
-        return dicom.read([file for file in walk(path) if dicom.is_dicom(file)])
-    if itk.is_nrrd(path.name):
-        return itk.read(path)
-    if nifti.is_nifti(path.name):
-        return nifti.read(path)
-    if dicom.is_dicom(path):
-        return dicom.read([path])
-    raise Refusal("other_file", path.suffix or "no suffix")
+        files = list(walk(path))
+        for reader in readers.READERS:
+            claimed = [file for file in files if reader.count_frames and reader.claims(file)]
+            if claimed:
+                return reader.read(claimed)
+        raise Refusal("other_file", "a folder without the files of a series")
+    reader = readers.reader_for(path)
+    if reader is None:
+        raise Refusal("other_file", path.suffix or "no suffix")
+    return reader.read([path])

@@ -6,15 +6,15 @@ Which slices form a volume is decided in `curia2_jax.data.readers.dicom_grid`.
 import logging
 import pathlib
 import tempfile
-import typing
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
 from curia2_jax.data.readers.dicom_grid import ASSUMED, Frame, element, frames_of, grid, volumes_of
-from curia2_jax.data.readers.volume import Refusal, Volume, from_xyz
+from curia2_jax.data.readers.volume import Header, Refusal, Volume, from_xyz
 
 _CLASSES = "1.2.840.10008.5.1.4.1.1."
 _IMAGES = {_CLASSES + end for end in ("2", "2.1", "2.2", "4", "4.1", "4.4")}  # CT, MR; enhanced; legacy converted
@@ -29,7 +29,7 @@ _IN_MEMORY = 512 << 20
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # what it would warn of becomes a refusal or does not matter
 
 
-def is_dicom(path: pathlib.Path) -> bool:
+def claims(path: pathlib.Path) -> bool:
     """Whether a file is or claims to be DICOM: its magic number, or its name where the preamble was left out."""
     if path.name.upper() == "DICOMDIR":
         return False
@@ -42,35 +42,28 @@ def is_dicom(path: pathlib.Path) -> bool:
         return False
 
 
-class Header(typing.NamedTuple):
-    """What a CT or MR image says of itself before its pixels are read; `series` is "" where it was removed."""
-
-    series: str
-    frames: int
-    rows: int
-    columns: int
-
-
-def read_header(path: pathlib.Path) -> Header:
-    """Header of an object that is a CT or MR image. Raises Refusal."""
+def look(path: pathlib.Path) -> Header:
+    """Header of an object that is a CT or MR image; its `shape` is columns, rows and slices. Raises Refusal."""
     with _quiet():
         dataset = _parse(path, stop_before_pixels=True)
         _check(dataset, path)
-        series, frames = _text(dataset, "SeriesInstanceUID"), int(dataset.get("NumberOfFrames", 1) or 1)
-        return Header(series, frames, int(dataset.Rows), int(dataset.Columns))
+        slices = int(dataset.get("NumberOfFrames", 1) or 1)
+        shape = (int(dataset.Columns), int(dataset.Rows), slices)
+        return Header(shape, across=2, series=_text(dataset, "SeriesInstanceUID"))
 
 
 def _text(dataset: pydicom.Dataset, tag: str) -> str:
     return str(element(dataset, tag) or "")
 
 
-def read(paths: typing.Sequence[pathlib.Path], frame: int = 0) -> Volume:
-    """One volume from the files of one series. Raises Refusal unless they form a regular grid.
+def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None = None) -> Volume:
+    """One volume from the files of one series, which always say their orientation. Raises Refusal unless they form a
+    regular grid.
 
     `frame` picks one of several volumes at the same positions (echoes, b-values, phases), in the order of their tag.
     """
     with _quiet():
-        frames, first, repeated = _all_frames(paths)
+        frames, first, repeated = _all_frames(files)
         groups, kind = volumes_of(frames)
         if not 0 <= frame < len(groups):
             raise Refusal("unsupported_dimensions", f"no frame {frame}, the series has {len(groups)}")
@@ -88,16 +81,16 @@ def read(paths: typing.Sequence[pathlib.Path], frame: int = 0) -> Volume:
     return from_xyz(raw.transpose(2, 1, 0), affine, across=2, **fields)
 
 
-def count_frames(paths: typing.Sequence[pathlib.Path]) -> int:
+def count_frames(files: Sequence[pathlib.Path]) -> int:
     """Number of volumes at the same positions in a series. Raises Refusal."""
     with _quiet():
-        return len(volumes_of(_all_frames(paths)[0])[0])
+        return len(volumes_of(_all_frames(files)[0])[0])
 
 
-def _all_frames(paths: typing.Sequence[pathlib.Path]) -> tuple[list[Frame], pydicom.Dataset, int]:
+def _all_frames(files: Sequence[pathlib.Path]) -> tuple[list[Frame], pydicom.Dataset, int]:
     """Frames of all files, each instance once; the first dataset; the number of files that repeat an instance."""
     frames, first, seen, repeated = [], None, set(), 0
-    for path in sorted(paths):
+    for path in sorted(files):
         dataset = _parse(path, stop_before_pixels=True)
         _check(dataset, path)
         uid = _text(dataset, "SOPInstanceUID") or str(path)

@@ -1,27 +1,29 @@
 """NRRD and MetaImage files, through SimpleITK."""
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import SimpleITK as sitk
 
-from curia2_jax.data.readers.volume import Refusal, Volume, from_xyz
+from curia2_jax.data.readers.volume import Header, Refusal, Volume, from_xyz
 
-SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+NRRD = (".nrrd", ".nhdr")
+META_IMAGE = (".mha", ".mhd")
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 
-def is_nrrd(name: str) -> bool:
-    """Whether a file name claims NRRD or MetaImage."""
-    return name.lower().endswith(SUFFIXES)
+def claims(path: pathlib.Path) -> bool:
+    """Whether the name of a file is that of a NRRD or MetaImage one."""
+    return path.name.lower().endswith(NRRD + META_IMAGE)
 
 
-def read_shape(path: pathlib.Path) -> tuple[tuple[int, ...], np.ndarray]:
-    """((X, Y, Z, frames), (4, 4) affine to RAS+ mm) from the header. Raises Refusal."""
+def look(path: pathlib.Path) -> Header:
+    """Header of a file. Raises Refusal."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        reader.SetImageIO("NrrdImageIO" if path.suffix.lower() in SUFFIXES[:2] else "MetaImageIO")
+        reader.SetImageIO("NrrdImageIO" if path.suffix.lower() in NRRD else "MetaImageIO")
         reader.ReadImageInformation()
     except RuntimeError as error:
         if path.stat().st_size == 0:
@@ -37,14 +39,15 @@ def read_shape(path: pathlib.Path) -> tuple[tuple[int, ...], np.ndarray]:
     affine = np.eye(4)
     affine[:3, :3] = direction * np.array(reader.GetSpacing()[:3])
     affine[:3, 3] = reader.GetOrigin()[:3]
-    return (*size, 1)[:4], np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return Header(tuple(size[:3]), (*size, 1)[3], np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
 
 
-def read(path: pathlib.Path, frame: int = 0) -> Volume:
-    """One frame of a NRRD or MetaImage file. Raises Refusal."""
-    shape, affine = read_shape(path)
-    if not 0 <= frame < shape[3]:
-        raise Refusal("unsupported_dimensions", f"no frame {frame}, the file has {shape[3]}")
+def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None = None) -> Volume:
+    """One frame of a NRRD or MetaImage file, which always says its orientation. Raises Refusal."""
+    (path,) = files
+    header = look(path)
+    if not 0 <= frame < header.frames:
+        raise Refusal("unsupported_dimensions", f"no frame {frame}, the file has {header.frames}")
     try:
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     except RuntimeError as error:
@@ -52,5 +55,5 @@ def read(path: pathlib.Path, frame: int = 0) -> Volume:
     if array.dtype.kind not in "iuf":
         raise Refusal("unsupported_pixel_type", array.dtype.name)
     array = array[frame] if array.ndim == 4 else array
-    notes = [("frame", f"frame {frame} of {shape[3]}")] if shape[3] > 1 else []
-    return from_xyz(array.transpose(2, 1, 0), affine, notes=notes)
+    notes = [("frame", f"frame {frame} of {header.frames}")] if header.frames > 1 else []
+    return from_xyz(array.transpose(2, 1, 0), header.affine, notes=notes)

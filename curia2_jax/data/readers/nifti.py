@@ -4,31 +4,33 @@ The gzip stream is read to its end, where its CRC-32 is, before a voxel is belie
 voxel take three of four flipped bits for data.
 """
 
+import contextlib
 import dataclasses
-import io
+import gzip
 import mmap
 import pathlib
 import struct
 import tempfile
 import typing
 import zlib
+from collections.abc import Iterator, Sequence
 
 import imagecodecs
 import nibabel as nib
 import numpy as np
 
-from curia2_jax.data.readers.volume import Refusal, Volume, from_xyz
+from curia2_jax.data.readers.volume import Header, Refusal, Volume, from_xyz
 
 # Voxels above this many bytes are unpacked into a temporary file instead of memory.
 IN_MEMORY = 512 << 20
 _CHUNK = 1 << 20
-_NAMED = 8  # the flag of a gzip member that begins with the name of a file
-_SLACK = 64 << 20  # bytes after the voxels that are read and dropped before a file counts as broken
+_FNAME = 8  # the flag of a gzip member that begins with the name of a file
+_MAX_TRAILING_BYTES = 64 << 20  # bytes after the voxels that are read and dropped before a file counts as broken
 
 
 @dataclasses.dataclass(frozen=True)
-class Header:
-    """What is known before the voxels are read: `shape` (X, Y, Z, frames), numpy `dtype` as stored, byte `offset` of
+class _Layout:
+    """Where the voxels lie and what they mean: `shape` (X, Y, Z, frames), numpy `dtype` as stored, byte `offset` of
     the voxels, scaling, sizes of a voxel, and the affine to RAS+ (None when the file has none)."""
 
     shape: tuple[int, int, int, int]
@@ -45,35 +47,41 @@ class Header:
         return self.offset + int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
 
 
-def is_nifti(name: str) -> bool:
-    """Whether a file name claims NIfTI. The .img of a pair belongs to its .hdr."""
-    return name.lower().endswith((".nii", ".nii.gz", ".hdr"))
+def claims(path: pathlib.Path) -> bool:
+    """Whether the name of a file is that of a NIfTI one. The .img of a pair belongs to its .hdr."""
+    return path.name.lower().endswith((".nii", ".nii.gz", ".hdr"))
 
 
-def read_header(path: pathlib.Path) -> Header:
+def look(path: pathlib.Path) -> Header:
     """Header of a file or of a pair's .hdr, at the cost of its first kilobyte. Raises Refusal."""
-    with _open(path) as stream:
+    layout = _look(path)
+    return Header(layout.shape[:3], layout.shape[3], layout.affine)
+
+
+def _look(path: pathlib.Path) -> _Layout:
+    with _opened(path) as stream:
         return _header(stream.read(544), path)
 
 
-def read(path: pathlib.Path, frame: int = 0, orientation: str | None = None) -> Volume:
+def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None = None) -> Volume:
     """One frame of a NIfTI file. `orientation`, such as "RAS", is taken for files without an affine. Raises Refusal."""
+    (path,) = files
     image = path
     if path.name.lower().endswith(".hdr"):
-        header = read_header(path)
+        header = _look(path)
         image = next((p for p in (path.with_suffix(".img"), path.with_suffix(".IMG")) if p.exists()), None)
         if image is None:
             raise Refusal("corrupt", "the .hdr has no .img beside it")
-        with _open(image) as stream:
+        with _opened(image) as stream:
             data = _voxels(stream, header, b"", image)
     else:
-        with _open(path) as stream:
+        with _opened(path) as stream:
             start = stream.read(544)
             try:
                 header = _header(start, path)
             except Refusal as refusal:
                 if refusal.reason == "wrong_format":
-                    _drain(stream, _SLACK)  # a broken stream is corrupt, whatever its first bytes look like
+                    _drain(stream, _MAX_TRAILING_BYTES)  # a broken stream is corrupt, whatever it begins with
                 raise
             data = _voxels(stream, header, start, image)
     if not 0 <= frame < header.shape[3]:
@@ -92,60 +100,33 @@ def read(path: pathlib.Path, frame: int = 0, orientation: str | None = None) -> 
     return from_xyz(raw, affine, slope=header.slope, intercept=header.intercept, notes=notes)
 
 
-class _Stream(typing.Protocol):
-    def read(self, size: int) -> bytes: ...
-
-
-class _Gzip(io.RawIOBase):
-    """Members of a gzip file, one after another, each checked at its end (RFC 1952)."""
-
-    def __init__(self, file: typing.BinaryIO):
-        self._file, self._inflate, self._left = file, zlib.decompressobj(31), b""
-
-    def read(self, size: int = -1) -> bytes:
-        out = bytearray()
-        while len(out) < size:
-            self._left = self._left or self._file.read(_CHUNK)
-            if self._inflate.eof:
-                self._left = self._left.lstrip(b"\0")  # tapes and blocks pad with zeros
-                if not self._left:
-                    if self._file.peek(1):
-                        continue
-                    break
-                self._inflate = zlib.decompressobj(31)
-            given = self._inflate.unconsumed_tail + self._left
-            try:
-                piece = self._inflate.decompress(given, size - len(out))
-            except zlib.error as error:
-                raise Refusal("corrupt", f"gzip: {error}") from None
-            if not given and not piece and not self._inflate.eof:
-                raise Refusal("corrupt", "the gzip stream ends before its checksum")
-            out += piece
-            self._left = self._inflate.unused_data if self._inflate.eof else b""
-        return bytes(out)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def _open(path: pathlib.Path) -> typing.BinaryIO:
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[typing.BinaryIO]:
+    """The content of a file, unpacked while it is read. Raises Refusal, also for what reading finds to be broken."""
     try:
-        file = open(path, "rb")  # noqa: SIM115 the caller closes
+        file = open(path, "rb")  # noqa: SIM115 closed below
     except OSError as error:
         raise Refusal("unreadable", f"{error.strerror}") from None
-    magic = file.peek(2)[:2]
-    if not magic:
-        file.close()
-        raise Refusal("corrupt", "an empty file")
-    zipped, named = magic == b"\x1f\x8b", path.name.lower().endswith(".gz")
-    if zipped != named:
-        file.close()
-        raise Refusal("wrong_format", f"{'a' if zipped else 'no'} gzip stream in a file named {path.suffix}")
-    return _Gzip(file) if zipped else file
+    with file:
+        magic = file.peek(2)[:2]
+        if not magic:
+            raise Refusal("corrupt", "an empty file")
+        zipped, named = magic == b"\x1f\x8b", path.name.lower().endswith(".gz")
+        if zipped != named:
+            raise Refusal("wrong_format", f"{'a' if zipped else 'no'} gzip stream in a file named {path.suffix}")
+        if not zipped:
+            yield file
+            return
+        try:
+            with gzip.GzipFile(fileobj=file) as stream:
+                yield stream
+        except EOFError:
+            raise Refusal("corrupt", "the gzip stream ends before its checksum") from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise Refusal("corrupt", f"gzip: {error}") from None
 
 
-def _header(start: bytes, path: pathlib.Path) -> Header:
+def _header(start: bytes, path: pathlib.Path) -> _Layout:
     kinds = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
     sizes = {int.from_bytes(start[:4], order): order for order in ("little", "big")}
     size = next((s for s in kinds if s in sizes), None)
@@ -182,7 +163,7 @@ def _header(start: bytes, path: pathlib.Path) -> Header:
         raise Refusal("corrupt", f"voxels at byte {offset}")
     shape = (*shape, 1)[:4]
     zooms = tuple(abs(float(z)) or 1.0 for z in fields["pixdim"][1:4])
-    return Header(shape, dtype, int(offset), slope, intercept, zooms, _affine(fields))
+    return _Layout(shape, dtype, int(offset), slope, intercept, zooms, _affine(fields))
 
 
 def _affine(fields: nib.Nifti1Header) -> np.ndarray | None:
@@ -196,7 +177,7 @@ def _affine(fields: nib.Nifti1Header) -> np.ndarray | None:
     return None
 
 
-def _voxels(stream: _Stream, header: Header, start: bytes, path: pathlib.Path) -> bytearray | mmap.mmap:
+def _voxels(stream: typing.BinaryIO, header: _Layout, start: bytes, path: pathlib.Path) -> bytearray | mmap.mmap:
     """Bytes of the file up to the last voxel, after the rest of the stream was read and checked as well."""
     stop = header.stop
     data = _at_once(path, stop) if path.name.lower().endswith(".gz") else None
@@ -221,7 +202,7 @@ def _voxels(stream: _Stream, header: Header, start: bytes, path: pathlib.Path) -
             raise Refusal("corrupt", f"{at} bytes, the header promises {stop}")
         view[at : at + len(piece)] = piece
         at += len(piece)
-    _drain(stream, _SLACK)
+    _drain(stream, _MAX_TRAILING_BYTES)
     return data
 
 
@@ -232,10 +213,10 @@ def _at_once(path: pathlib.Path, stop: int) -> bytearray | None:
         return None
     packed = memoryview(path.read_bytes())
     checksum, length = struct.unpack("<2I", packed[-8:])
-    if packed[3] & ~_NAMED or not stop <= length <= stop + _SLACK or length > 1032 * len(packed):
+    if packed[3] & ~_FNAME or not stop <= length <= stop + _MAX_TRAILING_BYTES or length > 1032 * len(packed):
         return None
     start = 10
-    if packed[3] & _NAMED:
+    if packed[3] & _FNAME:
         start = bytes(packed[:1024]).find(b"\0", 10) + 1 or len(packed)
     out = bytearray(length)
     try:
@@ -245,7 +226,7 @@ def _at_once(path: pathlib.Path, stop: int) -> bytearray | None:
     return out if zlib.crc32(out) == checksum else None
 
 
-def _drain(stream: _Stream, limit: int) -> None:
+def _drain(stream: typing.BinaryIO, limit: int) -> None:
     while piece := stream.read(_CHUNK):
         limit -= len(piece)
         if limit < 0:

@@ -1,8 +1,7 @@
-"""A volume of one series, its geometry, and the slices of it that a corpus stores.
+"""What a reader hands over: a header, a volume, or a refusal.
 
-Stored slices have the orientation of CuriaBench: rows towards Posterior and columns towards Left for axial ones (PL),
-Inferior and Left for coronal ones (IL), Inferior and Posterior for sagittal ones (IP). Every reader hands over voxels
-in one order, (S, P, L): slices towards Superior, rows towards Posterior, columns towards Left.
+Every volume has its voxels in one order, (S, P, L): slices towards Superior, rows towards Posterior, columns towards
+Left.
 """
 
 import dataclasses
@@ -39,11 +38,6 @@ REASONS = {
     "label_values": "values of a label map that are no labels",
 }
 
-MIN_SIDE = 32
-MAX_SIDE = 512
-# Ratio of the largest to the smallest spacing up to which other planes may be cut from a volume.
-NEAR_ISOTROPIC = 1.5
-PLANES = ("axial", "coronal", "sagittal")
 # Cosine between two axes of a volume above which it counts as sheared: 0.3 degrees off the right angle.
 _MAX_SHEAR = 0.005
 
@@ -52,11 +46,32 @@ class Refusal(ValueError):
     """A file that gives no slices: `reason` is a key of REASONS, `detail` says what was found."""
 
     def __init__(self, reason: str, detail: str):
+        if reason not in REASONS:
+            raise KeyError(f"{reason!r} is no reason of a refusal; REASONS has them")
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 
     def __reduce__(self):
         return Refusal, (self.reason, self.detail)
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a file says of itself before its voxels are read.
+
+    Attributes:
+      shape: (X, Y, Z) voxels of one volume, in the order of the file.
+      frames: volumes of that shape in the file.
+      affine: (4, 4) float64, (x, y, z, 1) -> RAS+ millimetres; None where the header does not say.
+      across: axis of `shape` that counts acquired slices, None where the file does not say.
+      series: name of the series that the file is a part of, "" where it has none.
+    """
+
+    shape: tuple[int, int, int]
+    frames: int = 1
+    affine: np.ndarray | None = None
+    across: int | None = None
+    series: str = ""
 
 
 @dataclasses.dataclass
@@ -126,52 +141,3 @@ def check_affine(affine: np.ndarray) -> None:
     cosine = max(abs(float(unit[:, a] @ unit[:, b])) for a, b in itertools.combinations(range(3), 2))
     if cosine > _MAX_SHEAR:
         raise Refusal("irregular_geometry", f"axes {np.degrees(np.arccos(min(cosine, 1))):.1f} degrees apart, not 90")
-
-
-def planes_of(
-    shape: tuple[int, ...], spacing: np.ndarray, asked: tuple[str, ...], across: int | None = None
-) -> tuple[str, ...]:
-    """Planes in which a volume of `shape` and `spacing` (S, P, L) is stored.
-
-    A near-isotropic volume with 32 or more voxels along every axis gives the planes asked for. Any other gives the one
-    it was acquired in: across the axis `across`; else across the axis whose spacing differs by half or more from that
-    of two alike ones; else across the shortest axis. Raises Refusal when a side of the slices is too small.
-    """
-    if max(spacing) <= NEAR_ISOTROPIC * min(spacing) and min(shape) >= MIN_SIDE:
-        return tuple(asked)
-    if across is None:
-        apart = np.abs(np.log(np.divide.outer(spacing, spacing)))
-        pairs = [(axis, [other for other in range(3) if other != axis]) for axis in range(3)]
-        odd = [
-            axis
-            for axis, (a, b) in pairs
-            if apart[a, b] < np.log(1.2) and min(apart[axis, a], apart[axis, b]) > np.log(NEAR_ISOTROPIC)
-        ]
-        across = odd[0] if odd else min(range(3), key=lambda axis: (shape[axis], axis))
-    sides = [shape[axis] for axis in range(3) if axis != across]
-    if min(sides) < MIN_SIDE:
-        raise Refusal("too_small", f"slices of {sides[0]} x {sides[1]} pixels, {MIN_SIDE} is the least")
-    return (PLANES[across],)
-
-
-def in_plane(array: np.ndarray, plane: str) -> np.ndarray:
-    """View of an (S, P, L) array as (slices, rows, columns) of a plane: PL towards S, IL towards P, IP towards L."""
-    if plane == "axial":
-        return array
-    if plane == "coronal":
-        return array.transpose(1, 0, 2)[:, ::-1]
-    return array.transpose(2, 0, 1)[:, ::-1]
-
-
-def plane_affine(volume: Volume, plane: str) -> np.ndarray:
-    """(4, 4) float64, (slice, row, column, 1) of `in_plane(volume.raw, plane)` -> millimetres in RAS+."""
-    order, last = [0, 1, 2], volume.raw.shape[0] - 1
-    affine = volume.affine
-    if plane != "axial":
-        flip = np.eye(4)
-        flip[0, 0], flip[0, 3] = -1, last
-        affine = affine @ flip
-        order = [1, 0, 2] if plane == "coronal" else [2, 0, 1]
-    out = affine.copy()
-    out[:, :3] = affine[:, order]
-    return out

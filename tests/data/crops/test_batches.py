@@ -24,7 +24,7 @@ from curia2_jax.data.crops import loader, masks
 from curia2_jax.data.crops.batches import DataConfig
 from curia2_jax.data.crops.boxes import CropsConfig
 from curia2_jax.data.crops.masks import MasksConfig
-from curia2_jax.data.readers import volume
+from curia2_jax.data.ingest import slicing
 from curia2_jax.errors import UserError
 from tests.data.small_corpus import write_small_corpus
 
@@ -282,7 +282,7 @@ def test_no_canvas_means_what_the_corpora_need(corpus, tmp_path):
 
 
 def test_without_a_corpus_the_canvas_holds_any_stored_slice():
-    assert config("", canvas=0).side == volume.MAX_SIDE == 2 * config("", canvas=0, reduce=1).side
+    assert config("", canvas=0).side == slicing.MAX_SIDE == 2 * config("", canvas=0, reduce=1).side
     assert config("", canvas=80).side == 80
 
 

@@ -10,8 +10,8 @@ from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.crops.boxes import CropsConfig
 from curia2_jax.data.crops.masks import MasksConfig
 from curia2_jax.data.crops.placement import placement_statistics, share
+from curia2_jax.data.ingest import bodies, parts
 from curia2_jax.data.ingest import foreground as anatomy
-from curia2_jax.data.ingest import parts
 from tests.data.small_corpus import row
 
 CROPS = CropsConfig(
@@ -29,7 +29,14 @@ CROPS = CropsConfig(
 )
 
 
-def bodies(folder: pathlib.Path) -> None:
+def table_of(folder):
+    """The rows of a corpus, with 8 x 8 patches in a mask."""
+    corpus = Corpus(folder)
+    masks = MasksConfig("anatomical", 0.5, (0.1, 0.5))
+    return placement_statistics(corpus, bodies.finder(corpus), CROPS, masks, 8)
+
+
+def write_bodies(folder: pathlib.Path) -> None:
     """Twelve CT and twelve MR slices of 96 x 120 with an ellipse off the centre, and its Gaussian in the index."""
     rng = np.random.default_rng(0)
     (folder / parts.WORK).mkdir(parents=True)
@@ -65,8 +72,8 @@ def test_shares_are_exact_for_fractional_boxes():
 
 
 def test_anatomical_placement_pays_on_bodies_in_air(tmp_path):
-    bodies(tmp_path / "corpus")
-    rows = placement_statistics(Corpus(tmp_path / "corpus"), CROPS, MasksConfig("anatomical", 0.5, (0.1, 0.5)), 8)
+    write_bodies(tmp_path / "corpus")
+    rows = table_of(tmp_path / "corpus")
     table = {(r.what, r.placement): r for r in rows}
     assert len(table) == len(rows) == 6
     for what, gain in (("global crops", 1.02), ("local crops", 1.3), ("masked patches", 1.1)):
@@ -90,6 +97,6 @@ def test_a_slice_without_anatomy_gets_uniform_masks(tmp_path):
     part.end_series("s", False, "/source")
     part.finish({})
     parts.publish(tmp_path / "corpus", 1, (), {"code_version": "test", "options": {}})
-    rows = placement_statistics(Corpus(tmp_path / "corpus"), CROPS, MasksConfig("anatomical", 0.5, (0.1, 0.5)), 8)
+    rows = table_of(tmp_path / "corpus")
     assert [r.on_foreground for r in rows] == pytest.approx([0.0] * 6)
     assert rows[0][2:4] == rows[2][2:4]

@@ -1,8 +1,9 @@
 import numpy as np
 from PIL import Image
 
+from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.crops import preview
-from curia2_jax.data.ingest import ingest, plan
+from curia2_jax.data.ingest import bodies, ingest, plan
 from tests.data.small_studies import body, write_nifti
 
 
@@ -10,7 +11,7 @@ def test_pages_show_several_series(tmp_path):
     for n in range(4):
         write_nifti(tmp_path / "in" / f"{n}.nii.gz", body((6, 40, 48), seed=n))
     ingest.ingest(tmp_path / "c", plan.Options((str(tmp_path / "in"),)), 1, lambda *_: None)
-    pages = preview.draw(tmp_path / "c", 5)
+    pages = preview.draw(tmp_path / "c", bodies.finder(Corpus(tmp_path / "c")), 5)
     assert [page.name for page in pages] == ["page_00.png", "page_01.png"]  # three series a page
     picture = np.asarray(Image.open(pages[0]).convert("RGB")).astype(int)
     red, green, blue = np.moveaxis(picture, -1, 0)
@@ -24,7 +25,7 @@ def test_placement_is_a_picture_and_a_table(tmp_path):
     for n in range(2):
         write_nifti(tmp_path / "in" / f"{n}.nii.gz", body((6, 60, 48), seed=n))
     ingest.ingest(tmp_path / "c", plan.Options((str(tmp_path / "in"),)), 1, lambda *_: None)
-    path, rows = preview.draw_placement(tmp_path / "c")
+    path, rows = preview.draw_placement(tmp_path / "c", bodies.finder(Corpus(tmp_path / "c")))
     assert path == tmp_path / "c" / "preview" / "placement.png"
     sizes = {"global crops": 12 * 2, "local crops": 12 * 8, "masked patches": 12}
     for row in rows:

@@ -127,7 +127,7 @@ def test_slices_of_a_block_do_not_touch_each_other():
 )
 def test_the_reduction_stays_within_two_pixels_of_full_resolution(shared_data, name):
     """Full resolution: the same steps without blocks, every structuring element as wide in millimetres."""
-    volume = intensity.settle(nifti.read(shared_data / f"{name}.nii.gz"))
+    volume = intensity.settle(nifti.read([shared_data / f"{name}.nii.gz"]))
     stored = intensity.Quantiser.of(volume)(volume.raw[:: max(1, len(volume.raw) // 12)])
     reduced = foreground.reduce(stored)
     ct = volume.modality == "CT"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from curia2_jax.data import readers
 from curia2_jax.data.corpus import records
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.ingest import audit, ingest, parts, plan, runners, shard_maker
@@ -312,14 +313,13 @@ def test_a_fault_in_the_middle_of_a_series_leaves_none_of_it(tmp_path, monkeypat
 
 def kill_self(output, number):
     """make_shard in which one scan takes the process down."""
-    read = nifti.read
 
-    def deadly(path, *rest):
-        if path.name == "b.nii.gz":
+    def deadly(files, *rest):
+        if files[0].name == "b.nii.gz":
             os.kill(os.getpid(), signal.SIGSEGV)
-        return read(path, *rest)
+        return nifti.read(files, *rest)
 
-    nifti.read = deadly
+    readers.READERS = tuple(r._replace(read=deadly) if r.format == "nifti" else r for r in readers.READERS)
     return shard_maker.make_shard(output, number)
 
 

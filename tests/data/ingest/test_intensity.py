@@ -17,7 +17,7 @@ def volume(raw, **fields) -> Volume:
 
 @pytest.mark.parametrize("name", CT)
 def test_real_ct_is_recognised_also_without_its_sign(shared_data, name):
-    scan = nifti.read(shared_data / "ct" / f"{name}.nii.gz")
+    scan = nifti.read([shared_data / "ct" / f"{name}.nii.gz"])
     settled = intensity.settle(scan)
     assert settled.modality == "CT" and settled.intercept == scan.intercept
     if name.startswith("head_phantom"):
@@ -31,7 +31,7 @@ def test_real_ct_is_recognised_also_without_its_sign(shared_data, name):
 @pytest.mark.parametrize("name", MR)
 def test_real_mr_is_never_taken_for_ct(shared_data, name):
     """Nor when it is scaled so that its tissue lies where an unsigned CT has soft tissue."""
-    scan = nifti.read(shared_data / "mr" / f"{name}.nii.gz")
+    scan = nifti.read([shared_data / "mr" / f"{name}.nii.gz"])
     assert intensity.settle(scan).modality == "MR"
     values = np.maximum(scan.voxels, 0)
     bright = values[values > np.percentile(values, 60)]
@@ -109,8 +109,8 @@ def test_other_mr_is_quantised_with_the_stated_error(scale):
 
 def test_label_maps_are_told_from_images(shared_data):
     for name in ("mr/cord_t1_seg", "ct/abdomen_ts_sm_seg", "mr/colin27_brodmann", "mr/glioma_a_seg"):
-        assert intensity.looks_like_labels(nifti.read(shared_data / f"{name}.nii.gz")), name
+        assert intensity.looks_like_labels(nifti.read([shared_data / f"{name}.nii.gz"])), name
     for name in ("mr/cord_t1", "ct/abdomen_ts_sm", "mr/colin27_t1_bet", "mr/mni152_t1", "mr/mni152_gm", "mr/cord_t2s"):
-        assert not intensity.looks_like_labels(nifti.read(shared_data / f"{name}.nii.gz")), name
+        assert not intensity.looks_like_labels(nifti.read([shared_data / f"{name}.nii.gz"])), name
     assert not intensity.looks_like_labels(volume(body()))
     assert not intensity.looks_like_labels(volume(np.zeros((4, 8, 8))))

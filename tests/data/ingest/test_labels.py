@@ -47,7 +47,11 @@ def test_a_csv_names_pairs_relative_to_itself(tmp_path):
 def test_pairs_go_to_scans_by_file_or_folder(tmp_path):
     write_nifti(tmp_path / "a.nii", body((4, 40, 44)))
     paths = save_dicom(tmp_path / "series", dicom_slices(body((4, 40, 44))))
-    found = [item for path in (tmp_path / "a.nii", *paths) for item in archive.look(str(path), ("axial",))]
+    found = [
+        item
+        for path in (tmp_path / "a.nii", *paths)
+        for item in archive.look(str(path), lambda header: header.shape[2])
+    ]
     scans = archive.scans(found, [tmp_path], False)
     pairs = [
         Pair("l1", str(tmp_path / "a.nii"), "k"),
@@ -64,7 +68,7 @@ def test_a_label_map_is_turned_with_its_image(tmp_path):
     label[2, 3:9, 4:7] = 5
     write_nifti(tmp_path / "image.nii", body((6, 40, 44)))
     write_nifti(tmp_path / "label.nii.gz", label)
-    volume = nifti.read(tmp_path / "image.nii")
+    volume = nifti.read([tmp_path / "image.nii"])
     found = labels.read(str(tmp_path / "label.nii.gz"), volume)
     assert found.dtype == np.uint16
     np.testing.assert_array_equal(found, label)
@@ -77,7 +81,7 @@ def test_a_label_map_is_turned_with_its_image(tmp_path):
 def test_label_maps_that_do_not_fit_are_refused(tmp_path, shared_data):
     label = np.zeros((6, 40, 44), np.uint8)
     write_nifti(tmp_path / "image.nii", body((6, 40, 44)))
-    volume = nifti.read(tmp_path / "image.nii")
+    volume = nifti.read([tmp_path / "image.nii"])
     write_nifti(tmp_path / "small.nii", label[:5])
     write_nifti(tmp_path / "beside.nii", label, origin=(0.6, 0, 0))
     write_nifti(tmp_path / "negative.nii", label.astype(np.int16) - 1)
@@ -90,8 +94,8 @@ def test_label_maps_that_do_not_fit_are_refused(tmp_path, shared_data):
     assert reasons == {
         "small": "label_geometry", "beside": "label_geometry", "negative": "label_values", "half": "label_values",
     }  # fmt: skip
-    brain = nifti.read(shared_data / "mr" / "mni152_t1.nii.gz")
+    brain = nifti.read([shared_data / "mr" / "mni152_t1.nii.gz"])
     with pytest.raises(Refusal, match="a probability map"):
         labels.read(str(shared_data / "mr" / "mni152_gm.nii.gz"), brain)
-    atlas = nifti.read(shared_data / "mr" / "colin27_t1_bet.nii.gz")
+    atlas = nifti.read([shared_data / "mr" / "colin27_t1_bet.nii.gz"])
     assert len(np.unique(labels.read(str(shared_data / "mr" / "colin27_brodmann.nii.gz"), atlas))) == 42

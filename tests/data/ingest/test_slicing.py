@@ -1,10 +1,15 @@
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from curia2_jax.data.crops import loader
 from curia2_jax.data.ingest import slicing
+from curia2_jax.data.ingest.slicing import PLANES, in_plane, plane_affine, planes_of
 from curia2_jax.data.readers.volume import Refusal, from_xyz
+from tests.data.readers.test_volume import ORIENTATIONS
 from tests.data.small_studies import body
 
 
@@ -108,3 +113,69 @@ def test_rows_hold_the_moments_of_an_off_center_body_row_before_column():
     geometry = loader.geometry_of(index)
     np.testing.assert_allclose(np.concatenate([geometry.mean, geometry.std], 1), np.tile(truth, (8, 1)), atol=1)
     assert geometry.extent.tolist() == [[60, 100]] * 8
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(*[st.integers(1, 6)] * 3),
+    st.tuples(*[st.floats(0.2, 9)] * 3),
+    st.sampled_from(ORIENTATIONS),
+    st.tuples(*[st.floats(-0.4, 0.4)] * 3),
+    st.tuples(*[st.floats(-200, 200)] * 3),
+)
+def test_every_voxel_keeps_its_place_in_the_patient(shape, spacing, orientation, angles, origin):
+    rotation = nib.eulerangles.euler2mat(*angles)
+    turn = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(orientation), (1, 1, 1))[:3, :3]
+    affine = np.eye(4)
+    affine[:3, :3] = rotation @ turn @ np.diag(spacing)
+    affine[:3, 3] = origin
+    raw = np.arange(np.prod(shape)).reshape(shape)
+    volume = from_xyz(raw, affine)
+    place = {int(raw[i]): affine[:3, :3] @ i + affine[:3, 3] for i in np.ndindex(*shape)}
+    for plane in PLANES:
+        view, to_world = in_plane(volume.raw, plane), plane_affine(volume, plane)
+        for i in np.ndindex(*view.shape):
+            np.testing.assert_allclose(to_world[:3, :3] @ i + to_world[:3, 3], place[int(view[i])], atol=1e-6)
+    assert volume.raw.base is not None  # nothing was copied
+
+
+@pytest.mark.parametrize(
+    ("plane", "rows", "columns"), [("axial", "P", "L"), ("coronal", "I", "L"), ("sagittal", "I", "P")]
+)
+def test_rows_and_columns_point_where_curiabench_wants_them(plane, rows, columns):
+    volume = from_xyz(np.zeros((3, 4, 5)), np.diag([1.0, 1.0, 1.0, 1.0]))
+    to_world = plane_affine(volume, plane)[:3, :3]
+    towards = {"P": (0, -1, 0), "L": (-1, 0, 0), "I": (0, 0, -1)}  # in RAS+ millimetres
+    np.testing.assert_allclose(to_world[:, 1], towards[rows])
+    np.testing.assert_allclose(to_world[:, 2], towards[columns])
+
+
+ALL = ("axial", "coronal", "sagittal")
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "asked", "across", "expected"),
+    [
+        ((40, 50, 60), (1, 1, 1), ALL, None, ALL),
+        ((40, 50, 60), (1, 1, 1), ("axial",), None, ("axial",)),
+        ((40, 50, 60), (1.5, 1, 1), ALL, None, ALL),
+        ((40, 50, 60), (1.6, 1, 1), ALL, None, ("axial",)),  # thick slices: the plane they were acquired in
+        ((40, 50, 60), (1, 1, 5), ALL, None, ("sagittal",)),
+        ((40, 50, 60), (1, 5, 1), ("axial",), None, ("coronal",)),
+        ((40, 50, 60), (0.5, 1, 1), ALL, None, ("axial",)),  # overlapping thin slices
+        ((5, 78, 80), (18, 3, 3), ALL, None, ("axial",)),
+        ((1, 78, 80), (3, 3, 3), ALL, None, ("axial",)),
+        ((80, 78, 20), (3, 3, 3), ALL, None, ("sagittal",)),  # too few to cut other planes from
+        ((16, 384, 274), (0.667, 0.667, 0.7), ("axial",), 0, ("axial",)),
+        ((384, 384, 16), (1, 1, 1), ("axial",), 2, ("sagittal",)),
+        ((4, 40, 44), (2, 1.5, 1), ALL, None, ("axial",)),  # no two axes alike: the shortest is across
+        ((31, 20, 40), (1, 1, 1), ALL, None, None),
+        ((200, 31, 40), (3, 1, 1), ALL, None, None),
+    ],
+)
+def test_planes(shape, spacing, asked, across, expected):
+    if expected is None:
+        with pytest.raises(Refusal, match="too_small"):
+            planes_of(shape, np.array(spacing), asked, across)
+    else:
+        assert planes_of(shape, np.array(spacing), asked, across) == expected

@@ -1,3 +1,4 @@
+import functools
 import os
 import pathlib
 import stat
@@ -6,16 +7,18 @@ import zipfile
 import numpy as np
 import pytest
 
-from curia2_jax.data.readers import archive as studies
+from curia2_jax.data.ingest.slicing import most_slices
+from curia2_jax.data.readers import archive
 from curia2_jax.data.readers.volume import Refusal
 from tests.data.small_studies import body, dicom_slices, save_dicom, write_nifti
 
 
 def look(folder: pathlib.Path, planes=("axial",)):
-    items = [item for file in studies.walk(folder) for item in studies.look(str(file), planes)]
-    found = [item for item in items if isinstance(item, studies.Found)]
-    refused = {os.path.basename(item[0]): item[1] for item in items if not isinstance(item, studies.Found)}
-    return studies.scans(found, [folder], False), refused
+    count = functools.partial(most_slices, planes=planes)
+    items = [item for file in archive.walk(folder) for item in archive.look(str(file), count)]
+    found = [item for item in items if isinstance(item, archive.Found)]
+    refused = {os.path.basename(item[0]): item[1] for item in items if not isinstance(item, archive.Found)}
+    return archive.scans(found, [folder], False), refused
 
 
 def test_series_are_put_together_wherever_their_files_lie(tmp_path):
@@ -27,7 +30,7 @@ def test_series_are_put_together_wherever_their_files_lie(tmp_path):
     save_dicom(tmp_path / "other", dicom_slices(body((4, 40, 44), seed=2)))
     scans, refused = look(tmp_path)
     assert [len(scan.files) for scan in scans] == [6, 4] and not refused
-    np.testing.assert_array_equal(studies.read(scans[0]).voxels, body((6, 40, 44)))
+    np.testing.assert_array_equal(archive.read(scans[0]).voxels, body((6, 40, 44)))
 
 
 def test_series_without_a_uid_are_what_lies_in_one_folder(tmp_path):
@@ -55,14 +58,14 @@ def test_pairs_are_one_study_and_other_files_are_listed(tmp_path):
     scans, refused = look(tmp_path)
     assert [scan.name for scan in scans] == ["pair.hdr"]
     assert refused == {"readme.md": "other_file", "alone.img": "other_file"}
-    assert [str(p) for p in studies.walk(tmp_path / "pair.img")] == [str(tmp_path / "pair.hdr")]
+    assert [str(p) for p in archive.walk(tmp_path / "pair.img")] == [str(tmp_path / "pair.hdr")]
 
 
 def make_zip(path: pathlib.Path, folder: pathlib.Path) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
         for file in sorted(folder.rglob("*")):
             if file.is_file():
-                archive.write(file, file.relative_to(folder))
+                zipped.write(file, file.relative_to(folder))
 
 
 def test_archives_are_read_like_folders(tmp_path):
@@ -75,7 +78,7 @@ def test_archives_are_read_like_folders(tmp_path):
     make_zip(tmp_path / "outer" / "study.zip", inner)
     before = set(tmp_path.rglob("*"))
     scans, refused = look(tmp_path / "outer")
-    voxels = {scan.name: studies.read(scan).voxels for scan in scans}
+    voxels = {scan.name: archive.read(scan).voxels for scan in scans}
     assert sorted(voxels) == ["study.zip!a/pair.hdr", "study.zip!a/scan.nii.gz", "study.zip!b"]
     np.testing.assert_array_equal(voxels["study.zip!a/pair.hdr"], body((4, 40, 44), seed=1))
     np.testing.assert_array_equal(voxels["study.zip!b"], body((5, 40, 44), seed=2))
@@ -87,18 +90,18 @@ def test_archives_are_read_like_folders(tmp_path):
     "name", ["../../evil.nii", "/tmp/evil.nii", "a/../../evil.nii", "..\\evil.nii", "C:\\evil.nii"]
 )
 def test_archives_that_leave_their_folder_are_refused(tmp_path, name):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr(name, b"x")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
+        zipped.writestr(name, b"x")
     assert look(tmp_path) == ([], {"a.zip": "unsafe_archive"})
 
 
 def test_archives_with_links_bombs_or_damage_are_refused(tmp_path, monkeypatch):
     link = zipfile.ZipInfo("link.nii")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    with zipfile.ZipFile(tmp_path / "link.zip", "w") as archive:
-        archive.writestr(link, "/etc/passwd")
-    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.nii", b"\0" * 2_000_000)
+    with zipfile.ZipFile(tmp_path / "link.zip", "w") as zipped:
+        zipped.writestr(link, "/etc/passwd")
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("a.nii", b"\0" * 2_000_000)
     (tmp_path / "text.zip").write_text("no archive")
     write_nifti(tmp_path / "inner" / "scan.nii.gz", body((4, 40, 44)))
     make_zip(tmp_path / "flipped.zip", tmp_path / "inner")
@@ -109,7 +112,7 @@ def test_archives_with_links_bombs_or_damage_are_refused(tmp_path, monkeypatch):
     (tmp_path / "nested").mkdir()
     (tmp_path / "inner.zip").rename(tmp_path / "nested" / "inner.zip")
     make_zip(tmp_path / "nested.zip", tmp_path / "nested")
-    monkeypatch.setattr(studies, "_ZIP_BYTES", 1_000_000)
+    monkeypatch.setattr(archive, "_ZIP_BYTES", 1_000_000)
     found = {name: look(tmp_path / f"{name}.zip")[1] for name in ("link", "bomb", "text", "flipped", "nested")}
     assert found == {
         "link": {"link.zip": "unsafe_archive"},
@@ -122,10 +125,10 @@ def test_archives_with_links_bombs_or_damage_are_refused(tmp_path, monkeypatch):
 
 def test_relative_names_the_root_where_there_are_several(tmp_path):
     a, b = tmp_path / "a", tmp_path / "b"
-    assert studies.relative(str(a / "x" / "y"), [a]) == "x/y"
-    assert studies.relative(str(b / "x"), [a, b]) == "b/x"
-    assert studies.relative(str(a / "f.nii"), [a / "f.nii"]) == "f.nii"
-    assert studies.relative("/elsewhere/f", [a]) == "/elsewhere/f"
+    assert archive.relative(str(a / "x" / "y"), [a]) == "x/y"
+    assert archive.relative(str(b / "x"), [a, b]) == "b/x"
+    assert archive.relative(str(a / "f.nii"), [a / "f.nii"]) == "f.nii"
+    assert archive.relative("/elsewhere/f", [a]) == "/elsewhere/f"
 
 
 def test_links_to_folders_are_not_followed_and_missing_files_are_told(tmp_path):
@@ -135,4 +138,4 @@ def test_links_to_folders_are_not_followed_and_missing_files_are_told(tmp_path):
     scans, refused = look(tmp_path)
     assert len(scans) == 1 and refused["gone.nii"] == "unreadable"
     with pytest.raises(Refusal, match="other_file"):
-        studies.read_any(tmp_path / "a" / "x.txt")
+        archive.read_any(tmp_path / "a" / "x.txt")

@@ -14,8 +14,9 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 
+from curia2_jax.data.ingest.slicing import planes_of
 from curia2_jax.data.readers import dicom
-from curia2_jax.data.readers.volume import REASONS, Refusal, planes_of
+from curia2_jax.data.readers.volume import REASONS, Refusal
 from tests.data.small_studies import body, dicom_slices, save_dicom
 
 
@@ -249,11 +250,11 @@ def test_enhanced_multi_frame(tmp_path):
 
 def test_is_dicom_by_content_or_name(tmp_path):
     (path,) = save_dicom(tmp_path, dicom_slices(body((1, 8, 9))))
-    assert dicom.is_dicom(path) and dicom.is_dicom(path.rename(tmp_path / "IM0001"))
+    assert dicom.claims(path) and dicom.claims(path.rename(tmp_path / "IM0001"))
     (tmp_path / "x.txt").write_bytes(b"a" * 200)
-    assert not dicom.is_dicom(tmp_path / "x.txt")
+    assert not dicom.claims(tmp_path / "x.txt")
     (tmp_path / "DICOMDIR").write_bytes((tmp_path / "IM0001").read_bytes())
-    assert not dicom.is_dicom(tmp_path / "DICOMDIR")
+    assert not dicom.claims(tmp_path / "DICOMDIR")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from tests.data.small_studies import body, write_nifti
 
 def refused(path) -> str:
     with pytest.raises(Refusal) as refusal:
-        nifti.read(path)
+        nifti.read([path])
     assert refusal.value.reason in REASONS and "\n" not in refusal.value.detail
     return refusal.value.reason
 
@@ -33,7 +33,7 @@ def test_equals_nibabel_and_simpleitk(tmp_path, dtype, suffix):
         ]
     )
     nib.save(nib.Nifti1Image(values, affine, dtype=dtype), tmp_path / suffix)
-    volume = nifti.read(tmp_path / suffix)
+    volume = nifti.read([tmp_path / suffix])
     assert volume.raw.dtype == dtype
     loaded = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / suffix)), "LPS")
     np.testing.assert_array_equal(volume.raw, sitk.GetArrayFromImage(loaded))
@@ -53,7 +53,7 @@ def test_byte_orders_versions_pairs_and_scaling(tmp_path, kind, order):
     image.header["scl_slope"], image.header["scl_inter"] = 0.5, -3
     name = tmp_path / ("a.img" if kind is nib.Nifti1Pair else "a.nii")
     nib.save(image, name)
-    volume = nifti.read(name.with_suffix(".hdr") if kind is nib.Nifti1Pair else name)
+    volume = nifti.read([name.with_suffix(".hdr") if kind is nib.Nifti1Pair else name])
     loaded = nib.load(name).get_fdata()
     np.testing.assert_allclose(volume.voxels, loaded.transpose(2, 1, 0), rtol=1e-6)
 
@@ -62,17 +62,17 @@ def test_frames(tmp_path):
     values = np.random.default_rng(0).integers(0, 99, (4, 5, 6, 3)).astype(np.int16)
     nib.save(nib.Nifti1Image(values, np.diag([-1, -1, 1, 1])), tmp_path / "a.nii.gz")
     for frame in range(3):
-        volume = nifti.read(tmp_path / "a.nii.gz", frame)
+        volume = nifti.read([tmp_path / "a.nii.gz"], frame)
         np.testing.assert_array_equal(volume.raw, values[..., frame].transpose(2, 1, 0))
         assert volume.notes == [("frame", f"frame {frame} of 3")]
     with pytest.raises(Refusal, match="no frame 3"):
-        nifti.read(tmp_path / "a.nii.gz", 3)
+        nifti.read([tmp_path / "a.nii.gz"], 3)
 
 
 def test_a_volume_too_large_for_memory_is_read_from_a_temporary_file(tmp_path, monkeypatch):
     write_nifti(tmp_path / "a.nii.gz", body())
     monkeypatch.setattr(nifti, "IN_MEMORY", 1000)
-    np.testing.assert_array_equal(nifti.read(tmp_path / "a.nii.gz").raw, body())
+    np.testing.assert_array_equal(nifti.read([tmp_path / "a.nii.gz"]).raw, body())
 
 
 def test_one_plain_member_is_read_at_once_and_nothing_else_is(tmp_path):
@@ -99,7 +99,7 @@ def test_members_of_a_gzip_file_follow_each_other_and_zeros_pad(tmp_path):
     data = (tmp_path / "a.nii").read_bytes()
     parts = [gzip.compress(data[i : i + 30_000]) for i in range(0, len(data), 30_000)]
     (tmp_path / "b.nii.gz").write_bytes(b"".join(parts) + b"\0" * 512)
-    np.testing.assert_array_equal(nifti.read(tmp_path / "b.nii.gz").raw, body())
+    np.testing.assert_array_equal(nifti.read([tmp_path / "b.nii.gz"]).raw, body())
     (tmp_path / "c.nii.gz").write_bytes(b"".join(parts) + b"junk")
     assert refused(tmp_path / "c.nii.gz") == "corrupt"
 
@@ -109,7 +109,7 @@ def test_the_stream_is_cut_anywhere(tmp_path, chunk, monkeypatch):
     write_nifti(tmp_path / "a.nii.gz", body((3, 10, 12)))
     monkeypatch.setattr(nifti, "_CHUNK", chunk)
     monkeypatch.setattr(nifti, "_at_once", lambda path, stop: None)
-    np.testing.assert_array_equal(nifti.read(tmp_path / "a.nii.gz").raw, body((3, 10, 12)))
+    np.testing.assert_array_equal(nifti.read([tmp_path / "a.nii.gz"]).raw, body((3, 10, 12)))
 
 
 def edited(path, source, at, value):
@@ -145,7 +145,7 @@ def test_reasons(tmp_path):
     assert refused(edited(tmp_path / "huge.nii", good, 42, (30_000).to_bytes(2, "little"))) == "corrupt"
     none = edited(tmp_path / "none.nii", good, 252, b"\0\0\0\0")
     assert refused(none) == "no_geometry"
-    volume = nifti.read(none, orientation="LPS")
+    volume = nifti.read([none], orientation="LPS")
     np.testing.assert_array_equal(volume.raw, body())
     np.testing.assert_allclose(volume.spacing, [2, 1.5, 1])
     (tmp_path / "pair.hdr").write_bytes(good.read_bytes()[:344] + b"ni1\0")
@@ -171,9 +171,9 @@ def test_no_flipped_bit_of_a_gzip_file_gives_other_voxels(valid, tmp_path, monke
     bit = int(place * 8 * len(data))
     data[bit // 8] ^= 1 << bit % 8
     (tmp_path / "b.nii.gz").write_bytes(data)
-    whole = nifti.read(valid)
+    whole = nifti.read([valid])
     try:
-        volume = nifti.read(tmp_path / "b.nii.gz")
+        volume = nifti.read([tmp_path / "b.nii.gz"])
     except Refusal as refusal:
         assert refusal.reason in ("corrupt", "wrong_format")
     else:  # a bit of the gzip head that carries nothing, such as the time
@@ -199,7 +199,7 @@ def test_any_header_is_read_or_refused(tmp_path, valid, at, value):
     data[at : at + len(value)] = value
     (tmp_path / "a.nii").write_bytes(data)
     try:
-        volume = nifti.read(tmp_path / "a.nii")
+        volume = nifti.read([tmp_path / "a.nii"])
     except Refusal as refusal:
         assert refusal.reason in REASONS
     else:
@@ -213,14 +213,14 @@ def test_nrrd_and_metaimage_equal_simpleitk(tmp_path, suffix):
     image.SetOrigin((3, 4, 5))
     image.SetDirection((0, 1, 0, -1, 0, 0, 0, 0, 1))
     sitk.WriteImage(image, str(tmp_path / f"a{suffix}"), useCompression=True)
-    volume = itk.read(tmp_path / f"a{suffix}")
+    volume = itk.read([tmp_path / f"a{suffix}"])
     expected = sitk.DICOMOrient(image, "LPS")
     np.testing.assert_array_equal(volume.raw, sitk.GetArrayFromImage(expected))
     np.testing.assert_allclose(np.diag([-1, -1, 1]) @ volume.affine[:3, 3], expected.GetOrigin(), atol=1e-9)
     for data, reason in ((b"", "corrupt"), (b"nonsense" * 40, "wrong_format")):
         (tmp_path / f"b{suffix}").write_bytes(data)
         with pytest.raises(Refusal, match=reason):
-            itk.read(tmp_path / f"b{suffix}")
+            itk.read([tmp_path / f"b{suffix}"])
 
 
 def with_header(path, **fields):
@@ -237,7 +237,7 @@ def with_header(path, **fields):
 def test_a_slope_of_zero_means_no_scaling(tmp_path):
     """NIfTI-1, "if the scl_slope field is nonzero, then each voxel value should be scaled"."""
     write_nifti(tmp_path / "a.nii", body())
-    volume = nifti.read(with_header(tmp_path / "a.nii", scl_slope=0, scl_inter=7))
+    volume = nifti.read([with_header(tmp_path / "a.nii", scl_slope=0, scl_inter=7)])
     np.testing.assert_array_equal(volume.voxels, body())
 
 
@@ -251,7 +251,7 @@ def test_of_two_matrices_the_sform_counts(tmp_path, sform, qform):
     if not (sform or qform):
         assert refused(tmp_path / "a.nii") == "no_geometry"
         return
-    volume = nifti.read(tmp_path / "a.nii")
+    volume = nifti.read([tmp_path / "a.nii"])
     # Ours takes (s, p, l), nibabel's (x, y, z), of which x grows towards the left here, y towards posterior.
     ours = volume.affine[:, [2, 1, 0, 3]]
     np.testing.assert_allclose(np.abs(ours[:3, 3]), np.abs(nib.load(tmp_path / "a.nii").affine[:3, 3]), atol=1e-4)
