@@ -70,6 +70,7 @@ def run(argv: list[str]) -> int | None:
 
 
 def _ingest(output: pathlib.Path) -> None:
+    from curia2_jax.data.corpus import layout
     from curia2_jax.data.ingest import ingest, runners
 
     options = ingest.Options(
@@ -114,7 +115,7 @@ def _ingest(output: pathlib.Path) -> None:
     print(f"milliseconds of a core for a slice: {stages}")
     for warning in summary.warnings:
         print(f"warning: {warning}")
-    print(f"why each file was refused: {output}/{ingest.LOCAL}/quarantine.csv")
+    print(f"why each file was refused: {output / layout.LOCAL / layout.QUARANTINE}")
 
 
 def _verify(folder: pathlib.Path) -> int:

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 from test_pipeline import CROPS, MASKS, config
 
-from curia2_jax.data.corpus import index
-from curia2_jax.data.corpus.corpus import CONTRACT, VERSION, Corpus
+from curia2_jax.data.corpus import index, layout
+from curia2_jax.data.corpus.corpus import VERSION, Corpus
 from curia2_jax.data.crops import batches as pipeline
 
 SHARD = 16_384  # records
@@ -28,7 +28,7 @@ BATCH = 256
 
 def make(folder: pathlib.Path, slices: int) -> None:
     """Every file of a corpus that the loader opens at its start, with series of 60 to 239 slices."""
-    columns = folder / index.COLUMNS
+    columns = folder / layout.COLUMNS
     columns.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     rows = np.zeros(BLOCK, index.ROW)
@@ -36,7 +36,7 @@ def make(folder: pathlib.Path, slices: int) -> None:
         rows[name] = rng.uniform(0.4, 0.9, BLOCK)
     rows["span"] = 150_000
     rows["offset"] = np.arange(BLOCK) % SHARD * 150_000
-    dtypes = {index.ROWS: index.ROW} | dict.fromkeys(("series", "patient", "modality"), np.dtype(np.int32))
+    dtypes = {layout.ROWS: index.ROW} | dict.fromkeys(("series", "patient", "modality"), np.dtype(np.int32))
     files = {name: open(columns / f"{name}.npy", "wb") for name in dtypes}  # noqa: SIM115
     for name, file in files.items():
         header = {"descr": np.lib.format.dtype_to_descr(dtypes[name]), "fortran_order": False, "shape": (slices,)}
@@ -55,7 +55,7 @@ def make(folder: pathlib.Path, slices: int) -> None:
         for name in ("anatomy_y", "anatomy_x"):
             rows[name] = rows["height"] / 2
             rows[name.replace("_", "_std_")] = rows["height"] / 6
-        values = {index.ROWS: rows[:count], "series": codes, "patient": codes // 2, "modality": codes % 2}
+        values = {layout.ROWS: rows[:count], "series": codes, "patient": codes // 2, "modality": codes % 2}
         for name, file in files.items():
             file.write(np.ascontiguousarray(values[name]).data)
     for file in files.values():
@@ -67,12 +67,12 @@ def make(folder: pathlib.Path, slices: int) -> None:
         index.write_vocabulary(folder, name, strings)
     lengths = [min(SHARD, slices - start) for start in range(0, slices, SHARD)]
     contract = {"version": VERSION, "slices": slices, "shard_lengths": lengths, "largest": [512, 512], "hash": ""}
-    (folder / CONTRACT).write_text(json.dumps(contract))
+    (folder / layout.CONTRACT).write_text(json.dumps(contract))
 
 
 def forget(folder: pathlib.Path) -> None:
     """Take the index out of the page cache."""
-    for path in (folder / index.COLUMNS).iterdir():
+    for path in (folder / layout.COLUMNS).iterdir():
         with open(path, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -132,7 +132,7 @@ if __name__ == "__main__":
     parser.add_argument("--slices", type=int, default=400_000_000)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    if not (arguments.folder / CONTRACT).exists():
+    if not (arguments.folder / layout.CONTRACT).exists():
         maker = multiprocessing.get_context("spawn").Process(target=make, args=(arguments.folder, arguments.slices))
         maker.start()
         maker.join()

@@ -18,12 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curia2_jax.data.corpus import index, records, shards
+from curia2_jax.data.corpus import index, layout, records
 from curia2_jax.data.corpus.sampling import SamplingPlan, Stratum, runs
 from curia2_jax.data.corpus.spans import SpanReader
 from curia2_jax.errors import UserError
 
-CONTRACT = "contract.json"
 VERSION = 2
 BLOCK = 1 << 22  # rows of the index that are looked at together
 # NumPy reads the header of a file as Python source. CPython 3.11 counts the depth of that for all threads together and
@@ -194,12 +193,14 @@ class _Folder:
 
     def __init__(self, path: pathlib.Path):
         self.path = path
-        file = path / CONTRACT
+        file = path / layout.CONTRACT
         try:
             self.contract = json.loads(file.read_text())
         except FileNotFoundError:
-            what = "an ingest that has not finished: run it again" if (path / "work").is_dir() else "no corpus"
-            raise UserError(f"{path}: {what} (no {CONTRACT}); make one with launch/ingest.py --output {path}") from None
+            what = "an ingest that has not finished: run it again" if (path / layout.WORK).is_dir() else "no corpus"
+            raise UserError(
+                f"{path}: {what} (no {layout.CONTRACT}); make one with launch/ingest.py --output {path}"
+            ) from None
         except (OSError, json.JSONDecodeError) as error:
             raise UserError(f"{file}: cannot be read ({error}); run launch/ingest.py again") from None
         if self.contract.get("version") != VERSION:
@@ -207,7 +208,7 @@ class _Folder:
             raise UserError(f"{file}: corpus version {found}, this code reads {VERSION}; ingest the studies again")
         self._kept: dict[str, np.ndarray | pa.StringArray] = {}
         lengths = self.contract["shard_lengths"]
-        self._records = SpanReader([path / shards.file_name(i, len(lengths)) for i in range(len(lengths))])
+        self._records = SpanReader([path / layout.shard(i, len(lengths)) for i in range(len(lengths))])
 
     def __len__(self) -> int:
         return self.contract["slices"]
@@ -217,20 +218,20 @@ class _Folder:
             return self._kept[name]
         if name not in index.SCHEMA.names:
             raise KeyError(f"index column {name!r}; there are {', '.join(index.SCHEMA.names)}")
-        array = self._load(index.ROWS)[name] if name in index.ROW.names else self._load(name)
+        array = self._load(layout.ROWS)[name] if name in index.ROW.names else self._load(name)
         return self._kept.setdefault(name, array)
 
     def _load(self, name: str) -> np.memmap:
         try:
             with _OPENING:
-                return np.load(self.path / index.COLUMNS / f"{name}.npy", mmap_mode="r")
+                return np.load(self.path / layout.column(name), mmap_mode="r")
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path}: index column {name} cannot be read ({error}); ingest again") from None
 
     @functools.cached_property
     def rows(self) -> np.memmap:
         """index.ROW of every slice (N,). A mapping of its own: here neighbours are not read ahead, in a column are."""
-        rows = self._load(index.ROWS)
+        rows = self._load(layout.ROWS)
         rows.base.madvise(mmap.MADV_RANDOM)
         return rows
 

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Ellipse, Rectangle
 
+from curia2_jax.data.corpus import layout
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.crops import boxes as crops
 from curia2_jax.data.crops import masks, placement_picture
@@ -44,7 +45,7 @@ def draw(folder: pathlib.Path, body: Body, pages: int, seed: int = 0) -> list[pa
     corpus, rng = Corpus(folder), np.random.default_rng(seed)
     first, count = corpus.series()
     chosen = rng.permutation(len(first))[: pages * _SERIES]
-    (folder / "preview").mkdir(exist_ok=True)
+    (folder / layout.PREVIEW).mkdir(exist_ok=True)
     out = []
     for page in range(-(-len(chosen) // _SERIES)):
         figure, axes = plt.subplots(_ROWS, _COLUMNS, figsize=(4 * _COLUMNS, 4 * _ROWS), squeeze=False)
@@ -55,7 +56,7 @@ def draw(folder: pathlib.Path, body: Body, pages: int, seed: int = 0) -> list[pa
         for axis in axes.flat:
             axis.axis("off")
         figure.tight_layout()
-        out.append(folder / "preview" / f"page_{page:02d}.png")
+        out.append(folder / layout.PREVIEW / f"page_{page:02d}.png")
         figure.savefig(out[-1], dpi=70)
         plt.close(figure)
     return out
@@ -64,8 +65,8 @@ def draw(folder: pathlib.Path, body: Body, pages: int, seed: int = 0) -> list[pa
 def draw_placement(folder: pathlib.Path, body: Body) -> tuple[pathlib.Path, list[placement_statistics.Row]]:
     """What anatomical placement buys on this corpus: the picture, `CORPUS/preview/placement.png`, and its table. Raises
     UserError when the folder is not a corpus."""
-    (folder / "preview").mkdir(exist_ok=True)
-    path = folder / "preview" / "placement.png"
+    (folder / layout.PREVIEW).mkdir(exist_ok=True)
+    path = folder / layout.PREVIEW / "placement.png"
     rows = placement_statistics.placement_statistics(Corpus(folder), body, _CROPS, _MASKS, _GRID)
     placement_picture.draw(rows, path)
     return path, rows

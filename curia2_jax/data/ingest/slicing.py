@@ -5,6 +5,7 @@ Inferior and Left for coronal ones (IL), Inferior and Posterior for sagittal one
 """
 
 import collections.abc
+import contextlib
 import dataclasses
 import time
 
@@ -85,14 +86,17 @@ def most_slices(header: Header, planes: tuple[str, ...]) -> int:
 
 @dataclasses.dataclass
 class Timer:
-    """Seconds of processor time spent in each stage."""
+    """Seconds of processor time spent in each stage: `with timer("read"): ...`."""
 
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, stage: str, since: float) -> float:
-        now = time.process_time()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - since
-        return now
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> collections.abc.Iterator[None]:
+        start = time.process_time()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.process_time() - start
 
 
 def slices(
@@ -115,16 +119,15 @@ def slices(
         height, width = view.shape[1:]
         step = max(1, _BLOCK // (4 * height * width))
         for start in range(0, len(view), step):
-            since = time.process_time()
-            block = quantise(np.ascontiguousarray(view[start : start + step]))
-            pixel = spacing[1:]
-            if max(height, width) > MAX_SIDE:
-                block = np.stack([shrink(one) for one in block])
-                pixel = pixel * (height / block.shape[1], width / block.shape[2])
-                reduced += len(block)
-            since = timer("orient and quantise", since)
-            found = anatomy.find(block, threshold, volume.modality == "CT")
-            timer("anatomy", since)
+            with timer("orient and quantise"):
+                block = quantise(np.ascontiguousarray(view[start : start + step]))
+                pixel = spacing[1:]
+                if max(height, width) > MAX_SIDE:
+                    block = np.stack([shrink(one) for one in block])
+                    pixel = pixel * (height / block.shape[1], width / block.shape[2])
+                    reduced += len(block)
+            with timer("foreground"):
+                found = anatomy.find(block, threshold, volume.modality == "CT")
             for z, one in enumerate(block):
                 if not found.fraction[z] >= anatomy.MIN_FOREGROUND:
                     empty += 1

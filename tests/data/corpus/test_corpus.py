@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from curia2_jax.data.corpus import corpus as corpus_module
-from curia2_jax.data.corpus import index, records, shards
+from curia2_jax.data.corpus import index, layout, records
 from curia2_jax.data.corpus.corpus import Corpus, parse, patient_hash
 from curia2_jax.errors import UserError
 from tests.data.small_corpus import write_small_corpus
@@ -51,7 +51,7 @@ def test_opens_with_tensorflow_datasets_without_tensorflow(made):
 
 def test_columns_are_those_of_the_parquet_index(made):
     folder, _ = made
-    corpus, table = Corpus(folder), pq.read_table(folder / index.FILE)
+    corpus, table = Corpus(folder), pq.read_table(folder / layout.INDEX)
     assert table.schema.names == index.SCHEMA.names
     some = np.array([29, 3, 3, 11])
     for name in index.SCHEMA.names:
@@ -66,7 +66,7 @@ def test_columns_are_those_of_the_parquet_index(made):
         assert packed[name].dtype == expected.dtype
         np.testing.assert_array_equal(packed[name], expected)
     assert packed["is_ct"].tolist() == [m == "CT" for m in table.column("modality").to_numpy()[some]]
-    files = {path.name for path in (folder / index.COLUMNS).iterdir()}
+    files = {path.name for path in (folder / layout.COLUMNS).iterdir()}
     assert {"rows.npy", "position.npy"} <= files and "height.npy" not in files  # one truth
     with pytest.raises(KeyError, match="nonsense"):
         corpus.column("nonsense")
@@ -74,7 +74,7 @@ def test_columns_are_those_of_the_parquet_index(made):
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/smaps").exists(), reason="Linux tells the advice of a mapping")
 def test_rows_are_not_read_ahead_but_columns_are(made):
-    corpus, rows = Corpus(made[0]), str(made[0] / index.COLUMNS / "rows.npy")
+    corpus, rows = Corpus(made[0]), str(made[0] / layout.COLUMNS / "rows.npy")
 
     def advised() -> list[bool]:
         """Whether each mapping of the file is advised to be random ("rr"), sorted."""
@@ -133,7 +133,7 @@ def test_keys_stay_on_disk(tmp_path):
 def test_a_missing_vocabulary_is_told(tmp_path):
     write_small_corpus(tmp_path / "c", series=2, slices=1)
     for damage in (lambda file: file.write_bytes(b"nonsense"), lambda file: file.unlink()):
-        damage(tmp_path / "c" / index.COLUMNS / "series.vocabulary.arrow")
+        damage(tmp_path / "c" / layout.COLUMNS / "series.vocabulary.arrow")
         with pytest.raises(UserError, match="index column series cannot be read"):
             Corpus(tmp_path / "c").take("series", np.array([0]))
 
@@ -257,7 +257,7 @@ def test_parse(tmp_path):
 @pytest.mark.parametrize("codec", sorted(records.CODECS))
 def test_a_flipped_bit_in_a_shard_never_gives_other_voxels(tmp_path, codec):
     written = write_small_corpus(tmp_path / "c", series=2, slices=3, shards=1, codec=codec)
-    path = tmp_path / "c" / shards.file_name(0, 1)
+    path = tmp_path / "c" / layout.shard(0, 1)
     whole, rng, noticed = path.read_bytes(), np.random.default_rng(0), 0
     for _ in range(40):
         data = bytearray(whole)
