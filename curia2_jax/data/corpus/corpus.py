@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curia2_jax.data.corpus import index, layout, records
-from curia2_jax.data.corpus.sampling import SamplingPlan, Stratum, runs
+from curia2_jax.data.corpus.sampling import Sampler, Stratum, runs
 from curia2_jax.data.corpus.spans import SpanReader
 from curia2_jax.errors import UserError
 
@@ -27,7 +27,7 @@ VERSION = 2
 BLOCK = 1 << 22  # rows of the index that are looked at together
 # NumPy reads the header of a file as Python source. CPython 3.11 counts the depth of that for all threads together and
 # raises SystemError ("AST constructor recursion depth mismatch") when two of them do it at once.
-_OPENING = threading.Lock()
+_OPEN_LOCK = threading.Lock()
 
 
 class Corpus:
@@ -123,7 +123,7 @@ class Corpus:
             raise IndexError(f"slice {i} of {len(self)}")
         return self._parts[part][0].read(int(i - self._offsets[part]), out, reduce)
 
-    def sampling_plan(
+    def sampler(
         self,
         *,
         temperature: float | None = None,
@@ -131,7 +131,7 @@ class Corpus:
         where: str = "",
         split: str = "all",
         held_out: float = 0.0,
-    ) -> SamplingPlan:
+    ) -> Sampler:
         """Which slice is read at which position of the stream.
 
         temperature: None leaves each corpus as it is; otherwise modality m is drawn with probability in proportion to
@@ -169,7 +169,7 @@ class Corpus:
                 )
         if not strata:
             raise UserError(f"{self.spec}: no slice left by where={where!r}, split={split!r}; write a wider condition")
-        return SamplingPlan.of(strata)
+        return Sampler.from_strata(strata)
 
 
 def parse(spec: str) -> list[tuple[pathlib.Path, float]]:
@@ -223,14 +223,14 @@ class _Folder:
 
     def _load(self, name: str) -> np.memmap:
         try:
-            with _OPENING:
+            with _OPEN_LOCK:
                 return np.load(self.path / layout.column(name), mmap_mode="r")
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path}: index column {name} cannot be read ({error}); ingest again") from None
 
     @functools.cached_property
     def rows(self) -> np.memmap:
-        """index.ROW of every slice (N,). A mapping of its own: here neighbours are not read ahead, in a column are."""
+        """index.ROW of every slice (N,). A mapping of its own, advised MADV_RANDOM: columns keep their read-ahead."""
         rows = self._load(layout.ROWS)
         rows.base.madvise(mmap.MADV_RANDOM)
         return rows

@@ -16,7 +16,7 @@ import shutil
 import numpy as np
 
 from curia2_jax.data.corpus import layout
-from curia2_jax.data.ingest.intensity import Quantiser
+from curia2_jax.data.ingest.intensity import Quantizer
 from curia2_jax.data.ingest.slicing import in_plane
 from curia2_jax.data.readers.volume import Volume
 from curia2_jax.errors import UserError
@@ -43,12 +43,12 @@ def samples(volume: Volume, plane: str, label: np.ndarray) -> dict[str, np.ndarr
             take = np.unique(np.linspace(0, len(eligible) - 1, min(len(eligible), MAX_SAMPLES)).round().astype(int))
             chosen += [(int(z), value) for z in eligible[take]]
     used = sorted({z for z, _ in chosen})
-    quantise = Quantiser.of(volume)
+    quantize = Quantizer.from_volume(volume)
     images = (
-        np.stack([quantise(np.ascontiguousarray(view[z])) for z in used]) if used else np.empty((0, 0, 0), np.int16)
+        np.stack([quantize(np.ascontiguousarray(view[z])) for z in used]) if used else np.empty((0, 0, 0), np.int16)
     )
     return {
-        "images": images.astype(np.float32) * np.float32(quantise.slope) + np.float32(quantise.intercept),
+        "images": images.astype(np.float32) * np.float32(quantize.slope) + np.float32(quantize.intercept),
         "masks": maps[used] if used else np.empty((0, 0, 0), np.uint16),
         "slices": np.array(used, np.int32),
         "of": np.searchsorted(used, [z for z, _ in chosen]).astype(np.int32) if chosen else np.empty(0, np.int32),

@@ -18,7 +18,7 @@ from curia2_jax.data.readers import archive
 from curia2_jax.errors import UserError
 
 Progress = collections.abc.Callable[[str, int, int, int], None]  # stage, done, total, slices
-_LOOK = 64  # files that a worker looks at between two reports
+_FILES_PER_TASK = 64  # files that a worker looks at between two reports
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def make(work: pathlib.Path, options: Options, pool: Pool, progress: Progress) -
     known = labels.all_files(maps)
     images = [file for file in dict.fromkeys(paths) if file not in known]
     found, refused, done = [], [], 0
-    chunks = [images[i : i + _LOOK] for i in range(0, len(images), _LOOK)]
+    chunks = [images[i : i + _FILES_PER_TASK] for i in range(0, len(images), _FILES_PER_TASK)]
     for chunk, items in pool.each(_look, [(chunk, options.planes) for chunk in chunks]):
         done += len(chunks[chunk])
         for item in items:

@@ -125,7 +125,7 @@ def test_keys_stay_on_disk(tmp_path):
     """Neither filters nor splits nor names of slices make a copy of the keys."""
     write_small_corpus(tmp_path / "c", series=40, slices=1)
     corpus, before = Corpus(tmp_path / "c"), pa.total_allocated_bytes()
-    corpus.sampling_plan(where="series!=series3", split="train", held_out=0.5, temperature=2.0, cap=1)
+    corpus.sampler(where="series!=series3", split="train", held_out=0.5, temperature=2.0, cap=1)
     assert corpus.take("patient", np.array([39, 2])).tolist() == ["patient19", "patient1"]
     assert pa.total_allocated_bytes() == before
 
@@ -164,7 +164,7 @@ def test_a_mixture_reads_and_weighs_its_corpora(made, tmp_path):
     assert corpus.rows(some)["is_ct"].tolist() == (corpus.column("modality")[some] == "CT").tolist()
     every = written + other
     assert corpus.contract["largest"] == [max(s.shape[axis] for s in every) for axis in (0, 1)]
-    drawn = corpus.sampling_plan().records(np.arange(4000), 0)
+    drawn = corpus.sampler().records(np.arange(4000), 0)
     assert abs((drawn < 30).mean() - 0.75) < 2e-3
 
 
@@ -182,8 +182,8 @@ def test_a_mixture_reads_and_weighs_its_corpora(made, tmp_path):
     ],
 )
 def test_conditions(made, where, expected):
-    plan = Corpus(made[0]).sampling_plan(where=where)
-    assert len(plan) == expected == len(np.unique(plan.records(np.arange(expected), 0)))
+    sampler = Corpus(made[0]).sampler(where=where)
+    assert len(sampler) == expected == len(np.unique(sampler.records(np.arange(expected), 0)))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_conditions(made, where, expected):
 )
 def test_wrong_options_are_told_in_one_line(made, options, message):
     with pytest.raises(UserError, match=message) as error:
-        Corpus(made[0]).sampling_plan(**options)
+        Corpus(made[0]).sampler(**options)
     assert "\n" not in str(error.value)
 
 
@@ -208,14 +208,14 @@ def test_split_parts_patients_and_stays(tmp_path):
     write_small_corpus(tmp_path / "c", series=40, slices=2)
     corpus = Corpus(tmp_path / "c")
     train, held = (
-        set(corpus.sampling_plan(split=split, held_out=0.4).records(np.arange(80), 0).tolist())
+        set(corpus.sampler(split=split, held_out=0.4).records(np.arange(80), 0).tolist())
         for split in ("train", "held_out")
     )
     assert not train & held and len(train | held) == 80 and held
     patients = corpus.column("patient")
     assert not {patients[i] for i in train} & {patients[i] for i in held}
     assert all(patient_hash(patients[i]) < 0.4 for i in held)
-    more = set(corpus.sampling_plan(split="held_out", held_out=0.6).records(np.arange(80), 0).tolist())
+    more = set(corpus.sampler(split="held_out", held_out=0.6).records(np.arange(80), 0).tolist())
     assert held <= more  # nobody moves from held out to train when the share grows
 
 
@@ -224,7 +224,7 @@ def test_temperature_evens_out_modalities(tmp_path):
     corpus = Corpus(tmp_path / "c")
     is_ct = corpus.column("modality") == "CT"
     for temperature, share in ((1.0, 2 / 3), (2.0, np.sqrt(2) / (1 + np.sqrt(2))), (1e9, 0.5)):
-        drawn = corpus.sampling_plan(temperature=temperature).records(np.arange(40_000), 1)
+        drawn = corpus.sampler(temperature=temperature).records(np.arange(40_000), 1)
         assert abs(is_ct[drawn].mean() - share) < 1e-3
 
 

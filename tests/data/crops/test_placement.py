@@ -10,9 +10,8 @@ from curia2_jax.data.corpus import layout
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.crops.boxes import CropsConfig
 from curia2_jax.data.crops.masks import MasksConfig
-from curia2_jax.data.crops.placement import placement_statistics, share
-from curia2_jax.data.ingest import bodies, parts, publish
-from curia2_jax.data.ingest import foreground as anatomy
+from curia2_jax.data.crops.placement import share, statistics
+from curia2_jax.data.ingest import bodies, foreground, parts, publish
 from tests.data.small_corpus import row
 
 CROPS = CropsConfig(
@@ -34,7 +33,7 @@ def table_of(folder):
     """The rows of a corpus, with 8 x 8 patches in a mask."""
     corpus = Corpus(folder)
     masks = MasksConfig("anatomical", 0.5, (0.1, 0.5))
-    return placement_statistics(corpus, bodies.finder(corpus), CROPS, masks, 8)
+    return statistics(corpus, bodies.finder(corpus), CROPS, masks, 8)
 
 
 def write_bodies(folder: pathlib.Path) -> None:
@@ -48,7 +47,7 @@ def write_bodies(folder: pathlib.Path) -> None:
             for z in range(12):
                 inside = ((y - 60) / 22) ** 2 + ((x - 40) / 30) ** 2 < 1
                 pixels = (np.where(inside, tissue, air) + rng.normal(0, 5, y.shape)).astype(np.int16)
-                found = anatomy.summarise(inside[None], inside.shape)
+                found = foreground.summarize(inside[None], inside.shape)
                 entry = row(modality, modality, modality, z, pixels, float(found.fraction[0]))
                 entry |= {"anatomy_y": float(found.y[0]), "anatomy_x": float(found.x[0])}
                 entry |= {"anatomy_std_y": float(found.std_y[0]), "anatomy_std_x": float(found.std_x[0])}
