@@ -2,7 +2,7 @@
 
 python launch/ingest.py --input DIR --output CORPUS [--labels GLOB|CSV] [--planes axial,coronal] [--workers N]
 python launch/ingest.py --input DIR --output CORPUS --runner beam [--beam-options=--runner=FlinkRunner,...]
-python launch/ingest.py --output CORPUS --preview 4
+python launch/ingest.py --output CORPUS --preview 4 [--config=configs/vitb.py --config.crops.local_size=128]
 python launch/ingest.py --verify CORPUS
 python launch/ingest.py --statistics CORPUS
 """
@@ -15,6 +15,7 @@ import pathlib
 import sys
 
 from absl import flags
+from ml_collections import config_flags
 
 from curia2_jax.errors import UserError
 from launch import command
@@ -45,8 +46,11 @@ _BEAM = flags.DEFINE_list("beam-options", [], "Options of the Beam pipeline, suc
 _PREVIEW = flags.DEFINE_integer(
     "preview",
     0,
-    "Pages of pictures to draw into CORPUS/preview, and how much of crops and masks is on the body.",
+    "Pages of pictures to draw into CORPUS/preview, and how much of the crops and masks of --config is on the body.",
     lower_bound=0,
+)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", str(command.ROOT / "configs" / "vitb.py"), "What --preview draws crops and masks as.", lock_config=True
 )
 _VERIFY = flags.DEFINE_string("verify", None, "Read and check every record of a corpus.")
 _STATISTICS = flags.DEFINE_string("statistics", None, "Tell what is in a corpus.")
@@ -70,6 +74,7 @@ def run(argv: list[str]) -> int | None:
 
 
 def _ingest(output: pathlib.Path) -> None:
+    from curia2_jax.data.corpus import layout
     from curia2_jax.data.ingest import ingest, runners
 
     options = ingest.Options(
@@ -114,7 +119,7 @@ def _ingest(output: pathlib.Path) -> None:
     print(f"milliseconds of a core for a slice: {stages}")
     for warning in summary.warnings:
         print(f"warning: {warning}")
-    print(f"why each file was refused: {output}/{ingest.LOCAL}/quarantine.csv")
+    print(f"why each file was refused: {output / layout.LOCAL / layout.QUARANTINE}")
 
 
 def _verify(folder: pathlib.Path) -> int:
@@ -133,20 +138,26 @@ def _preview(folder: pathlib.Path, pages: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from curia2_jax.data.corpus import layout
     from curia2_jax.data.corpus.corpus import Corpus
-    from curia2_jax.data.crops import preview
+    from curia2_jax.data.crops import placement, preview
     from curia2_jax.data.ingest import bodies
+    from curia2_jax.training.recipe import recipe_from
 
-    body = bodies.finder(Corpus(folder))
-    for page in preview.draw(folder, body, pages):
+    recipe, corpus = recipe_from(command.config_of(_CONFIG)), Corpus(folder)
+    body, grid = bodies.finder(corpus), recipe.crops.global_size // recipe.model.patch_size
+    pictures = folder / layout.PREVIEW
+    pictures.mkdir(exist_ok=True)
+    for page in preview.draw_pages(corpus, pictures, pages, body, recipe.crops, recipe.masks, grid):
         print(page)
-    picture, rows = preview.draw_placement(folder, body)
+    rows = placement.statistics(corpus, body, recipe.crops, recipe.masks, grid)
     table = Table("", "placement", "area on the body", "at a border", "nearly empty", title=f"placement in {folder}")
     for row in sorted(rows, key=lambda row: row.what):
         shares = (row.on_foreground, row.at_border, row.nearly_empty)
         table.add_row(row.what, row.placement, *("" if math.isnan(share) else f"{share:.1%}" for share in shares))
     Console(width=100).print(table)
-    print(picture)
+    placement.draw_histograms(rows, pictures / "placement.png")
+    print(pictures / "placement.png")
 
 
 def _table(folder: pathlib.Path, rows: dict[str, object]) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curia2_jax.data.corpus.corpus import CONTRACT
+from curia2_jax.data.corpus.layout import BENCHMARK, CONTRACT
 from curia2_jax.data.ingest import benchmark_schema
 from curia2_jax.errors import UserError
 
@@ -42,7 +42,7 @@ def benchmark_folder(data: str | Path) -> Path | None:
       UserError: `data` is neither a benchmark nor a corpus.
     """
     data = Path(data)
-    for folder in (data, data / benchmark_schema.FOLDER):
+    for folder in (data, data / BENCHMARK):
         if task_names(folder):
             return folder
     if not (data / CONTRACT).is_file():

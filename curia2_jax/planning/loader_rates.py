@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from curia2_jax.data.corpus.records import halved
-from curia2_jax.data.crops import batches as pipeline
+from curia2_jax.data.crops.batches import batches
 from curia2_jax.data.crops.loader import StepLoader
 from curia2_jax.errors import UserError
 from curia2_jax.training.recipe import Recipe
@@ -43,7 +43,7 @@ def run(recipe: Recipe, *, seconds: float = 10.0, nifti: str | None = None) -> l
         raise UserError("--nifti: needs MONAI, not installed; run pip install 'curia2-jax[eval,bench]'")
     sections = recipe.data, recipe.crops, recipe.masks, recipe.model.patch_size
     started = time.perf_counter()
-    with pipeline.batches(*sections, seed=recipe.seed) as stream:
+    with batches(*sections, seed=recipe.seed) as stream:
         next(stream)
     first = time.perf_counter() - started
     loader = _loader(recipe)
@@ -56,7 +56,7 @@ def run(recipe: Recipe, *, seconds: float = 10.0, nifti: str | None = None) -> l
 
     steps = itertools.count()
     rates = [_rate("loader", rows, seconds, lambda: loader(next(steps)))]
-    records = loader.plan.records(np.arange(rows), recipe.seed)
+    records = loader.sampler.records(np.arange(rows), recipe.seed)
     rates.append(_rate("  of it: read, checksum, decode", rows, seconds / 4, lambda: _read(loader, records)))
     if corpus.reduces and not recipe.data.reduce:
         half = _loader(dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, reduce=1)))
@@ -81,7 +81,7 @@ def _rate(what: str, slices: int, seconds: float, work: Callable[[], Any]) -> Ra
 
 
 def _loader(recipe: Recipe) -> StepLoader:
-    with pipeline.batches(recipe.data, recipe.crops, recipe.masks, recipe.model.patch_size, seed=recipe.seed) as stream:
+    with batches(recipe.data, recipe.crops, recipe.masks, recipe.model.patch_size, seed=recipe.seed) as stream:
         return stream.loader
 
 

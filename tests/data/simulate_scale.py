@@ -1,6 +1,6 @@
 """Starts the loader on a made-up index of any size and tells what that costs; records are not read. Run by hand:
 
-    python tests/data/simulate_scale.py FOLDER --slices 400_000_000
+    python -m tests.data.simulate_scale FOLDER --slices 400_000_000
 
 takes 60 bytes of disk a slice. FOLDER is used again when it is there.
 """
@@ -15,11 +15,11 @@ import time
 
 import numpy as np
 import pyarrow as pa
-from test_pipeline import CROPS, MASKS, config
 
-from curia2_jax.data.corpus import index
-from curia2_jax.data.corpus.corpus import CONTRACT, VERSION, Corpus
-from curia2_jax.data.crops import batches as pipeline
+from curia2_jax.data.corpus import index, layout
+from curia2_jax.data.corpus.corpus import VERSION, Corpus
+from curia2_jax.data.crops.batches import batches
+from tests.data.crops.test_batches import CROPS, MASKS, config
 
 SHARD = 16_384  # records
 BLOCK = 256 * SHARD  # slices written at once
@@ -28,7 +28,7 @@ BATCH = 256
 
 def make(folder: pathlib.Path, slices: int) -> None:
     """Every file of a corpus that the loader opens at its start, with series of 60 to 239 slices."""
-    columns = folder / index.COLUMNS
+    columns = folder / layout.COLUMNS
     columns.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     rows = np.zeros(BLOCK, index.ROW)
@@ -36,7 +36,7 @@ def make(folder: pathlib.Path, slices: int) -> None:
         rows[name] = rng.uniform(0.4, 0.9, BLOCK)
     rows["span"] = 150_000
     rows["offset"] = np.arange(BLOCK) % SHARD * 150_000
-    dtypes = {index.ROWS: index.ROW} | dict.fromkeys(("series", "patient", "modality"), np.dtype(np.int32))
+    dtypes = {layout.ROWS: index.ROW} | dict.fromkeys(("series", "patient", "modality"), np.dtype(np.int32))
     files = {name: open(columns / f"{name}.npy", "wb") for name in dtypes}  # noqa: SIM115
     for name, file in files.items():
         header = {"descr": np.lib.format.dtype_to_descr(dtypes[name]), "fortran_order": False, "shape": (slices,)}
@@ -55,7 +55,7 @@ def make(folder: pathlib.Path, slices: int) -> None:
         for name in ("anatomy_y", "anatomy_x"):
             rows[name] = rows["height"] / 2
             rows[name.replace("_", "_std_")] = rows["height"] / 6
-        values = {index.ROWS: rows[:count], "series": codes, "patient": codes // 2, "modality": codes % 2}
+        values = {layout.ROWS: rows[:count], "series": codes, "patient": codes // 2, "modality": codes % 2}
         for name, file in files.items():
             file.write(np.ascontiguousarray(values[name]).data)
     for file in files.values():
@@ -67,12 +67,12 @@ def make(folder: pathlib.Path, slices: int) -> None:
         index.write_vocabulary(folder, name, strings)
     lengths = [min(SHARD, slices - start) for start in range(0, slices, SHARD)]
     contract = {"version": VERSION, "slices": slices, "shard_lengths": lengths, "largest": [512, 512], "hash": ""}
-    (folder / CONTRACT).write_text(json.dumps(contract))
+    (folder / layout.CONTRACT).write_text(json.dumps(contract))
 
 
 def forget(folder: pathlib.Path) -> None:
     """Take the index out of the page cache."""
-    for path in (folder / index.COLUMNS).iterdir():
+    for path in (folder / layout.COLUMNS).iterdir():
         with open(path, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -84,7 +84,7 @@ def own_memory() -> float:
 
 
 def measure(folder: pathlib.Path, threads: int) -> None:
-    Corpus.read = lambda self, i, out: out  # no records
+    Corpus.read = lambda self, i, out, reduce: out  # no records
     base = own_memory()
 
     def tell(what: str, since: float) -> None:
@@ -98,8 +98,8 @@ def measure(folder: pathlib.Path, threads: int) -> None:
         corpus = Corpus(folder)
         tell(f"{title}: open", start)
         start = time.perf_counter()
-        stream = pipeline.batches(some, CROPS, MASKS, 4, seed=0, corpus=corpus)
-        tell(f"{title}: plan and start", start)
+        stream = batches(some, CROPS, MASKS, 4, seed=0, corpus=corpus)
+        tell(f"{title}: sampler and start", start)
         with stream:
             next(stream)
             tell(f"{title}: first batch of {BATCH}, from the start", start)
@@ -109,21 +109,23 @@ def measure(folder: pathlib.Path, threads: int) -> None:
             tell(f"{title}: 20 more batches, {threads} threads", start)
     forget(folder)
     corpus = Corpus(folder)
-    plan, rng = corpus.sampling_plan(), np.random.default_rng(1)
+    sampler, rng = corpus.sampler(), np.random.default_rng(1)
     positions = rng.integers(1 << 40, size=(4, BATCH))
     start = time.perf_counter()
     for position in positions:
-        drawn = plan.records(position, 0)
+        drawn = sampler.records(position, 0)
     tell(f"shuffle of 4 x {BATCH} positions", start)
     for what in ("cold", "the same again"):
         start = time.perf_counter()
         for position in positions:
-            corpus.rows(plan.records(position, 0))
+            corpus.rows(sampler.records(position, 0))
         tell(f"shuffle and index rows of 4 x {BATCH} slices, {what}", start)
     start = time.perf_counter()
     corpus.take("series", drawn)
     tell(f"keys of {BATCH} slices, as for a report", start)
-    print(f"{len(corpus):,} slices, {len(plan.strata[0].start):,} series, {pa.total_allocated_bytes()} bytes in Arrow")
+    print(
+        f"{len(corpus):,} slices, {len(sampler.strata[0].start):,} series, {pa.total_allocated_bytes()} bytes in Arrow"
+    )
 
 
 if __name__ == "__main__":
@@ -132,7 +134,7 @@ if __name__ == "__main__":
     parser.add_argument("--slices", type=int, default=400_000_000)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    if not (arguments.folder / CONTRACT).exists():
+    if not (arguments.folder / layout.CONTRACT).exists():
         maker = multiprocessing.get_context("spawn").Process(target=make, args=(arguments.folder, arguments.slices))
         maker.start()
         maker.join()

@@ -4,8 +4,8 @@ import pathlib
 
 import numpy as np
 
-from curia2_jax.data.corpus import records
-from curia2_jax.data.ingest import parts
+from curia2_jax.data.corpus import layout, records
+from curia2_jax.data.ingest import parts, publish
 
 
 def write_small_corpus(
@@ -24,23 +24,22 @@ def write_small_corpus(
     Sides vary by up to 8 pixels from series to series. Returns the slices in the order of the index.
     """
     rng = np.random.default_rng(seed)
-    (folder / parts.WORK).mkdir(parents=True)
+    (folder / layout.WORK).mkdir(parents=True)
     written = []
     for number, mine in enumerate(np.array_split(np.arange(series), shards)):
-        part = parts.Part(folder / parts.WORK, number, codec)
-        for s in mine.tolist():
-            part.begin_series()
-            height, width = shape[0] + s % 3 * 4, shape[1] + s % 2 * 8
-            for z in range(slices):
-                pixels = rng.integers(-1024, 1024, (height, width)).astype(np.int16)
-                part.add(
-                    pixels, row(f"series{s}", f"patient{s // 2}", "CT" if s % 2 == 0 else "MR", z, pixels, foreground)
-                )
-                written.append(pixels)
-            part.end_series(f"series{s}", False, f"/source/{s}")
-        part.finish({})
+        with parts.Part(folder / layout.WORK, number, codec) as part:
+            for s in mine.tolist():
+                part.begin_series()
+                height, width = shape[0] + s % 3 * 4, shape[1] + s % 2 * 8
+                modality = "CT" if s % 2 == 0 else "MR"
+                for z in range(slices):
+                    pixels = rng.integers(-1024, 1024, (height, width)).astype(np.int16)
+                    part.add(pixels, row(f"series{s}", f"patient{s // 2}", modality, z, pixels, foreground))
+                    written.append(pixels)
+                part.end_series(f"series{s}", False, f"/source/{s}")
+            part.finish({})
     record = {"version": records.CODECS[codec].version, "codec": records.CODECS[codec].name, "pixels": "int16"}
-    parts.publish(folder, shards, (), {"code_version": "test", "record": record, "options": {}})
+    publish.publish(folder, shards, (), {"code_version": "test", "record": record, "options": {}})
     return written
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from curia2_jax.data.crops import batches as pipeline
+from curia2_jax.data.crops.batches import batches
 from curia2_jax.data.readers import phantom
 from curia2_jax.errors import UserError
 from curia2_jax.planning import loader_rates
@@ -59,7 +59,7 @@ def test_monai_beside_the_loader(recipe, tmp_path, capsys):
 
 
 def test_pil_cuts_the_crops_of_the_accelerator(recipe):
-    with pipeline.batches(recipe.data, recipe.crops, recipe.masks, 16, seed=0) as stream:
+    with batches(recipe.data, recipe.crops, recipe.masks, 16, seed=0) as stream:
         batch = next(stream)
     crops = loader_rates._pil(batch, recipe)
     assert len(crops) == 8 * 4

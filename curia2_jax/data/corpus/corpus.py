@@ -18,17 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curia2_jax.data.corpus import index, records, shards
-from curia2_jax.data.corpus.sampling import SamplingPlan, Stratum, runs
+from curia2_jax.data.corpus import index, layout, records
+from curia2_jax.data.corpus.sampling import Sampler, Stratum, runs
 from curia2_jax.data.corpus.spans import SpanReader
 from curia2_jax.errors import UserError
 
-CONTRACT = "contract.json"
 VERSION = 2
 BLOCK = 1 << 22  # rows of the index that are looked at together
 # NumPy reads the header of a file as Python source. CPython 3.11 counts the depth of that for all threads together and
 # raises SystemError ("AST constructor recursion depth mismatch") when two of them do it at once.
-_OPENING = threading.Lock()
+_OPEN_LOCK = threading.Lock()
 
 
 class Corpus:
@@ -124,7 +123,7 @@ class Corpus:
             raise IndexError(f"slice {i} of {len(self)}")
         return self._parts[part][0].read(int(i - self._offsets[part]), out, reduce)
 
-    def sampling_plan(
+    def sampler(
         self,
         *,
         temperature: float | None = None,
@@ -132,7 +131,7 @@ class Corpus:
         where: str = "",
         split: str = "all",
         held_out: float = 0.0,
-    ) -> SamplingPlan:
+    ) -> Sampler:
         """Which slice is read at which position of the stream.
 
         temperature: None leaves each corpus as it is; otherwise modality m is drawn with probability in proportion to
@@ -170,7 +169,7 @@ class Corpus:
                 )
         if not strata:
             raise UserError(f"{self.spec}: no slice left by where={where!r}, split={split!r}; write a wider condition")
-        return SamplingPlan.of(strata)
+        return Sampler.from_strata(strata)
 
 
 def parse(spec: str) -> list[tuple[pathlib.Path, float]]:
@@ -194,12 +193,14 @@ class _Folder:
 
     def __init__(self, path: pathlib.Path):
         self.path = path
-        file = path / CONTRACT
+        file = path / layout.CONTRACT
         try:
             self.contract = json.loads(file.read_text())
         except FileNotFoundError:
-            what = "an ingest that has not finished: run it again" if (path / "work").is_dir() else "no corpus"
-            raise UserError(f"{path}: {what} (no {CONTRACT}); make one with launch/ingest.py --output {path}") from None
+            what = "an ingest that has not finished: run it again" if (path / layout.WORK).is_dir() else "no corpus"
+            raise UserError(
+                f"{path}: {what} (no {layout.CONTRACT}); make one with launch/ingest.py --output {path}"
+            ) from None
         except (OSError, json.JSONDecodeError) as error:
             raise UserError(f"{file}: cannot be read ({error}); run launch/ingest.py again") from None
         if self.contract.get("version") != VERSION:
@@ -207,7 +208,7 @@ class _Folder:
             raise UserError(f"{file}: corpus version {found}, this code reads {VERSION}; ingest the studies again")
         self._kept: dict[str, np.ndarray | pa.StringArray] = {}
         lengths = self.contract["shard_lengths"]
-        self._records = SpanReader([path / shards.file_name(i, len(lengths)) for i in range(len(lengths))])
+        self._records = SpanReader([path / layout.shard(i, len(lengths)) for i in range(len(lengths))])
 
     def __len__(self) -> int:
         return self.contract["slices"]
@@ -217,20 +218,20 @@ class _Folder:
             return self._kept[name]
         if name not in index.SCHEMA.names:
             raise KeyError(f"index column {name!r}; there are {', '.join(index.SCHEMA.names)}")
-        array = self._load(index.ROWS)[name] if name in index.ROW.names else self._load(name)
+        array = self._load(layout.ROWS)[name] if name in index.ROW.names else self._load(name)
         return self._kept.setdefault(name, array)
 
     def _load(self, name: str) -> np.memmap:
         try:
-            with _OPENING:
-                return np.load(self.path / index.COLUMNS / f"{name}.npy", mmap_mode="r")
+            with _OPEN_LOCK:
+                return np.load(self.path / layout.column(name), mmap_mode="r")
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path}: index column {name} cannot be read ({error}); ingest again") from None
 
     @functools.cached_property
     def rows(self) -> np.memmap:
-        """index.ROW of every slice (N,). A mapping of its own: here neighbours are not read ahead, in a column are."""
-        rows = self._load(index.ROWS)
+        """index.ROW of every slice (N,). A mapping of its own, advised MADV_RANDOM: columns keep their read-ahead."""
+        rows = self._load(layout.ROWS)
         rows.base.madvise(mmap.MADV_RANDOM)
         return rows
 

@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-FILE = "index.parquet"
-COLUMNS = "columns"
+from curia2_jax.data.corpus import layout
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 # Keys are salted hashes. Positions count slices along the normal of the plane; distances are in millimetres; anatomy_*
@@ -60,7 +59,6 @@ def _dtype(name: str) -> np.dtype:
     return pa.array([], SCHEMA.field(name).type).to_numpy().dtype
 
 
-ROWS = "rows"
 _PACKED = (
     *("offset", "shard", "span", "height", "width", "spacing_y", "spacing_x"),
     *("anatomy_y", "anatomy_x", "anatomy_std_y", "anatomy_std_x", "foreground"),
@@ -93,20 +91,19 @@ def write(folder: pathlib.Path, parts: collections.abc.Iterable[pa.Table], total
     Returns what the contract says of them: `studies` and `patients`, `slices_by_modality` and `slices_by_plane`, and
     `largest`, the largest height and the largest width.
     """
-    columns = folder / COLUMNS
-    columns.mkdir(exist_ok=True)
+    (folder / layout.COLUMNS).mkdir(exist_ok=True)
 
     def create(name: str, dtype: np.typing.DTypeLike) -> np.memmap:
-        return np.lib.format.open_memmap(columns / f"{name}.npy", "w+", dtype, (total,))
+        return np.lib.format.open_memmap(folder / layout.column(name), "w+", dtype, (total,))
 
-    rows = create(ROWS, ROW)
+    rows = create(layout.ROWS, ROW)
     single = {
         name: create(name, np.int32 if name in TEXT else _dtype(name)) for name in SCHEMA.names if name not in ROW.names
     }
     vocabularies = {name: _Vocabulary() for name in TEXT}
     counts = {name: collections.Counter() for name in ("modality", "plane")}
     largest, start = np.zeros(2, np.int64), 0
-    with pq.ParquetWriter(folder / FILE, SCHEMA, compression="zstd") as parquet:
+    with pq.ParquetWriter(folder / layout.INDEX, SCHEMA, compression="zstd") as parquet:
         for part in parts:
             parquet.write_table(part)
             stop = start + part.num_rows
@@ -135,15 +132,11 @@ def write(folder: pathlib.Path, parts: collections.abc.Iterable[pa.Table], total
 def write_vocabulary(folder: pathlib.Path, name: str, strings: list[str]) -> None:
     """Arrow file of the strings that the codes of a text column stand for."""
     batch = pa.record_batch([pa.array(strings, pa.string())], [name])
-    with pa.ipc.new_file(_vocabulary_file(folder, name), batch.schema) as file:
+    with pa.ipc.new_file(str(folder / layout.vocabulary(name)), batch.schema) as file:
         file.write_batch(batch)
 
 
 def read_vocabulary(folder: pathlib.Path, name: str) -> pa.StringArray:
     """The strings that the codes of a text column stand for, memory-mapped. Raises OSError."""
-    with pa.ipc.open_file(pa.memory_map(_vocabulary_file(folder, name))) as file:
+    with pa.ipc.open_file(pa.memory_map(str(folder / layout.vocabulary(name)))) as file:
         return file.get_batch(0).column(0)
-
-
-def _vocabulary_file(folder: pathlib.Path, name: str) -> str:
-    return str(folder / COLUMNS / f"{name}.vocabulary.arrow")

@@ -87,7 +87,7 @@ def encode(pixels: np.ndarray, codec: str = "htj2k") -> bytes:
     return fields + struct.pack("<I", zlib.crc32(payload, zlib.crc32(fields))) + payload
 
 
-def head(record: bytes | memoryview) -> tuple[int, int, int]:
+def checked_head(record: bytes | memoryview) -> tuple[int, int, int]:
     """(version, height, width) of a record after its checksum was verified; raises CorruptRecord."""
     if len(record) <= _HEAD.size:
         raise CorruptRecord(f"{len(record)} bytes are too few for a record")
@@ -115,7 +115,7 @@ def decode(record: bytes | memoryview, out: np.ndarray | None = None, reduce: in
     Takes at most three times the memory of a slice of the height and width in the head. Raises CorruptRecord when the
     checksum, the version or the compressed pixels are wrong, or the slice has not the shape of `out`.
     """
-    version, *sides = head(record)
+    version, *sides = checked_head(record)
     shape = tuple(halved(side, reduce) for side in sides)
     try:
         pixels = np.empty(shape, np.int16) if out is None else out

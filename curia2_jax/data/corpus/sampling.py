@@ -1,6 +1,6 @@
 """From a position in an endless stream to the slice that is read there, in constant memory and time.
 
-A plan splits a corpus into strata (one a corpus of a mixture and, with a temperature, one a modality of it) and each
+A sampler splits a corpus into strata (one a corpus of a mixture and, with a temperature, one a modality of it) and each
 stratum into slots. Without a cap a slot is a slice. With a cap a longer series has `cap` slots, each standing for a run
 of neighbouring slices of which every draw takes one: a series counts at most `cap` times in an epoch, yet all of its
 slices are seen in the end. What is kept in memory is a table of runs of consecutive slices, about one a series.
@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-_PATTERN = 4096  # weights are rounded to 1/4096 when there are several strata
+_PATTERN_LENGTH = 4096  # weights are rounded to 1/4096 when there are several strata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def runs(groups: np.ndarray, keep: np.ndarray | None, cap: int | None, block: in
 
 
 @dataclasses.dataclass(frozen=True)
-class SamplingPlan:
+class Sampler:
     """The order in which slices are drawn; a pure function of (seed, position).
 
     Within one epoch of a stratum no slot comes twice; the next epoch has another order. Draws of the strata are
@@ -91,13 +91,13 @@ class SamplingPlan:
     _quota: np.ndarray
 
     @classmethod
-    def of(cls, strata: list[Stratum]) -> "SamplingPlan":
-        """Plan over strata with at least one slot and a positive weight each."""
+    def from_strata(cls, strata: list[Stratum]) -> "Sampler":
+        """Sampler of strata with at least one slot and a positive weight each."""
         weights = np.array([s.weight for s in strata], np.float64)
         if len(strata) == 1:
             quota = np.ones(1, np.int64)
         else:
-            quota = np.maximum(1, np.round(weights / weights.sum() * _PATTERN).astype(np.int64))
+            quota = np.maximum(1, np.round(weights / weights.sum() * _PATTERN_LENGTH).astype(np.int64))
         owner = np.repeat(np.arange(len(strata)), quota)
         rank = np.concatenate([np.arange(q) for q in quota])
         order = np.argsort((rank + 0.5) / quota[owner], kind="stable")

@@ -12,21 +12,15 @@ import threading
 
 from array_record.python import array_record_module
 
+from curia2_jax.data.corpus import layout
 from curia2_jax.data.corpus.records import CorruptRecord
 
-DATASET = "curia"
-SPLIT = "slices"
 FEATURE = "slice"
 # Open and read costs of ArrayRecord grow with the records in a file; at this many a read takes 0.04 ms.
 MAX_RECORDS = 16_384
 _WRITE = "group_size:1,uncompressed"
 _SCALAR_OF_BYTES = {"dtype": "string", "encoding": "none", "shape": {}}
 _READ = "readahead_buffer_size:0,max_parallelism:0"
-
-
-def file_name(shard: int, shards: int) -> str:
-    """Name of a shard, the one TensorFlow Datasets expects."""
-    return f"{DATASET}-{SPLIT}.array_record-{shard:05d}-of-{shards:05d}"
 
 
 def _varint(value: int) -> bytes:
@@ -131,17 +125,17 @@ def write_metadata(folder: pathlib.Path, lengths: list[int], total_bytes: int) -
     for all threads meanwhile, which breaks those that import something just then.
     """
     split = {
-        "name": SPLIT,
+        "name": layout.SPLIT,
         "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
         "numBytes": str(total_bytes),
         "shardLengths": [str(length) for length in lengths],
     }
-    info = {"name": DATASET, "version": "1.0.0", "fileFormat": "array_record", "splits": [split]}
+    info = {"name": layout.DATASET, "version": "1.0.0", "fileFormat": "array_record", "splits": [split]}
     module = "tensorflow_datasets.core.features"
     tensor = {"pythonClassName": f"{module}.tensor_feature.Tensor", "tensor": _SCALAR_OF_BYTES}
     features = {
         "pythonClassName": f"{module}.features_dict.FeaturesDict",
         "featuresDict": {"features": {FEATURE: tensor}},
     }
-    (folder / "dataset_info.json").write_text(json.dumps(info, indent=2, sort_keys=True))
-    (folder / "features.json").write_text(json.dumps(features, indent=4, sort_keys=True))
+    (folder / layout.DATASET_INFO).write_text(json.dumps(info, indent=2, sort_keys=True))
+    (folder / layout.FEATURES).write_text(json.dumps(features, indent=4, sort_keys=True))

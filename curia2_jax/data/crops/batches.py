@@ -22,7 +22,7 @@ from curia2_jax.data.crops.loader import DataConfig, StepLoader, fitted, locate
 from curia2_jax.data.crops.masks import MasksConfig
 from curia2_jax.errors import UserError
 
-_GRACE = 10_000  # rows; the corrupt rate is taken over at least that many
+_MIN_ROWS_FOR_RATE = 10_000  # rows; the corrupt rate is not taken over fewer
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Batches:
                 log.warning("replaced a record that cannot be read: %s", locate(self.loader.corpus, record))
             self.corrupt[record] += 1
         replaced = self.corrupt.total()
-        if replaced > data.max_corrupt_rate * max(self.seen, _GRACE):
+        if replaced > data.max_corrupt_rate * max(self.seen, _MIN_ROWS_FOR_RATE):
             self.close()
             raise UserError(
                 f"data.corpus {data.corpus}: {replaced} of {self.seen} slices cannot be read, more than "
@@ -64,7 +64,7 @@ class Batches:
     def records_of_step(self, step: int) -> list[str]:
         """What the rows of a step hold, in order: corpus position, series and place in it, for a report."""
         loader = self.loader
-        records = loader.plan.records(step * loader.data.global_batch + loader.rows, loader.seed)
+        records = loader.sampler.records(step * loader.data.global_batch + loader.rows, loader.seed)
         columns = [loader.corpus.take(name, records) for name in ("series", "plane", "position")]
         return [
             f"record {record}, series {series}, {plane} slice {position:g}"
@@ -127,7 +127,7 @@ def batches(
             raise UserError("data.corpus: no corpus given; write --config.data.corpus=FOLDER, made by launch/ingest.py")
         corpus = Corpus(data.corpus)
     data = fitted(data, corpus)
-    plan = corpus.sampling_plan(
+    sampler = corpus.sampler(
         temperature=None if data.modality_temperature == 1 else data.modality_temperature,
         cap=data.max_slices_per_series or None,
         where=data.where,
@@ -136,7 +136,7 @@ def batches(
     )
     grid = crops_config.global_size // patch_size
     canvases = Canvases(len(rows), data.canvas, data.held)
-    loader = StepLoader(corpus, plan, data, crops_config, masks_config, grid, seed, rows.astype(np.int64), canvases)
+    loader = StepLoader(corpus, sampler, data, crops_config, masks_config, grid, seed, rows.astype(np.int64), canvases)
     steps = grain.MapDataset.range(start_step, sys.maxsize if stop_step is None else stop_step).map(loader)
     ahead = data.num_threads if data.num_workers else max(data.prefetch, data.num_threads)
     ahead = steps.to_iter_dataset(grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=ahead))

@@ -14,10 +14,10 @@ import dataclasses
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.special import log_ndtr, ndtri_exp
+
+from curia2_jax.data.crops.gaussian import truncated
 
 DRAWS = 5  # uniform numbers a view: size, aspect, centre y, centre x, flip
-_NARROWEST = 1e-3  # pixels; a smaller spread is a point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,39 +42,18 @@ class Geometry(NamedTuple):
 
     extent: np.ndarray  # int, height and width in pixels
     spacing: np.ndarray  # float, millimetres a pixel
-    mean: np.ndarray  # float, centre of the anatomy in continuous pixel coordinates (pixel i covers [i, i + 1))
-    std: np.ndarray  # float, its spread in pixels; not finite or not positive: no anatomy is known
+    mean: np.ndarray  # float64, centre of the anatomy in continuous pixel coordinates (pixel i covers [i, i + 1))
+    std: np.ndarray  # float64, its spread in pixels; infinite where no anatomy is known
 
 
-def anatomy(geometry: Geometry, placement: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and spread, (B, 2) float64 each; the spread is infinite where placement is uniform."""
-    mean, std = geometry.mean.astype(np.float64), geometry.std.astype(np.float64)
-    known = np.isfinite(mean) & np.isfinite(std) & (std > 0)
-    known = known.all(-1, keepdims=True) & (placement == "anatomical")
-    return np.where(known, mean, 0.0), np.where(known, np.maximum(std, _NARROWEST), np.inf)
+def gaussians(geometry: Geometry, placement: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and spread, (B, 2) each, of the places that `placement` asks for."""
+    return geometry.mean, geometry.std if placement == "anatomical" else np.full_like(geometry.std, np.inf)
 
 
-def truncated_gaussian(
-    uniform: np.ndarray, mean: np.ndarray, std: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> np.ndarray:
-    """Quantiles `uniform` in [0, 1) of a Gaussian truncated to [low, high]; an infinite `std` gives the uniform law.
-
-    Inverse of the distribution function, taken in logarithms in whichever tail is the lower one: exact for an interval
-    any number of standard deviations away from the mean.
-    """
-    a, b = (low - mean) / std, (high - mean) / std
-    mirrored = a + b > 0
-    a, b = np.where(mirrored, -b, a), np.where(mirrored, -a, b)
-    quantile = np.where(mirrored, 1.0 - uniform, uniform)
-    log_a, log_b = log_ndtr(a), log_ndtr(b)
-    with np.errstate(divide="ignore"):  # quantile 0 is the lower end
-        z = ndtri_exp(log_b + np.log(quantile + (1.0 - quantile) * np.exp(log_a - log_b)))
-    endless = np.isinf(std)
-    z = mean + np.where(endless, 1.0, std) * np.where(mirrored, -z, z)
-    return np.clip(np.where(endless, low + uniform * (high - low), z), low, high)
-
-
-def draw(uniform: np.ndarray, geometry: Geometry, config: CropsConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw_boxes(
+    uniform: np.ndarray, geometry: Geometry, config: CropsConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes and flips of B slices.
 
     The area of a box follows its range exactly: the log-uniform aspect is confined to what fits into the slice for that
@@ -84,6 +63,7 @@ def draw(uniform: np.ndarray, geometry: Geometry, config: CropsConfig) -> tuple[
 
     Args:
       uniform: (B, 2 + num_local, DRAWS) float64 in [0, 1); global views first.
+
     Returns:
       global boxes (B, 2, 4) and local boxes (B, num_local, 4), float32 y0, x0, y1, x1 in continuous pixel coordinates,
       inside [0, height] x [0, width]; flips (B, 2 + num_local) bool, True for columns reversed.
@@ -108,8 +88,8 @@ def draw(uniform: np.ndarray, geometry: Geometry, config: CropsConfig) -> tuple[
     tall = np.minimum(tall, broad / config.aspect[0])
 
     half = np.minimum(np.stack([tall, broad], -1) / spacing, extent) / 2  # (B, views, 2), pixels
-    mean, std = anatomy(geometry, config.placement)
-    center = truncated_gaussian(of_center, mean[:, None], std[:, None], half, extent - half)
+    mean, std = gaussians(geometry, config.placement)
+    center = truncated(of_center, mean[:, None], std[:, None], half, extent - half)
     boxes = np.concatenate([np.clip(center - half, 0.0, extent), np.clip(center + half, 0.0, extent)], -1)
     boxes = boxes.astype(np.float32)  # whole numbers such as the extent are exact, so rounding leaves no box outside
     return boxes[:, :2], boxes[:, 2:], of_flip < config.flip_rate

@@ -15,19 +15,19 @@ import numpy as np
 
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.corpus.records import CorruptRecord, halved
-from curia2_jax.data.corpus.sampling import SamplingPlan
-from curia2_jax.data.crops import boxes as crops
+from curia2_jax.data.corpus.sampling import Sampler
 from curia2_jax.data.crops import masks
-from curia2_jax.data.crops.boxes import CropsConfig
+from curia2_jax.data.crops.boxes import DRAWS, CropsConfig, Geometry, draw_boxes, gaussians
 from curia2_jax.data.crops.canvases import Block, Canvases
+from curia2_jax.data.crops.gaussian import PatchGaussian, from_index, into_crop
 from curia2_jax.data.crops.masks import MasksConfig
 from curia2_jax.errors import UserError
 
 # Streams of random numbers that share a seed and an index.
 _ROW, _GROUP, _REPLACEMENT = range(3)
-_LARGEST = 512  # pixels; volumes.MAX_SIDE, without the readers of volumes
-_ROUND = 32  # pixels
-_REPLACEMENTS = 16  # draws for one row before the corpus is given up
+_MAX_SIDE = 512  # pixels of a stored slice; ingest's, which is not for this room to know
+_CANVAS_STEP = 32  # pixels
+_MAX_REPLACEMENTS = 16  # draws for one row before the corpus is given up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class DataConfig:
     def side(self) -> int:
         """Pixels along a side of the canvas. Where it is 0 and no corpus was asked (a plan, noise), as many as a stored
         slice can have."""
-        return self.canvas or halved(_LARGEST, self.reduce)
+        return self.canvas or halved(_MAX_SIDE, self.reduce)
 
     @property
     def held(self) -> int:
@@ -77,7 +77,7 @@ def fitted(data: DataConfig, corpus: Corpus) -> DataConfig:
         )
     largest = halved(max(corpus.contract["largest"]), data.reduce)
     if not data.canvas:
-        return dataclasses.replace(data, canvas=-(-largest // _ROUND) * _ROUND)
+        return dataclasses.replace(data, canvas=-(-largest // _CANVAS_STEP) * _CANVAS_STEP)
     if largest > data.canvas:
         raise UserError(
             f"data.canvas: {data.canvas}, but {data.corpus} has slices of {largest} pixels; write {largest}, or 0"
@@ -96,7 +96,7 @@ class StepLoader:
     """Makes the rows `rows` of the batch of any step; pickles, so that processes can do it."""
 
     corpus: Corpus
-    plan: SamplingPlan
+    sampler: Sampler
     data: DataConfig
     crops: CropsConfig
     masks: MasksConfig
@@ -108,20 +108,20 @@ class StepLoader:
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         """The batch, as `batches` describes it, plus `corrupt` int64 (n,): the record a row was to hold, or -1."""
         positions = step * self.data.global_batch + self.rows
-        drawn = self.plan.records(positions, self.seed)
+        drawn = self.sampler.records(positions, self.seed)
         index = self.corpus.rows(drawn)
         block, found = self.canvases.take(), drawn.copy()
         for row in range(len(positions)):
             found[row] = self._read(int(positions[row]), int(drawn[row]), index[row : row + 1], block, row)
 
-        uniform = np.empty((len(positions), 2 + self.crops.num_local, crops.DRAWS))
+        uniform = np.empty((len(positions), 2 + self.crops.num_local, DRAWS))
         mask_rngs = []
         for row, position in enumerate(positions):
             generator = _generator(self.seed, int(position), _ROW)
             generator.random(out=uniform[row])
             mask_rngs.append(random.Random(int(generator.integers(1 << 63))))
         geometry, reduce = geometry_of(index), self.data.reduce
-        global_boxes, local_boxes, flips = crops.draw(uniform, geometry, self.crops)
+        global_boxes, local_boxes, flips = draw_boxes(uniform, geometry, self.crops)
         return {
             "slices": self.canvases.lend(block),
             "extent": halved(geometry.extent, reduce),
@@ -148,35 +148,34 @@ class StepLoader:
                 self.corpus.read(candidate, block.row(row, height, width), self.data.reduce)
                 return candidate
         raise UserError(
-            f"data.corpus {self.data.corpus}: {_REPLACEMENTS} records in a row cannot be read, the last one is "
+            f"data.corpus {self.data.corpus}: {_MAX_REPLACEMENTS} records in a row cannot be read, the last one is "
             f"{locate(self.corpus, candidate)}; run launch/ingest.py --verify on it"
         )
 
     def _candidates(self, position: int, record: int) -> Iterator[int]:
         yield record
-        others = _generator(self.seed, position, _REPLACEMENT).integers(len(self.plan), size=_REPLACEMENTS)
-        yield from (int(other) for other in self.plan.records(others, self.seed) if other != record)
+        others = _generator(self.seed, position, _REPLACEMENT).integers(len(self.sampler), size=_MAX_REPLACEMENTS)
+        yield from (int(other) for other in self.sampler.records(others, self.seed) if other != record)
 
     def _masks(
         self,
         rngs: list[random.Random],
         positions: np.ndarray,
-        geometry: crops.Geometry,
+        geometry: Geometry,
         boxes: np.ndarray,
         flips: np.ndarray,
     ) -> np.ndarray:
         """(n, 2, grid * grid) bool; every whole group holds masks.masked_per_group patches."""
         shape = (self.grid, self.grid)
-        mean, std = masks.into_crop(*crops.anatomy(geometry, self.masks.placement), boxes, flips, shape)
+        mean, std = into_crop(*gaussians(geometry, self.masks.placement), boxes, flips, shape)
         out = np.zeros((len(positions), 2, self.grid**2), bool)
         size = self.data.group_size
         targets = {int(g): self._targets(int(g)) for g in np.unique(positions // size)}
         for row, (rng, position) in enumerate(zip(rngs, positions, strict=True)):
             for view, target in enumerate(targets[int(position) // size][int(position) % size]):
                 if target:
-                    known = np.isfinite(std[row, view, 0])
-                    prior = masks.Prior(mean[row, view], std[row, view], shape) if known else None
-                    out[row, view] = masks.draw(rng, *shape, int(target), prior)
+                    law = PatchGaussian(mean[row, view], std[row, view], shape)
+                    out[row, view] = masks.draw_mask(rng, int(target), law)
         return out
 
     def _targets(self, group: int) -> np.ndarray:
@@ -198,18 +197,14 @@ def reduced(boxes: np.ndarray, extent: np.ndarray, reduce: int) -> np.ndarray:
     return np.minimum(boxes / 2 + np.float32(0.25), ends)
 
 
-def geometry_of(rows: np.ndarray) -> crops.Geometry:
-    """What crops depend on, from index rows (n,) of dtype index.ROW; no spread where no foreground was found."""
+def geometry_of(rows: np.ndarray) -> Geometry:
+    """What crops depend on, from index rows (n,) of dtype index.ROW."""
 
     def pair(first: str, second: str) -> np.ndarray:
         return np.stack([rows[first], rows[second]], -1)
 
-    return crops.Geometry(
-        extent=pair("height", "width"),
-        spacing=pair("spacing_y", "spacing_x"),
-        mean=pair("anatomy_y", "anatomy_x"),
-        std=np.where(rows["foreground"][:, None] > 0, pair("anatomy_std_y", "anatomy_std_x"), 0.0),
-    )
+    mean, std = from_index(pair("anatomy_y", "anatomy_x"), pair("anatomy_std_y", "anatomy_std_x"), rows["foreground"])
+    return Geometry(pair("height", "width"), pair("spacing_y", "spacing_x"), mean, std)
 
 
 def locate(corpus: Corpus, record: int) -> str:

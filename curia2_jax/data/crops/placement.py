@@ -1,23 +1,36 @@
-"""What anatomical placement buys on real slices: how much of the crops and masks lies on the body.
+"""What anatomical placement buys on real slices: how much of the crops and masks lies on the body, as a table and as a
+picture.
 
 corpus = Corpus("corpus")
-for row in placement_statistics(corpus, bodies.finder(corpus), crops_config, masks_config, grid=16):
+for row in statistics(corpus, bodies.finder(corpus), crops_config, masks_config, grid=16):
     print(row)
 """
 
 import dataclasses
+import pathlib
 import random
 from collections.abc import Callable
 from typing import NamedTuple
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
 
 from curia2_jax.data.corpus.corpus import Corpus
-from curia2_jax.data.crops import boxes as crops
-from curia2_jax.data.crops import masks
+from curia2_jax.data.crops.boxes import DRAWS, CropsConfig, Geometry, draw_boxes, gaussians
+from curia2_jax.data.crops.gaussian import PatchGaussian, into_crop
 from curia2_jax.data.crops.loader import geometry_of
+from curia2_jax.data.crops.masks import MasksConfig, draw_mask
 
+# Number of a slice -> its foreground, bool (h, w) in cells, and the pixels along a cell.
+Body = Callable[[int], tuple[np.ndarray, int]]
+
+_PLACEMENTS = ("uniform", "anatomical")
 _BORDER = 1.0  # pixel
+_BINS = np.linspace(0, 1, 26)
+_COLORS = {"uniform": "0.45", "anatomical": "tab:blue"}
 
 
 class Row(NamedTuple):
@@ -31,11 +44,11 @@ class Row(NamedTuple):
     shares: np.ndarray  # (n,) share of the area of each box (mask) on the foreground
 
 
-def placement_statistics(
+def statistics(
     corpus: Corpus,
-    body: Callable[[int], tuple[np.ndarray, int]],
-    crops_config: crops.CropsConfig,
-    masks_config: masks.MasksConfig,
+    body: Body,
+    crops_config: CropsConfig,
+    masks_config: MasksConfig,
     grid: int,
     *,
     images: int = 500,
@@ -43,33 +56,45 @@ def placement_statistics(
 ) -> list[Row]:
     """Rows for both placements of the crops and, in anatomical crops, of the masks (grid x grid patches).
 
-    Both placements get the same random numbers, and the masks the same boxes. `body` gives the foreground of a slice,
-    bool (h, w) in cells, and the pixels along a cell.
+    Both placements get the same random numbers, and the masks the same boxes.
     """
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(len(corpus), min(images, len(corpus)), replace=False))
     integrals = [_integral(*body(int(i))) for i in chosen]
     geometry = geometry_of(corpus.rows(chosen))
-    uniform = rng.random((len(chosen), 2 + crops_config.num_local, crops.DRAWS))
-    rows, boxes, flips = [], None, None
-    for placement in ("uniform", "anatomical"):
+    uniform = rng.random((len(chosen), 2 + crops_config.num_local, DRAWS))
+    rows, global_boxes, flips = [], None, None
+    for placement in _PLACEMENTS:
         config = dataclasses.replace(crops_config, placement=placement)
-        boxes, small, flips = crops.draw(uniform, geometry, config)
-        for what, some in (("global crops", boxes), ("local crops", small)):
-            shares = np.array([share(integral, b) for integral, b in zip(integrals, some, strict=True)])
-            gap = np.minimum(some[..., :2], geometry.extent[:, None] - some[..., 2:]).min(-1)
+        global_boxes, local_boxes, flips = draw_boxes(uniform, geometry, config)
+        for what, boxes in (("global crops", global_boxes), ("local crops", local_boxes)):
+            shares = np.array([share(integral, b) for integral, b in zip(integrals, boxes, strict=True)])
+            gap = np.minimum(boxes[..., :2], geometry.extent[:, None] - boxes[..., 2:]).min(-1)
             rows.append(Row(what, placement, *_shares(shares, gap)))
-    for placement in ("uniform", "anatomical"):
-        mean, std = masks.into_crop(*crops.anatomy(geometry, placement), boxes, flips[:, :2], (grid, grid))
-        shares = []
-        for i, integral in enumerate(integrals):
-            patches = _patches(boxes[i, 0], bool(flips[i, 0]), grid)
-            prior = masks.Prior(mean[i, 0], std[i, 0], (grid, grid)) if np.isfinite(std[i, 0, 0]) else None
-            target = int(grid * grid * np.mean(masks_config.ratio))
-            mask = masks.draw(random.Random(seed + i), grid, grid, target, prior)
-            shares.append(share(integral, patches[mask]).mean())
-        rows.append(Row("masked patches", placement, *_shares(np.array(shares), None)))
+    for placement in _PLACEMENTS:
+        config = dataclasses.replace(masks_config, placement=placement)
+        shares = _mask_shares(integrals, geometry, global_boxes[:, :1], flips[:, :1], config, grid, seed)
+        rows.append(Row("masked patches", placement, *_shares(shares, None)))
     return rows
+
+
+def _mask_shares(
+    integrals: list[tuple[np.ndarray, int]],
+    geometry: Geometry,
+    boxes: np.ndarray,
+    flips: np.ndarray,
+    config: MasksConfig,
+    grid: int,
+    seed: int,
+) -> np.ndarray:
+    """Share of the area of the mask of each crop on the foreground, (n,); boxes (n, 1, 4), flips (n, 1)."""
+    mean, std = into_crop(*gaussians(geometry, config.placement), boxes, flips, (grid, grid))
+    target = int(grid * grid * np.mean(config.ratio))
+    shares = []
+    for i, integral in enumerate(integrals):
+        mask = draw_mask(random.Random(seed + i), target, PatchGaussian(mean[i, 0], std[i, 0], (grid, grid)))
+        shares.append(share(integral, _patches(boxes[i, 0], bool(flips[i, 0]), grid)[mask]).mean())
+    return np.array(shares)
 
 
 def share(integral: tuple[np.ndarray, int], boxes: np.ndarray) -> np.ndarray:
@@ -108,3 +133,26 @@ def _integral(mask: np.ndarray, cell: int) -> tuple[np.ndarray, int]:
     table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
     table[1:, 1:] = mask.cumsum(0).cumsum(1)
     return table, cell
+
+
+def draw_histograms(rows: list[Row], path: pathlib.Path) -> None:
+    """Write a PNG: how the share of the area on the foreground is spread over the boxes (masks), its mean as a line."""
+    kinds = list(dict.fromkeys(row.what for row in rows))
+    figure, axes = plt.subplots(1, len(kinds), figsize=(4 * len(kinds), 3.4), squeeze=False)
+    for axis, what in zip(axes[0], kinds, strict=True):
+        for row in (row for row in rows if row.what == what):
+            color, label = _COLORS[row.placement], f"{row.placement}: mean {row.on_foreground:.2f}"
+            percent = np.full(len(row.shares), 100 / len(row.shares))
+            axis.hist(row.shares, _BINS, weights=percent, color=color, alpha=0.3)
+            axis.hist(row.shares, _BINS, weights=percent, color=color, histtype="step", linewidth=1.2)
+            axis.axvline(row.on_foreground, ymax=0.78, color=color, linestyle="--", linewidth=1.2, label=label)
+        axis.set_title(what)
+        axis.set_xlim(0, 1)
+        axis.set_xlabel("share of the area on the body")
+        axis.set_ylabel(f"% of {what}" if what != "masked patches" else "% of masks")
+        axis.set_ylim(top=1.28 * axis.get_ylim()[1])  # the legend is above the lines
+        axis.legend(frameon=False, fontsize=9, loc="upper left")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

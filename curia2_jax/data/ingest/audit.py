@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curia2_jax.data.corpus import index, records, shards, spans
+from curia2_jax.data.corpus import index, layout, records, shards, spans
 from curia2_jax.data.corpus.corpus import BLOCK, Corpus
 from curia2_jax.data.ingest import parts
 from curia2_jax.data.ingest.plan import Progress
@@ -40,9 +40,9 @@ def verify(folder: pathlib.Path, workers: int, progress: Progress) -> list[str]:
 
 
 def _index_problems(folder: pathlib.Path, contract: dict) -> list[str]:
-    table = pq.ParquetFile(folder / index.FILE)
+    table = pq.ParquetFile(folder / layout.INDEX)
     if table.metadata.num_rows != contract["slices"] or sum(contract["shard_lengths"]) != contract["slices"]:
-        return [f"{index.FILE}: {table.metadata.num_rows} rows, the contract says {contract['slices']} slices"]
+        return [f"{layout.INDEX}: {table.metadata.num_rows} rows, the contract says {contract['slices']} slices"]
     problems, start, corpus, largest = [], 0, Corpus(folder), [0, 0]
     for batch in table.iter_batches():
         rows = np.arange(start, start + batch.num_rows)
@@ -50,25 +50,23 @@ def _index_problems(folder: pathlib.Path, contract: dict) -> list[str]:
             column = batch.column(name)
             values = np.array(column.to_pylist(), str) if name in index.TEXT else column.to_numpy()
             if not np.array_equal(values, corpus.take(name, rows), equal_nan=name in index.NUMBERS):
-                file = index.ROWS if name in index.ROW.names else name
+                file = layout.ROWS if name in index.ROW.names else name
                 problems.append(
-                    f"{index.COLUMNS}/{file}.npy: {name} differs from {index.FILE} in rows {start} to {rows[-1]}"
+                    f"{layout.column(file)}: {name} differs from {layout.INDEX} in rows {start} to {rows[-1]}"
                 )
         if not np.array_equal(corpus.take("modality", rows) == "CT", corpus.rows(rows)["is_ct"]):
-            problems.append(
-                f"{index.COLUMNS}/{index.ROWS}.npy: is_ct is not the modality in rows {start} to {rows[-1]}"
-            )
+            problems.append(f"{layout.column(layout.ROWS)}: is_ct is not the modality in rows {start} to {rows[-1]}")
         largest = [max(old, pc.max(batch.column(side)).as_py()) for old, side in zip(largest, _SIDES, strict=True)]
         start += batch.num_rows
     if largest != contract["largest"]:
-        problems.append(f"{index.FILE}: slices of up to {largest} pixels, the contract says {contract['largest']}")
+        problems.append(f"{layout.INDEX}: slices of up to {largest} pixels, the contract says {contract['largest']}")
     return problems
 
 
 def _check_shard(folder: str, shard: int, count: int) -> tuple[list[str], list[str]]:
     """Problems of a shard and the digests of its series."""
-    path = pathlib.Path(folder, shards.file_name(shard, count))
-    rows = pq.read_table(pathlib.Path(folder, index.FILE), filters=[("shard", "=", shard)]).to_pylist()
+    path = pathlib.Path(folder, layout.shard(shard, count))
+    rows = pq.read_table(pathlib.Path(folder, layout.INDEX), filters=[("shard", "=", shard)]).to_pylist()
     try:
         found = shards.count(path)
     except records.CorruptRecord as error:
@@ -121,6 +119,6 @@ def statistics(folder: pathlib.Path) -> dict[str, object]:
 
 
 def _quantiles(values: np.ndarray) -> str:
-    """In single precision, and within one copy: a column has a number for every slice."""
+    """Five quantiles as text; cast to float32 once, because columns are large."""
     copy = np.array(values, np.float32)
     return " ".join(f"{q:.4g}" for q in np.nanquantile(copy, [0, 0.25, 0.5, 0.75, 1], overwrite_input=True))

@@ -15,13 +15,14 @@ import shutil
 
 import numpy as np
 
+from curia2_jax.data.corpus import layout
 from curia2_jax.data.ingest import benchmark_schema
-from curia2_jax.data.ingest.intensity import Quantiser
+from curia2_jax.data.ingest.intensity import Quantizer
 from curia2_jax.data.ingest.slicing import in_plane
 from curia2_jax.data.readers.volume import Volume
 from curia2_jax.errors import UserError
+from curia2_jax.files import whole_file
 
-FOLDER = "labels"
 # A label with fewer pixels in a slice gives no sample there: less than an eighth of a 16 x 16 patch says little.
 MIN_PIXELS = 32
 # Most samples from one label of one series, spread evenly along the slices that show it.
@@ -43,12 +44,12 @@ def samples(volume: Volume, plane: str, label: np.ndarray) -> dict[str, np.ndarr
             take = np.unique(np.linspace(0, len(eligible) - 1, min(len(eligible), MAX_SAMPLES)).round().astype(int))
             chosen += [(int(z), value) for z in eligible[take]]
     used = sorted({z for z, _ in chosen})
-    quantise = Quantiser.of(volume)
+    quantize = Quantizer.from_volume(volume)
     images = (
-        np.stack([quantise(np.ascontiguousarray(view[z])) for z in used]) if used else np.empty((0, 0, 0), np.int16)
+        np.stack([quantize(np.ascontiguousarray(view[z])) for z in used]) if used else np.empty((0, 0, 0), np.int16)
     )
     return {
-        "images": images.astype(np.float32) * np.float32(quantise.slope) + np.float32(quantise.intercept),
+        "images": images.astype(np.float32) * np.float32(quantize.slope) + np.float32(quantize.intercept),
         "masks": maps[used] if used else np.empty((0, 0, 0), np.uint16),
         "slices": np.array(used, np.int32),
         "of": np.searchsorted(used, [z for z, _ in chosen]).astype(np.int32) if chosen else np.empty(0, np.int32),
@@ -89,11 +90,11 @@ def set_aside(
     for kind, one in maps:
         by_kind.setdefault(kind, []).append(one)
     arrays = {f"{slug(kind)}-{i}": m for kind, found in by_kind.items() for i, m in enumerate(found)}
-    _save(work / f"labels-{series}.npz", arrays | {"affine": volume.affine}, np.savez_compressed)
+    _save(work / layout.part_label_maps(series), arrays | {"affine": volume.affine}, np.savez_compressed)
     out = []
     for kind, found in by_kind.items():
         for number, one in enumerate(found):
-            file = f"samples-{series}-{slug(kind)}-{number}.npz"
+            file = layout.part_samples(series, slug(kind), number)
             _save(work / file, samples(volume, plane, one), np.savez)
             item = Sampled(file, kind, volume.modality, plane, series, ids["patient"], rank(patient))
             out.append(dataclasses.asdict(item))
@@ -101,19 +102,17 @@ def set_aside(
 
 
 def _save(path: pathlib.Path, arrays: dict[str, np.ndarray], save: collections.abc.Callable) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
+    with whole_file(path) as partial, open(partial, "wb") as file:
         save(file, **arrays)
-    os.replace(temporary, path)
 
 
 def keep(output: pathlib.Path, work: pathlib.Path, found: list[Sampled]) -> None:
     """Move the label maps of the series that stay to `CORPUS/labels/`."""
-    (output / FOLDER).mkdir(exist_ok=True)
+    (output / layout.LABELS).mkdir(exist_ok=True)
     for series in sorted({item.series for item in found}):
-        source = work / f"labels-{series}.npz"
+        source = work / layout.part_label_maps(series)
         if source.exists():
-            os.replace(source, output / FOLDER / f"{series}.npz")
+            os.replace(source, output / layout.label_maps(series))
 
 
 def slug(text: str) -> str:

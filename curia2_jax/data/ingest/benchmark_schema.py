@@ -11,7 +11,6 @@ from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-FOLDER = "benchmark"  # where a corpus keeps its tasks
 TASK = "task.json"
 TABLE = "extra_data.npy"
 IMAGES = "images"

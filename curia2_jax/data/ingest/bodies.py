@@ -29,7 +29,7 @@ def finder(corpus: Corpus) -> Callable[[int], tuple[np.ndarray, int]]:
             threshold = (foreground.CT_THRESHOLD - intercept) / slope
         else:
             threshold = mr_threshold(int(np.searchsorted(first, i, side="right")) - 1)
-        mask = foreground.foreground(foreground.reduce(pixels[None]), threshold, is_ct)[0]
+        mask = foreground.body(foreground.reduce(pixels[None]), threshold, is_ct)[0]
         return mask, -(-max(pixels.shape) // max(mask.shape))
 
     return find

@@ -25,7 +25,7 @@ _MIN_AREA = 0.001
 # Air shut in by walls is the inside of a hollow body when, with what stands in it, it has at least this share of the
 # area of the solid parts, and holds a circle of at least this radius per root of its area: 0.56 is a circle, 0.35 a
 # rectangle twice as wide as high.
-_MIN_HOLLOW, _ROUND = 0.5, 0.35
+_MIN_HOLLOW, _MIN_ROUNDNESS = 0.5, 0.35
 _SIDE = 128
 # In-plane neighbours only: the slices of a block share nothing.
 _CROSS = np.zeros((3, 3, 3), bool)
@@ -35,7 +35,7 @@ _SQUARE[1] = True
 
 
 @dataclasses.dataclass(frozen=True)
-class Anatomy:
+class Foreground:
     """Foreground of n slices: `fraction` of the area (n,), centroid `y`, `x` and standard deviations `std_y`, `std_x`
     (n,) in pixels of the slice, pixel i covering [i, i + 1); all float32. Without foreground the centre of the slice
     and infinite spread."""
@@ -70,10 +70,10 @@ def mr_threshold(values: np.ndarray) -> float:
     return float(threshold_otsu(root) ** 2 + low)
 
 
-def foreground(reduced: np.ndarray, threshold: float, table: bool) -> np.ndarray:
-    """Body in block means (n, h, w): bool of the same shape. `table` says that one may touch the body, as in CT."""
+def body(reduced: np.ndarray, threshold: float, couch: bool) -> np.ndarray:
+    """Body in block means (n, h, w): bool of the same shape. `couch` says that one may touch the body, as in CT."""
     mask = reduced > threshold
-    if table:
+    if couch:
         solid = ndimage.binary_opening(mask, _SQUARE)
         hollow = _hollow(mask, solid)
         mask = solid if hollow is None else ndimage.binary_opening(mask | hollow, _SQUARE)
@@ -87,7 +87,7 @@ def foreground(reduced: np.ndarray, threshold: float, table: bool) -> np.ndarray
         home[labels[where]] = where[0]
         least = np.maximum(_MIN_COMPONENT * largest[home], _MIN_AREA * mask[0].size)
         mask &= (area >= least)[labels]
-    mask |= ndimage.binary_closing(mask, _SQUARE)  # whether a skull or a lung is closed must not hang on one pixel
+    mask |= ndimage.binary_closing(mask, _SQUARE)  # whether a skull or a lung is closed must not depend on one pixel
     return mask | _enclosed(mask)
 
 
@@ -112,15 +112,15 @@ def _hollow(mask: np.ndarray, solid: np.ndarray) -> np.ndarray | None:
         for hole in range(1, count + 1):
             inside = ndimage.binary_fill_holes(labels == hole)  # with what stands in it
             area = np.count_nonzero(inside)
-            if area < least[z] or ndimage.distance_transform_edt(inside).max() < _ROUND * np.sqrt(area):
+            if area < least[z] or ndimage.distance_transform_edt(inside).max() < _MIN_ROUNDNESS * np.sqrt(area):
                 continue
             found = np.zeros_like(mask) if found is None else found
             found[z] |= inside
     return found
 
 
-def summarise(mask: np.ndarray, shape: tuple[int, int]) -> Anatomy:
-    """Anatomy of slices of `shape` (height, width) from their masks at any resolution, bool (n, h, w)."""
+def summarize(mask: np.ndarray, shape: tuple[int, int]) -> Foreground:
+    """Foreground of slices of `shape` (height, width) from their masks at any resolution, bool (n, h, w)."""
     h, w = mask.shape[1:]
     k = -(-max(shape) // max(h, w))
     centre_y, weight_y = _cells(h, k, shape[0])
@@ -140,12 +140,12 @@ def summarise(mask: np.ndarray, shape: tuple[int, int]) -> Anatomy:
 
     y, std_y = moments(rows, centre_y, weight_y, shape[0])
     x, std_x = moments(columns, centre_x, weight_x, shape[1])
-    return Anatomy((area / (shape[0] * shape[1])).astype(np.float32), y, x, std_y, std_x)
+    return Foreground((area / (shape[0] * shape[1])).astype(np.float32), y, x, std_y, std_x)
 
 
-def find(slices: np.ndarray, threshold: float, table: bool) -> Anatomy:
-    """Anatomy of int16 slices (n, height, width); `threshold` in stored numbers, `table` as in `foreground`."""
-    return summarise(foreground(reduce(slices), threshold, table), slices.shape[1:])
+def find(slices: np.ndarray, threshold: float, couch: bool) -> Foreground:
+    """Foreground of int16 slices (n, height, width); `threshold` in stored numbers, `couch` as in `body`."""
+    return summarize(body(reduce(slices), threshold, couch), slices.shape[1:])
 
 
 def _cells(count: int, k: int, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ not.
 1. `plan`: every file is looked at once, series are sorted by name and dealt to shards; the plan goes to `CORPUS/work/`.
 2. `make_shard` turns one entry of the plan into one finished part. It can be killed and called again, on any machine
    that sees the files, in any order; a finished part is never made again.
-3. `parts.publish`: equal series are dropped, benchmarks written, parts become the corpus; the contract comes last.
+3. `publish`: equal series are dropped, benchmarks written, parts become the corpus; the contract comes last.
 
 Memory: a worker holds one volume, at most 512 MiB of it in memory (a larger one is unpacked to a temporary file and
 mapped), blocks of slices of 32 MiB, and the index rows of one shard.
@@ -23,12 +23,12 @@ import shutil
 import time
 from concurrent.futures.process import BrokenProcessPool
 
-from curia2_jax.data.corpus import records
-from curia2_jax.data.corpus.corpus import CONTRACT
-from curia2_jax.data.ingest import benchmark, benchmark_schema, foreground, identity, intensity, parts, plan, slicing
+from curia2_jax import files
+from curia2_jax.data.corpus import layout, records
+from curia2_jax.data.ingest import benchmark, foreground, identity, intensity, parts, plan, publish, slicing
 from curia2_jax.data.ingest.plan import Options, Progress
 from curia2_jax.data.ingest.runners import Pool, Runner
-from curia2_jax.data.ingest.shard_maker import LOCAL, make_shard, now_reading
+from curia2_jax.data.ingest.shard_maker import make_shard
 from curia2_jax.data.readers import archive
 from curia2_jax.errors import UserError
 
@@ -58,14 +58,14 @@ def ingest(
     """
     started = time.perf_counter()
     options.check()
-    work = output / parts.WORK
+    work = output / layout.WORK
     _refuse_other_options(output, options)
-    if (output / CONTRACT).exists():
+    if (output / layout.CONTRACT).exists():
         shutil.rmtree(work, ignore_errors=True)
-        contract = json.loads((output / CONTRACT).read_text())
-        return Summary(contract, **json.loads((output / LOCAL / "summary.json").read_text()))
+        contract = json.loads((output / layout.CONTRACT).read_text())
+        return Summary(contract, **json.loads((output / layout.LOCAL / layout.SUMMARY).read_text()))
     _begin(output, options)
-    if not (work / "plan.json").exists():
+    if not (work / layout.PLAN).exists():
         with Pool(workers) as pool:
             plan.make(work, options, pool, progress)
     made = _make_shards(output, workers, progress, runner)
@@ -77,14 +77,14 @@ def _refuse_other_options(output: pathlib.Path, options: Options) -> None:
     for path in map(pathlib.Path, options.input):
         if path.resolve() in (output.resolve(), *output.resolve().parents):
             raise UserError(f"--output {output}: lies inside of --input {path}; write a folder elsewhere")
-    begun = (output / CONTRACT).exists() or (output / parts.WORK / "plan.json").exists()
+    begun = (output / layout.CONTRACT).exists() or (output / layout.WORK / layout.PLAN).exists()
     if not begun:
-        ours = (LOCAL, parts.WORK)
+        ours = (layout.LOCAL, layout.WORK)
         if output.exists() and (not output.is_dir() or any(path.name not in ours for path in output.iterdir())):
             raise UserError(f"--output {output}: is not empty and not a corpus; write a new folder")
         return
     # Options that are younger than the corpus had their default.
-    before = Options.from_json(json.loads((output / LOCAL / "options.json").read_text())).to_json()
+    before = Options.from_json(json.loads((output / layout.LOCAL / layout.OPTIONS).read_text())).to_json()
     asked = options.to_json()
     for name, value in asked.items():
         if before[name] != value:
@@ -95,7 +95,7 @@ def _refuse_other_options(output: pathlib.Path, options: Options) -> None:
 
 
 def _begin(output: pathlib.Path, options: Options) -> None:
-    work, local = output / parts.WORK, output / LOCAL
+    work, local = output / layout.WORK, output / layout.LOCAL
     if options.salt and not pathlib.Path(options.salt).is_file():
         raise UserError(f"--salt {options.salt}: no such file; write a file with a secret in it")
     try:
@@ -103,23 +103,23 @@ def _begin(output: pathlib.Path, options: Options) -> None:
         local.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror}; write a folder that can be made") from None
-    for temporary in work.glob("*.tmp"):
+    for temporary in work.glob(f"*{files.SUFFIX}"):
         temporary.unlink(missing_ok=True)
-    if not options.salt and not (local / "salt").exists():
-        plan.write(local / "salt", secrets.token_hex(32))
+    if not options.salt and not (local / layout.SALT).exists():
+        files.write_text(local / layout.SALT, secrets.token_hex(32))
     # Workers elsewhere find the files of the user by absolute paths.
     absolute = {
         name: value and str(pathlib.Path(value).absolute())
         for name, value in (("salt", options.salt), ("patients", options.patients))
     }
     for folder, some in ((local, options), (work, dataclasses.replace(options, **absolute))):
-        plan.write(folder / "options.json", json.dumps(some.to_json(), indent=2))
+        files.write_text(folder / layout.OPTIONS, json.dumps(some.to_json(), indent=2))
 
 
 def _make_shards(output: pathlib.Path, workers: int, progress: Progress, runner: Runner | None) -> int:
     """Make the parts that are missing; returns the slices in them."""
-    work = output / parts.WORK
-    count = json.loads((work / "plan.json").read_text())["shards"]
+    work = output / layout.WORK
+    count = json.loads((work / layout.PLAN).read_text())["shards"]
     todo = [n for n in range(count) if not parts.is_finished(work, n)]
     tasks = [(str(output.absolute()), n) for n in todo]  # elsewhere the current folder may be another
     if runner is not None:
@@ -152,33 +152,33 @@ def _make_alone(work: pathlib.Path, task: tuple[str, int]) -> int:
             with Pool(1, own_process=True) as pool:
                 return next(made for _, made in pool.each(make_shard, [task]))
         except BrokenProcessPool:
-            at, fatal = now_reading(work, task[1]), work / "fatal.json"
+            at, fatal = work / layout.part_now(task[1]), work / layout.FATAL
             known = json.loads(fatal.read_text()) if fatal.exists() else []
             if not at.exists() or at.read_text() in known:
                 raise
-            plan.write(fatal, json.dumps([*known, at.read_text()]))
+            files.write_text(fatal, json.dumps([*known, at.read_text()]))
 
 
 def _finish(output: pathlib.Path, options: Options) -> Summary:
-    work, local = output / parts.WORK, output / LOCAL
-    made = json.loads((work / "plan.json").read_text())
+    work, local = output / layout.WORK, output / layout.LOCAL
+    made = json.loads((work / layout.PLAN).read_text())
 
     def reports() -> collections.abc.Iterator[dict]:
         """One at a time: together they say something of every series, of which there are millions."""
         return (parts.report(work, number) for number in range(made["shards"]))
 
-    drop = parts.duplicates(series for report in reports() for series in _series(report))
+    drop = publish.duplicates(series for report in reports() for series in _series(report))
     reasons, corrected = _write_tables(local, made, reports, drop)
     if not any(True for report in reports() for _ in _series(report)):
         shutil.rmtree(work)  # so that the folder can be used again
         listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(5))
         raise UserError(
-            f"--input {', '.join(options.input)}: no slice was accepted ({listed}); see {local}/quarantine.csv"
+            f"--input {', '.join(options.input)}: no slice was accepted ({listed}); see {local / layout.QUARANTINE}"
         )
     sampled = [benchmark.Sampled(**s) for report in reports() for s in report["samples"] if s["series"] not in drop]
     benchmark.keep(output, work, sampled)
     names = benchmark.read_names(options.label_names) if options.label_names else {}
-    tasks = benchmark.write(output / benchmark_schema.FOLDER, work, sampled, names)
+    tasks = benchmark.write(output / layout.BENCHMARK, work, sampled, names)
     assumed = corrected[identity.ASSUMED_PATIENT]
     poor = [task["name"] for task in tasks if len(task["classes"]) < 2]
     warnings = [f"{assumed} series name no patient, who was assumed; see --patient-regex"] if assumed else []
@@ -193,8 +193,8 @@ def _finish(output: pathlib.Path, options: Options) -> Summary:
         "stages": dict(stages),
         "warnings": warnings,
     }
-    plan.write(local / "summary.json", json.dumps(summary, indent=2))
-    return Summary(parts.publish(output, made["shards"], set(drop), _contract(options)), **summary)
+    files.write_text(local / layout.SUMMARY, json.dumps(summary, indent=2))
+    return Summary(publish.publish(output, made["shards"], set(drop), _contract(options)), **summary)
 
 
 def _series(report: dict) -> collections.abc.Iterator[parts.Series]:
@@ -212,7 +212,7 @@ def _write_tables(
     each correction occurs."""
 
     def write(name: str, head: tuple[str, ...], rows: list[tuple]) -> None:
-        with open(local / f"{name}.csv", "w", newline="") as file:
+        with open(local / name, "w", newline="") as file:
             csv.writer(file).writerows([head, *sorted(rows)])
 
     roots = [pathlib.Path(root) for root in made["roots"]]
@@ -224,15 +224,15 @@ def _write_tables(
         for file, *why in report["refused"]
     ]
     refused += [(source[key], "duplicate", f"the same voxels as {source[first]}") for key, first in drop.items()]
-    write("quarantine", ("file", "reason", "detail"), refused)
+    write(layout.QUARANTINE, ("file", "reason", "detail"), refused)
     reasons = collections.Counter(reason for _, reason, _ in refused)
     del refused
     corrected = [tuple(c) for report in reports() for c in report["corrected"]]
-    write("corrections", ("file", "what", "detail"), corrected)
+    write(layout.CORRECTIONS, ("file", "what", "detail"), corrected)
     kinds = collections.Counter(what for _, what, _ in corrected)
     del corrected
     kept = [(one.key, one.source) for report in reports() for one in _series(report) if one.key not in drop]
-    write("sources", ("series", "file"), kept)
+    write(layout.SOURCES, ("series", "file"), kept)
     return reasons, kinds
 
 

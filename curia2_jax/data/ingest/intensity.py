@@ -14,12 +14,12 @@ AIR = -1000
 # Nothing in a body or its noise is as low as this; scanners write -2000 and -3024 outside of the field of view.
 PADDING_BELOW = -1500
 UNSIGNED_OFFSET = 1024
-_SAMPLE = 1 << 20
+_SAMPLE_SIZE = 1 << 20
 
 
 def sample(volume: Volume) -> np.ndarray:
     """About a million finite values in HU or the scanner's unit, evenly spread; float64 (n,)."""
-    step = max(1, int(np.ceil((volume.raw.size / _SAMPLE) ** (1 / 3))))
+    step = max(1, int(np.ceil((volume.raw.size / _SAMPLE_SIZE) ** (1 / 3))))
     some = np.asarray(volume.raw[step // 2 :: step, step // 2 :: step, step // 2 :: step], np.float64).ravel()
     some = some * volume.slope + volume.intercept
     return some[np.isfinite(some)]
@@ -100,68 +100,74 @@ def settle(volume: Volume, modality: str | None = None) -> Volume:
 
 
 @dataclasses.dataclass
-class Quantiser:
+class Quantizer:
     """Blocks of raw numbers -> int16, the same way for the whole volume, counting what it maps.
 
-    stored * slope + intercept is HU for CT (slope 1, intercept 0) and the scanner's unit for MR.
+    Attributes:
+      slope, intercept: stored * slope + intercept is HU for CT (slope 1, intercept 0) and the scanner's unit for MR.
+      gain, bias: raw * gain + bias is the stored number.
+      fill: the stored number of what is not finite.
+      is_ct: whether what is below any tissue becomes air.
+      padding: raw numbers that become air.
+      non_finite, padded, clipped: voxels mapped so far.
     """
 
     slope: float
     intercept: float
-    _ct: bool
-    _gain: float  # raw * gain + bias is the stored number
-    _bias: float
-    _fill: float
-    _padding: tuple[float, ...]
+    gain: float
+    bias: float
+    fill: float
+    is_ct: bool = False
+    padding: tuple[float, ...] = ()
     non_finite: int = 0
     padded: int = 0
     clipped: int = 0
 
     @classmethod
-    def of(cls, volume: Volume) -> "Quantiser":
+    def from_volume(cls, volume: Volume) -> "Quantizer":
         """Mapping for a settled volume; reads it once, in blocks, when its range must be known."""
+        raw, slope, intercept = volume.raw, volume.slope, volume.intercept
         if volume.modality == "CT":
-            return cls(1.0, 0.0, True, volume.slope, volume.intercept, AIR, volume.padding)
-        raw = volume.raw
+            return cls(1.0, 0.0, gain=slope, bias=intercept, fill=AIR, is_ct=True, padding=volume.padding)
         if np.can_cast(raw.dtype, np.int16):
-            return cls(volume.slope, volume.intercept, False, 1.0, 0.0, 0.0, ())
+            return cls(slope, intercept, gain=1.0, bias=0.0, fill=0.0)
         low, high, whole = _range(raw)
         if whole and high - low <= 65535:
             shift = 0.0 if low >= -32768 and high <= 32767 else -32768.0 - low
-            return cls(volume.slope, volume.intercept - shift * volume.slope, False, 1.0, shift, low + shift, ())
+            return cls(slope, intercept - shift * slope, gain=1.0, bias=shift, fill=low + shift)
         step = max((high - low) / 65535, np.finfo(np.float32).tiny)
-        slope, intercept = step * volume.slope, (low + 32768 * step) * volume.slope + volume.intercept
-        return cls(slope, intercept, False, 1 / step, -32768 - low / step, -32768.0, ())
+        lowest = (low + 32768 * step) * slope + intercept
+        return cls(step * slope, lowest, gain=1 / step, bias=-32768 - low / step, fill=-32768.0)
 
     @property
     def notes(self) -> list[tuple[str, str]]:
         """(what, detail) of what was mapped so far."""
         found = (("non_finite", self.non_finite), ("padding", self.padded), ("clipped", self.clipped))
         out = [(what, f"{count} voxels") for what, count in found if count]
-        return out if self._ct or self._gain == 1 else [*out, ("quantised", f"step {self.slope:.4g}")]
+        return out if self.is_ct or self.gain == 1 else [*out, ("quantised", f"step {self.slope:.4g}")]
 
     def __call__(self, raw: np.ndarray) -> np.ndarray:
         """int16 of the shape of `raw`, contiguous."""
-        if raw.dtype.kind in "iu" and self._gain == 1 and self._bias == round(self._bias):
-            low, high = int(raw.min()) + int(self._bias), int(raw.max()) + int(self._bias)
+        if raw.dtype.kind in "iu" and self.gain == 1 and self.bias == round(self.bias):
+            low, high = int(raw.min()) + int(self.bias), int(raw.max()) + int(self.bias)
             fits = raw.dtype == np.int16 and low >= -32768 and high <= 32767
             stored = raw.astype(np.int16 if fits else np.int64)
-            stored += stored.dtype.type(self._bias)
-            if not self._padding and high <= 32767 and low >= (PADDING_BELOW if self._ct else -32768):
+            stored += stored.dtype.type(self.bias)
+            if not self.padding and high <= 32767 and low >= (PADDING_BELOW if self.is_ct else -32768):
                 return stored.astype(np.int16, copy=False)
-            hole = np.isin(raw, self._padding) if self._padding else None
+            hole = np.isin(raw, self.padding) if self.padding else None
         else:
             stored = raw.astype(np.float64)
             wrong = ~np.isfinite(stored)
             count = int(np.count_nonzero(wrong))
             self.non_finite += count
-            hole = np.isin(stored, self._padding) if self._padding else None
-            stored *= self._gain
-            stored += self._bias
+            hole = np.isin(stored, self.padding) if self.padding else None
+            stored *= self.gain
+            stored += self.bias
             np.rint(stored, out=stored)
             if count:
-                stored[wrong] = self._fill
-        if self._ct:
+                stored[wrong] = self.fill
+        if self.is_ct:
             low = stored < PADDING_BELOW
             if hole is not None:
                 low |= hole

@@ -4,10 +4,11 @@ import collections.abc
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 import re
 
+from curia2_jax import files
+from curia2_jax.data.corpus import layout
 from curia2_jax.data.corpus.records import CODECS
 from curia2_jax.data.corpus.shards import MAX_RECORDS
 from curia2_jax.data.ingest import benchmark, identity, labels
@@ -17,7 +18,7 @@ from curia2_jax.data.readers import archive
 from curia2_jax.errors import UserError
 
 Progress = collections.abc.Callable[[str, int, int, int], None]  # stage, done, total, slices
-_LOOK = 64  # files that a worker looks at between two reports
+_FILES_PER_TASK = 64  # files that a worker looks at between two reports
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,17 +69,17 @@ class Options:
 
 
 def make(work: pathlib.Path, options: Options, pool: Pool, progress: Progress) -> None:
-    """Look at every file once and write the plan into `work`, `plan.json` last. Raises UserError when there is no
+    """Look at every file once and write the plan into `work`, its summary last. Raises UserError when there is no
     file."""
     roots = [pathlib.Path(path).resolve() for path in options.input]
-    files = [str(path) for root in roots for path in archive.walk(root)]
-    if not files:
+    paths = [str(path) for root in roots for path in archive.walk(root)]
+    if not paths:
         raise UserError(f"--input {', '.join(options.input)}: no file in it; write a folder of studies")
-    maps = labels.pairs(options.labels, roots, files)
+    maps = labels.pairs(options.labels, roots, paths)
     known = labels.all_files(maps)
-    images = [file for file in dict.fromkeys(files) if file not in known]
+    images = [file for file in dict.fromkeys(paths) if file not in known]
     found, refused, done = [], [], 0
-    chunks = [images[i : i + _LOOK] for i in range(0, len(images), _LOOK)]
+    chunks = [images[i : i + _FILES_PER_TASK] for i in range(0, len(images), _FILES_PER_TASK)]
     for chunk, items in pool.each(_look, [(chunk, options.planes) for chunk in chunks]):
         done += len(chunks[chunk])
         for item in items:
@@ -95,25 +96,25 @@ def make(work: pathlib.Path, options: Options, pool: Pool, progress: Progress) -
     scans = [scan for scan in scans if scan.slices <= MAX_RECORDS]
     shards = _deal(scans)
     for number, mine in enumerate(shards):
-        write(work / f"plan-{number:05d}.json", json.dumps([dataclasses.asdict(scan) for scan in mine]))
+        files.write_text(work / layout.part_plan(number), json.dumps([dataclasses.asdict(scan) for scan in mine]))
     plan = {
         "shards": len(shards),
         "roots": [str(r) for r in roots],
         "label_maps": len(known),
         "refused": sorted(refused),
     }
-    write(work / "plan.json", json.dumps(plan))
+    files.write_text(work / layout.PLAN, json.dumps(plan))
 
 
 def read_shard(work: pathlib.Path, number: int) -> list[archive.Scan]:
     """Scans of one shard."""
-    entries = json.loads((work / f"plan-{number:05d}.json").read_text())
+    entries = json.loads((work / layout.part_plan(number)).read_text())
     return [archive.Scan(**entry | {"labels": [tuple(pair) for pair in entry["labels"]]}) for entry in entries]
 
 
-def _look(files: list[str], planes: tuple[str, ...]) -> list:
+def _look(paths: list[str], planes: tuple[str, ...]) -> list:
     count = functools.partial(most_slices, planes=planes)
-    return [item for file in files for item in archive.look(file, count)]
+    return [item for path in paths for item in archive.look(path, count)]
 
 
 def _deal(scans: list[archive.Scan]) -> list[list[archive.Scan]]:
@@ -128,10 +129,3 @@ def _deal(scans: list[archive.Scan]) -> list[list[archive.Scan]]:
         out[-1].append(scan)
         room -= scan.slices
     return out
-
-
-def write(path: pathlib.Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

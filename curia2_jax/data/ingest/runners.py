@@ -79,7 +79,7 @@ def beam(options: list[str]) -> Runner:
     except ImportError:
         raise UserError("--runner beam: apache_beam is not installed; write pip install 'curia2-jax[beam]'") from None
     for option in options:
-        if not option.startswith("--"):  # Beam passes over it in silence
+        if not option.startswith("--"):  # Beam ignores it silently
             raise UserError(
                 f"--beam-options: found {option!r}; write --name=value, several of them separated by commas"
             )

@@ -3,17 +3,15 @@
 import errno
 import json
 import pathlib
-import time
 
 import numpy as np
 
+from curia2_jax.data.corpus import layout
 from curia2_jax.data.ingest import benchmark, intensity, labels, parts, plan, slicing
 from curia2_jax.data.ingest.foreground import MIN_FOREGROUND
-from curia2_jax.data.ingest.identity import Keys
+from curia2_jax.data.ingest.identity import Keys, Note
 from curia2_jax.data.readers import archive
 from curia2_jax.data.readers.volume import Refusal, Volume
-
-LOCAL = "local"  # what must not leave the site: paths, reasons that name files, the salt
 
 
 def make_shard(output: str, number: int) -> int:
@@ -22,43 +20,37 @@ def make_shard(output: str, number: int) -> int:
     Raises OSError when the disk is full or cannot be written; what is wrong with a scan is reported in the part.
     """
     folder = pathlib.Path(output)
-    work = folder / parts.WORK
+    work = folder / layout.WORK
     if parts.is_finished(work, number):
         return sum(series["records"] for series in parts.report(work, number)["series"])
-    options = plan.Options.from_json(json.loads((work / "options.json").read_text()))
-    salt = pathlib.Path(options.salt) if options.salt else folder / LOCAL / "salt"
-    maker = _Maker(work, number, options, Keys(salt, options.patient_regex, options.patients))
-    fatal = set(json.loads((work / "fatal.json").read_text())) if (work / "fatal.json").exists() else set()
+    options = plan.Options.from_json(json.loads((work / layout.OPTIONS).read_text()))
+    salt = pathlib.Path(options.salt) if options.salt else folder / layout.LOCAL / layout.SALT
+    keys = Keys(salt, options.patient_regex, options.patients)
+    fatal = set(json.loads((work / layout.FATAL).read_text())) if (work / layout.FATAL).exists() else set()
+    now = work / layout.part_now(number)
     try:
-        for scan in plan.read_shard(work, number):
-            # Should reading this scan end the process, ingest finds its name here and leaves it out.
-            plan.write(now_reading(work, number), scan.series)
-            try:
-                if scan.series in fatal:
-                    raise Refusal("reader_failed", "reading it ended the process, twice")
-                for one in archive.each_frame(scan) if options.every_frame else (scan,):
-                    maker.add(one)
-            except Refusal as refusal:
-                maker.report["refused"].append((scan.name, refusal.reason, refusal.detail))
-        return maker.part.finish(maker.report | {"seconds": maker.timer.seconds})
-    except BaseException:
-        maker.part.abandon()
-        raise
+        with parts.Part(work, number, options.codec) as part:
+            maker = _Maker(work, options, keys, part)
+            for scan in plan.read_shard(work, number):
+                # Should reading this scan end the process, ingest finds its name here and leaves it out.
+                now.write_text(scan.series)
+                try:
+                    if scan.series in fatal:
+                        raise Refusal("reader_failed", "reading it ended the process, twice")
+                    for one in archive.each_frame(scan) if options.every_frame else (scan,):
+                        maker.add(one)
+                except Refusal as refusal:
+                    maker.report["refused"].append((scan.name, refusal.reason, refusal.detail))
+            return part.finish(maker.report | {"seconds": maker.timer.seconds})
     finally:
-        now_reading(work, number).unlink(missing_ok=True)
-
-
-def now_reading(work: pathlib.Path, number: int) -> pathlib.Path:
-    """File that names the scan which a shard is at."""
-    return work / f"now-{number:05d}"
+        now.unlink(missing_ok=True)
 
 
 class _Maker:
-    """A part while it is made."""
+    """Adds scans to a part."""
 
-    def __init__(self, work: pathlib.Path, number: int, options: plan.Options, keys: Keys):
-        self._work, self._options, self._keys = work, options, keys
-        self.part = parts.Part(work, number, options.codec)
+    def __init__(self, work: pathlib.Path, options: plan.Options, keys: Keys, part: parts.Part):
+        self._work, self._options, self._keys, self._part = work, options, keys, part
         self.timer = slicing.Timer()
         self.report: dict = {"refused": [], "corrected": [], "samples": []}
 
@@ -76,48 +68,51 @@ class _Maker:
             raise Refusal("reader_failed", f"{type(error).__name__}: {error}") from error
 
     def _add(self, scan: archive.Scan) -> None:
-        since = time.process_time()
-        volume = archive.read(scan, self._options.orientation)
-        if not scan.labels and intensity.looks_like_labels(volume):
-            raise Refusal("label_map", "flat regions of whole numbers; name it with --labels if it is one")
-        volume = intensity.settle(volume, self._options.modality)
-        since = self.timer("read", since)
+        with self.timer("read"):
+            volume = archive.read(scan, self._options.orientation)
+            if not scan.labels and intensity.looks_like_labels(volume):
+                raise Refusal("label_map", "flat regions of whole numbers; name it with --labels if it is one")
+            volume = intensity.settle(volume, self._options.modality)
         patient, assumed = self._keys.patient(scan, volume)
-        key = self._keys.key("series", scan.series)
-        maps = self._label_maps(scan, volume)
-        self.timer("labels", since)
+        with self.timer("labels"):
+            maps = self._label_maps(scan, volume)
+        series = self._keys.key("series", scan.series)
         ids = {
             "study": self._keys.key("study", volume.study or patient),
-            "series": key,
+            "series": series,
             "patient": self._keys.key("patient", patient),
-            "label": f"{benchmark.FOLDER}/{key}.npz" if maps else "",
+            "label": layout.label_maps(series) if maps else "",
         }
-        notes, plane, whole = [*volume.notes, *assumed], "", False
-        self.part.begin_series()
+        notes, plane = self._add_slices(volume, ids, scan.name)
+        with self.timer("labels"):
+            if maps:
+                self.report["samples"] += benchmark.set_aside(self._work, volume, maps, ids, plane, patient)
+        self.report["corrected"] += [(scan.name, what, detail) for what, detail in (*volume.notes, *assumed, *notes)]
+
+    def _add_slices(self, volume: Volume, ids: dict[str, str], source: str) -> tuple[list[Note], str]:
+        """Adds the slices of a volume; returns what was corrected in them, and the plane of the first."""
+        notes: list[Note] = []
+        plane, is_whole = "", False
+        self._part.begin_series()
         try:
             for pixels, row in slicing.slices(volume, self._options.planes, notes, self.timer):
-                since = time.process_time()
                 plane = plane or row["plane"]
-                self.part.add(pixels, row | ids)
-                self.timer("encode and write", since)
-            whole = True
+                with self.timer("encode and write"):
+                    self._part.add(pixels, row | ids)
+            is_whole = True
         finally:
-            if self.part.added:
-                self.part.end_series(key, bool(maps), scan.name, broken=not whole)
+            if self._part.added:
+                self._part.end_series(ids["series"], bool(ids["label"]), source, broken=not is_whole)
         if not plane:
             raise Refusal("no_foreground", f"less than {MIN_FOREGROUND:.0%} of every slice")
-        since = time.process_time()
-        if maps:
-            self.report["samples"] += benchmark.set_aside(self._work, volume, maps, ids, plane, patient)
-        self.timer("labels", since)
-        self.report["corrected"] += [(scan.name, what, detail) for what, detail in notes]
+        return notes, plane
 
     def _label_maps(self, scan: archive.Scan, volume: Volume) -> list[tuple[str, np.ndarray]]:
-        """(kind, label map (S, P, L) uint16) of those label maps that fit the scan; the others are reported."""
+        """(label set, label map (S, P, L) uint16) of those label maps that fit the scan; the others are reported."""
         maps = []
-        for file, kind in scan.labels:
+        for file, label_set in scan.labels:
             try:
-                maps.append((kind, labels.read(file, volume)))
+                maps.append((label_set, labels.read(file, volume)))
             except Refusal as refusal:
                 self.report["refused"].append((file, refusal.reason, refusal.detail))
         return maps

@@ -5,14 +5,14 @@ Inferior and Left for coronal ones (IL), Inferior and Posterior for sagittal one
 """
 
 import collections.abc
+import contextlib
 import dataclasses
 import time
 
 import numpy as np
 from PIL import Image
 
-from curia2_jax.data.ingest import foreground as anatomy
-from curia2_jax.data.ingest import intensity
+from curia2_jax.data.ingest import foreground, intensity
 from curia2_jax.data.readers.volume import Header, Refusal, Volume, from_xyz
 
 MIN_SIDE = 32
@@ -85,14 +85,17 @@ def most_slices(header: Header, planes: tuple[str, ...]) -> int:
 
 @dataclasses.dataclass
 class Timer:
-    """Seconds of processor time spent in each stage."""
+    """Seconds of processor time spent in each stage: `with timer("read"): ...`."""
 
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, stage: str, since: float) -> float:
-        now = time.process_time()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - since
-        return now
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> collections.abc.Iterator[None]:
+        start = time.process_time()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.process_time() - start
 
 
 def slices(
@@ -105,8 +108,8 @@ def slices(
     first slice when the volume gives none for its shape, or is constant.
     """
     chosen = planes_of(volume.raw.shape, volume.spacing, planes, volume.across)
-    quantise = intensity.Quantiser.of(volume)
-    threshold = _threshold(volume, chosen[0], dataclasses.replace(quantise))
+    quantize = intensity.Quantizer.from_volume(volume)
+    threshold = _threshold(volume, chosen[0], dataclasses.replace(quantize))
     empty = reduced = 0
     for plane in chosen:
         view, affine = in_plane(volume.raw, plane), plane_affine(volume, plane)
@@ -115,18 +118,17 @@ def slices(
         height, width = view.shape[1:]
         step = max(1, _BLOCK // (4 * height * width))
         for start in range(0, len(view), step):
-            since = time.process_time()
-            block = quantise(np.ascontiguousarray(view[start : start + step]))
-            pixel = spacing[1:]
-            if max(height, width) > MAX_SIDE:
-                block = np.stack([shrink(one) for one in block])
-                pixel = pixel * (height / block.shape[1], width / block.shape[2])
-                reduced += len(block)
-            since = timer("orient and quantise", since)
-            found = anatomy.find(block, threshold, volume.modality == "CT")
-            timer("anatomy", since)
+            with timer("orient and quantise"):
+                block = quantize(np.ascontiguousarray(view[start : start + step]))
+                pixel = spacing[1:]
+                if max(height, width) > MAX_SIDE:
+                    block = np.stack([shrink(one) for one in block])
+                    pixel = pixel * (height / block.shape[1], width / block.shape[2])
+                    reduced += len(block)
+            with timer("foreground"):
+                found = foreground.find(block, threshold, volume.modality == "CT")
             for z, one in enumerate(block):
-                if not found.fraction[z] >= anatomy.MIN_FOREGROUND:
+                if not found.fraction[z] >= foreground.MIN_FOREGROUND:
                     empty += 1
                     continue
                 k = start + z
@@ -141,8 +143,8 @@ def slices(
                         "spacing_x": float(pixel[1]),
                         "spacing_z": float(spacing[0]),
                         "obliquity": volume.obliquity,
-                        "slope": float(quantise.slope),
-                        "intercept": float(quantise.intercept),
+                        "slope": float(quantize.slope),
+                        "intercept": float(quantize.intercept),
                         "foreground": float(found.fraction[z]),
                         "anatomy_y": float(found.y[z]),
                         "anatomy_x": float(found.x[z]),
@@ -150,7 +152,7 @@ def slices(
                         "anatomy_std_x": float(found.std_x[z]),
                     },
                 )
-    notes += quantise.notes
+    notes += quantize.notes
     notes += [(what, f"{count} slices") for what, count in (("near_empty", empty), ("reduced", reduced)) if count]
     if volume.obliquity > 1:
         notes.append(("oblique", f"{volume.obliquity:.1f} degrees off the axes of the patient"))
@@ -164,12 +166,12 @@ def shrink(pixels: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(np.asarray(image)), -32768, 32767).astype(np.int16)
 
 
-def _threshold(volume: Volume, plane: str, quantise: intensity.Quantiser) -> float:
+def _threshold(volume: Volume, plane: str, quantize: intensity.Quantizer) -> float:
     """Threshold of the foreground in stored numbers, from at most 32 slices of the volume."""
     view = in_plane(volume.raw, plane)
-    some = quantise(np.ascontiguousarray(view[:: max(1, len(view) // 32)]))
+    some = quantize(np.ascontiguousarray(view[:: max(1, len(view) // 32)]))
     if some.min() == some.max() and len(some) == len(view):
-        raise Refusal("no_foreground", f"every voxel is {some.min() * quantise.slope + quantise.intercept:g}")
+        raise Refusal("no_foreground", f"every voxel is {some.min() * quantize.slope + quantize.intercept:g}")
     if volume.modality == "CT":
-        return anatomy.CT_THRESHOLD
-    return anatomy.mr_threshold(anatomy.reduce(some).ravel())
+        return foreground.CT_THRESHOLD
+    return foreground.mr_threshold(foreground.reduce(some).ravel())

@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from curia2_jax.data.readers.dicom_grid import ASSUMED, Frame, element, frames_of, grid, volumes_of
+from curia2_jax.data.readers.dicom_grid import ASSUMED_GEOMETRY, Frame, element, frames_of, grid, volumes_of
 from curia2_jax.data.readers.volume import Header, Refusal, Volume, from_xyz
 
 _CLASSES = "1.2.840.10008.5.1.4.1.1."
@@ -23,7 +23,8 @@ _DERIVED_MODALITIES = {
     *("RTSTRUCT", "RTDOSE", "RTPLAN", "RTIMAGE", "RTRECORD"),
 }
 _DERIVED_TYPES = {"SCREEN SAVE", "DOSE", "DOSE_INFO", "PROTOCOL", "POSDISP", "CSA REPORT"}
-_LOSSY = {f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 81)}  # JPEG baseline, JPEG extended, JPEG-LS near-lossless
+# JPEG baseline, JPEG extended, JPEG-LS near-lossless.
+_LOSSY_SYNTAXES = {f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 81)}
 _IN_MEMORY = 512 << 20
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # what it would warn of becomes a refusal or does not matter
@@ -64,16 +65,16 @@ def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None 
     """
     with _quiet():
         frames, first, repeated = _all_frames(files)
-        groups, kind = volumes_of(frames)
+        groups, tag = volumes_of(frames)
         if not 0 <= frame < len(groups):
             raise Refusal("unsupported_dimensions", f"no frame {frame}, the series has {len(groups)}")
         frames, affine, notes = grid(groups[frame], first)
         if repeated:
             notes.append(("repeated_instances", f"{repeated} more files with the same SOPInstanceUID"))
-        if ASSUMED in frames[0].kind:
-            notes.append((ASSUMED, frames[0].kind[ASSUMED]))
+        if ASSUMED_GEOMETRY in frames[0].tags:
+            notes.append((ASSUMED_GEOMETRY, frames[0].tags[ASSUMED_GEOMETRY]))
         if len(groups) > 1:
-            notes.append(("frame", f"{kind}: {frame} of {len(groups)}"))
+            notes.append(("frame", f"{tag}: {frame} of {len(groups)}"))
         raw, slope, intercept, padding = _pixels(frames)
         ids = {"patient": "PatientID", "study": "StudyInstanceUID", "series": "SeriesInstanceUID"}
         fields = {name: _text(first, tag) for name, tag in ids.items()} | {"modality": _text(first, "Modality")}
@@ -126,7 +127,7 @@ def _parse(path: pathlib.Path, **options) -> pydicom.Dataset:
         raise
     except OSError as error:
         raise Refusal("unreadable" if error.errno else "corrupt", error.strerror or str(error)) from None
-    except Exception as error:  # pydicom parses lazily and raises whatever the bytes provoke
+    except Exception as error:  # pydicom parses lazily and may raise anything on malformed bytes
         raise Refusal("corrupt", f"{type(error).__name__}: {error}") from None
 
 
@@ -150,7 +151,7 @@ def _check(dataset: pydicom.Dataset, path: pathlib.Path) -> None:
         syntax = getattr(dataset.file_meta, "TransferSyntaxUID", None) if hasattr(dataset, "file_meta") else None
         if syntax is None:
             raise Refusal("not_an_image", "no TransferSyntaxUID")
-        if dataset.get("LossyImageCompression") == "01" or str(syntax) in _LOSSY:
+        if dataset.get("LossyImageCompression") == "01" or str(syntax) in _LOSSY_SYNTAXES:
             raise Refusal("lossy_compression", f"{syntax.name}")
         if int(dataset.get("SamplesPerPixel", 1)) != 1 or "PALETTE" in str(
             dataset.get("PhotometricInterpretation", "")
@@ -200,6 +201,6 @@ def _decode(dataset: pydicom.Dataset) -> np.ndarray:
     """(frames, rows, columns) of any integer or float dtype. Raises Refusal."""
     try:
         pixels = dataset.pixel_array
-    except Exception as error:  # decoders raise whatever the bytes provoke
+    except Exception as error:  # decoders may raise anything on malformed bytes
         raise Refusal("corrupt", f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}") from None
     return pixels[None] if pixels.ndim == 2 else pixels

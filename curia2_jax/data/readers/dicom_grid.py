@@ -13,13 +13,13 @@ import pydicom
 
 from curia2_jax.data.readers.volume import Refusal
 
-# Two frames of one series may differ in one of these; a volume is made of the frames that share it.
-_TELLING = (
+# Tags that split a series into volumes: phase, echo, b-value.
+_SPLITTING_TAGS = (
     *("TemporalPositionIdentifier", "TriggerTime", "EchoTime", "DiffusionBValue"),
     *("AcquisitionNumber", "ImageType"),
 )
 
-ASSUMED = "geometry_assumed"
+ASSUMED_GEOMETRY = "geometry_assumed"
 
 
 @dataclasses.dataclass
@@ -34,12 +34,12 @@ class Frame:
     size: tuple[int, int]
     slope: float
     intercept: float
-    kind: dict[str, str]
+    tags: dict[str, str]  # of _SPLITTING_TAGS
 
 
 def element(dataset: pydicom.Dataset, tag: str) -> object:
     """Value of an element, None when it is missing or empty. pydicom parses values when they are first asked for, and
-    raises whatever their bytes provoke: that is a Refusal here."""
+    may raise any exception on malformed bytes: that is a Refusal here."""
     try:
         return dataset.get(tag)
     except Exception as error:
@@ -73,30 +73,30 @@ def _functional(dataset: pydicom.Dataset, number: int, sequence: str) -> pydicom
 
 
 def frames_of(dataset: pydicom.Dataset, path: pathlib.Path) -> list[Frame]:
-    """Frames of a CT or MR image. Raises Refusal when one says not where it lies."""
+    """Frames of a CT or MR image. Raises Refusal when a frame has no position."""
     size = (int(_numbers(dataset, "Rows", 1)[0]), int(_numbers(dataset, "Columns", 1)[0]))
     count = int(_numbers(dataset, "NumberOfFrames", 1, 1)[0])
     if not 1 <= count <= path.stat().st_size:
         raise Refusal("corrupt", f"NumberOfFrames {count}")
-    telling = {tag: str(element(dataset, tag) or "") for tag in _TELLING}
+    splitting = {tag: str(element(dataset, tag) or "") for tag in _SPLITTING_TAGS}
     enhanced = "PerFrameFunctionalGroupsSequence" in dataset
     if count > 1 and not enhanced and "ImagePositionPatient" not in dataset:
-        return _assumed(dataset, path, count, size, telling)
+        return _assumed(dataset, path, count, size, splitting)
     out = []
     for number in range(count):
         place = measures = scale = axes = dataset
-        kind = dict(telling)
+        tags = dict(splitting)
         if enhanced:
             place = _functional(dataset, number, "PlanePositionSequence")
             axes = _functional(dataset, number, "PlaneOrientationSequence")
             measures = _functional(dataset, number, "PixelMeasuresSequence")
             scale = _functional(dataset, number, "PixelValueTransformationSequence")
             content = _functional(dataset, number, "FrameContentSequence")
-            kind["TemporalPositionIdentifier"] = str(element(content, "TemporalPositionIndex") or "")
+            tags["TemporalPositionIdentifier"] = str(element(content, "TemporalPositionIndex") or "")
         origin = _numbers(place, "ImagePositionPatient", 3)
         orientation = _numbers(axes, "ImageOrientationPatient", 6).reshape(2, 3)
         rows, columns = _numbers(measures, "PixelSpacing", 2)
-        out.append(Frame(path, number, origin, orientation, (rows, columns), size, *_rescale(scale), kind))
+        out.append(Frame(path, number, origin, orientation, (rows, columns), size, *_rescale(scale), tags))
     return out
 
 
@@ -106,27 +106,27 @@ def _rescale(dataset: pydicom.Dataset) -> tuple[float, float]:
 
 
 def _assumed(
-    dataset: pydicom.Dataset, path: pathlib.Path, count: int, size: tuple[int, int], telling: dict[str, str]
+    dataset: pydicom.Dataset, path: pathlib.Path, count: int, size: tuple[int, int], splitting: dict[str, str]
 ) -> list[Frame]:
     """Frames of a multi-frame object that lost its functional groups: DICOM pixels are stored as they are viewed,
     which is PL for axial slices; the frames follow each other at SpacingBetweenSlices, and nothing is known of the
     pixels."""
     step = float(_numbers(dataset, "SpacingBetweenSlices", 1, 1.0)[0]) or 1.0
     rows, columns = _numbers(dataset, "PixelSpacing", 2, 1.0)
-    kind = telling | {ASSUMED: "axial, no position in the file"}
+    tags = splitting | {ASSUMED_GEOMETRY: "axial, no position in the file"}
     origins = np.arange(count)[:, None] * [0.0, 0.0, step]
     scale = _rescale(dataset)
-    return [Frame(path, n, origins[n], np.eye(3)[:2], (rows, columns), size, *scale, kind) for n in range(count)]
+    return [Frame(path, n, origins[n], np.eye(3)[:2], (rows, columns), size, *scale, tags) for n in range(count)]
 
 
 def volumes_of(frames: list[Frame]) -> tuple[list[list[Frame]], str]:
     """Frames split into volumes of distinct positions, and the element that tells them apart ("" for one volume)."""
     if _distinct(frames):
         return [frames], ""
-    for tag in _TELLING:
+    for tag in _SPLITTING_TAGS:
         groups: dict[str, list[Frame]] = {}
         for frame in frames:
-            groups.setdefault(frame.kind[tag], []).append(frame)
+            groups.setdefault(frame.tags[tag], []).append(frame)
         if len(groups) > 1 and all(_distinct(group) for group in groups.values()):
             return [groups[key] for key in sorted(groups, key=_natural)], tag
     raise Refusal("irregular_geometry", f"several slices at one position among {len(frames)}")

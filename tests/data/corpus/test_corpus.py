@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from curia2_jax.data.corpus import corpus as corpus_module
-from curia2_jax.data.corpus import index, records, shards
+from curia2_jax.data.corpus import index, layout, records
 from curia2_jax.data.corpus.corpus import Corpus, parse, patient_hash
 from curia2_jax.errors import UserError
 from tests.data.small_corpus import write_small_corpus
@@ -51,7 +51,7 @@ def test_opens_with_tensorflow_datasets_without_tensorflow(made):
 
 def test_columns_are_those_of_the_parquet_index(made):
     folder, _ = made
-    corpus, table = Corpus(folder), pq.read_table(folder / index.FILE)
+    corpus, table = Corpus(folder), pq.read_table(folder / layout.INDEX)
     assert table.schema.names == index.SCHEMA.names
     some = np.array([29, 3, 3, 11])
     for name in index.SCHEMA.names:
@@ -66,7 +66,7 @@ def test_columns_are_those_of_the_parquet_index(made):
         assert packed[name].dtype == expected.dtype
         np.testing.assert_array_equal(packed[name], expected)
     assert packed["is_ct"].tolist() == [m == "CT" for m in table.column("modality").to_numpy()[some]]
-    files = {path.name for path in (folder / index.COLUMNS).iterdir()}
+    files = {path.name for path in (folder / layout.COLUMNS).iterdir()}
     assert {"rows.npy", "position.npy"} <= files and "height.npy" not in files  # one truth
     with pytest.raises(KeyError, match="nonsense"):
         corpus.column("nonsense")
@@ -74,7 +74,7 @@ def test_columns_are_those_of_the_parquet_index(made):
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/smaps").exists(), reason="Linux tells the advice of a mapping")
 def test_rows_are_not_read_ahead_but_columns_are(made):
-    corpus, rows = Corpus(made[0]), str(made[0] / index.COLUMNS / "rows.npy")
+    corpus, rows = Corpus(made[0]), str(made[0] / layout.COLUMNS / "rows.npy")
 
     def advised() -> list[bool]:
         """Whether each mapping of the file is advised to be random ("rr"), sorted."""
@@ -125,7 +125,7 @@ def test_keys_stay_on_disk(tmp_path):
     """Neither filters nor splits nor names of slices make a copy of the keys."""
     write_small_corpus(tmp_path / "c", series=40, slices=1)
     corpus, before = Corpus(tmp_path / "c"), pa.total_allocated_bytes()
-    corpus.sampling_plan(where="series!=series3", split="train", held_out=0.5, temperature=2.0, cap=1)
+    corpus.sampler(where="series!=series3", split="train", held_out=0.5, temperature=2.0, cap=1)
     assert corpus.take("patient", np.array([39, 2])).tolist() == ["patient19", "patient1"]
     assert pa.total_allocated_bytes() == before
 
@@ -133,7 +133,7 @@ def test_keys_stay_on_disk(tmp_path):
 def test_a_missing_vocabulary_is_told(tmp_path):
     write_small_corpus(tmp_path / "c", series=2, slices=1)
     for damage in (lambda file: file.write_bytes(b"nonsense"), lambda file: file.unlink()):
-        damage(tmp_path / "c" / index.COLUMNS / "series.vocabulary.arrow")
+        damage(tmp_path / "c" / layout.COLUMNS / "series.vocabulary.arrow")
         with pytest.raises(UserError, match="index column series cannot be read"):
             Corpus(tmp_path / "c").take("series", np.array([0]))
 
@@ -164,7 +164,7 @@ def test_a_mixture_reads_and_weighs_its_corpora(made, tmp_path):
     assert corpus.rows(some)["is_ct"].tolist() == (corpus.column("modality")[some] == "CT").tolist()
     every = written + other
     assert corpus.contract["largest"] == [max(s.shape[axis] for s in every) for axis in (0, 1)]
-    drawn = corpus.sampling_plan().records(np.arange(4000), 0)
+    drawn = corpus.sampler().records(np.arange(4000), 0)
     assert abs((drawn < 30).mean() - 0.75) < 2e-3
 
 
@@ -182,8 +182,8 @@ def test_a_mixture_reads_and_weighs_its_corpora(made, tmp_path):
     ],
 )
 def test_conditions(made, where, expected):
-    plan = Corpus(made[0]).sampling_plan(where=where)
-    assert len(plan) == expected == len(np.unique(plan.records(np.arange(expected), 0)))
+    sampler = Corpus(made[0]).sampler(where=where)
+    assert len(sampler) == expected == len(np.unique(sampler.records(np.arange(expected), 0)))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_conditions(made, where, expected):
 )
 def test_wrong_options_are_told_in_one_line(made, options, message):
     with pytest.raises(UserError, match=message) as error:
-        Corpus(made[0]).sampling_plan(**options)
+        Corpus(made[0]).sampler(**options)
     assert "\n" not in str(error.value)
 
 
@@ -208,14 +208,14 @@ def test_split_parts_patients_and_stays(tmp_path):
     write_small_corpus(tmp_path / "c", series=40, slices=2)
     corpus = Corpus(tmp_path / "c")
     train, held = (
-        set(corpus.sampling_plan(split=split, held_out=0.4).records(np.arange(80), 0).tolist())
+        set(corpus.sampler(split=split, held_out=0.4).records(np.arange(80), 0).tolist())
         for split in ("train", "held_out")
     )
     assert not train & held and len(train | held) == 80 and held
     patients = corpus.column("patient")
     assert not {patients[i] for i in train} & {patients[i] for i in held}
     assert all(patient_hash(patients[i]) < 0.4 for i in held)
-    more = set(corpus.sampling_plan(split="held_out", held_out=0.6).records(np.arange(80), 0).tolist())
+    more = set(corpus.sampler(split="held_out", held_out=0.6).records(np.arange(80), 0).tolist())
     assert held <= more  # nobody moves from held out to train when the share grows
 
 
@@ -224,7 +224,7 @@ def test_temperature_evens_out_modalities(tmp_path):
     corpus = Corpus(tmp_path / "c")
     is_ct = corpus.column("modality") == "CT"
     for temperature, share in ((1.0, 2 / 3), (2.0, np.sqrt(2) / (1 + np.sqrt(2))), (1e9, 0.5)):
-        drawn = corpus.sampling_plan(temperature=temperature).records(np.arange(40_000), 1)
+        drawn = corpus.sampler(temperature=temperature).records(np.arange(40_000), 1)
         assert abs(is_ct[drawn].mean() - share) < 1e-3
 
 
@@ -257,7 +257,7 @@ def test_parse(tmp_path):
 @pytest.mark.parametrize("codec", sorted(records.CODECS))
 def test_a_flipped_bit_in_a_shard_never_gives_other_voxels(tmp_path, codec):
     written = write_small_corpus(tmp_path / "c", series=2, slices=3, shards=1, codec=codec)
-    path = tmp_path / "c" / shards.file_name(0, 1)
+    path = tmp_path / "c" / layout.shard(0, 1)
     whole, rng, noticed = path.read_bytes(), np.random.default_rng(0), 0
     for _ in range(40):
         data = bytearray(whole)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curia2_jax.data.corpus.sampling import SamplingPlan, Stratum, runs
+from curia2_jax.data.corpus.sampling import Sampler, Stratum, runs
 
 
 def naive_runs(groups, keep):
@@ -47,26 +47,28 @@ def stratum(name, weight, sizes, first=0, cap=None):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 4097])
 def test_an_epoch_shows_every_slice_once_and_the_next_in_another_order(size):
-    plan = SamplingPlan.of([stratum("a", 1.0, [size])])
-    drawn = plan.records(np.arange(3 * size), seed=5).reshape(3, size)
+    sampler = Sampler.from_strata([stratum("a", 1.0, [size])])
+    drawn = sampler.records(np.arange(3 * size), seed=5).reshape(3, size)
     for epoch in drawn:
         assert sorted(epoch.tolist()) == list(range(size))
     if size > 7:
         assert not (drawn[0] == drawn[1]).all() and not (drawn[0] == np.arange(size)).all()
-        assert not (plan.records(np.arange(size), seed=6) == drawn[0]).all()
+        assert not (sampler.records(np.arange(size), seed=6) == drawn[0]).all()
 
 
 def test_any_position_can_be_asked_alone():
-    plan = SamplingPlan.of([stratum("a", 1.0, [30, 50]), stratum("b", 3.0, [11], 80)])
+    sampler = Sampler.from_strata([stratum("a", 1.0, [30, 50]), stratum("b", 3.0, [11], 80)])
     positions = np.random.default_rng(0).integers(0, 10**12, 500)
-    together = plan.records(positions, 3)
-    assert [int(plan.records(np.array([p]), 3)[0]) for p in positions[:50]] == together[:50].tolist()
-    np.testing.assert_array_equal(plan.records(positions.reshape(20, 25), 3), together.reshape(20, 25))
+    together = sampler.records(positions, 3)
+    assert [int(sampler.records(np.array([p]), 3)[0]) for p in positions[:50]] == together[:50].tolist()
+    np.testing.assert_array_equal(sampler.records(positions.reshape(20, 25), 3), together.reshape(20, 25))
 
 
 def test_strata_come_in_the_proportion_of_their_weights_in_every_batch():
-    plan = SamplingPlan.of([stratum("a", 2.0, [1000]), stratum("b", 1.0, [10], 1000), stratum("c", 1.0, [500], 1010)])
-    drawn = plan.records(np.arange(64 * 200), 0).reshape(200, 64)
+    sampler = Sampler.from_strata(
+        [stratum("a", 2.0, [1000]), stratum("b", 1.0, [10], 1000), stratum("c", 1.0, [500], 1010)]
+    )
+    drawn = sampler.records(np.arange(64 * 200), 0).reshape(200, 64)
     share = (drawn < 1000).mean(axis=1)
     assert abs(share.mean() - 0.5) < 1e-3 and np.abs(share - 0.5).max() < 0.05
     assert abs(np.mean((drawn >= 1000) & (drawn < 1010)) - 0.25) < 1e-3
@@ -74,9 +76,9 @@ def test_strata_come_in_the_proportion_of_their_weights_in_every_batch():
 
 
 def test_a_cap_shows_long_series_as_often_as_short_ones_and_all_their_slices_in_the_end():
-    plan = SamplingPlan.of([stratum("a", 1.0, [100, 4, 9], cap=4)])
-    assert len(plan) == 12
-    drawn = plan.records(np.arange(12 * 400), 1).reshape(400, 12)
+    sampler = Sampler.from_strata([stratum("a", 1.0, [100, 4, 9], cap=4)])
+    assert len(sampler) == 12
+    drawn = sampler.records(np.arange(12 * 400), 1).reshape(400, 12)
     for epoch in drawn:
         assert np.histogram(epoch, [0, 100, 104, 113])[0].tolist() == [4, 4, 4]
         assert sorted(epoch[(epoch >= 100) & (epoch < 104)].tolist()) == [100, 101, 102, 103]
@@ -87,9 +89,9 @@ def test_a_cap_shows_long_series_as_often_as_short_ones_and_all_their_slices_in_
 
 def test_orders_look_random():
     """Neighbouring positions are uncorrelated, and first places are uniform over seeds (chi-square, p = 1e-4)."""
-    plan = SamplingPlan.of([stratum("a", 1.0, [1000])])
-    order = plan.records(np.arange(1000), 0)
+    sampler = Sampler.from_strata([stratum("a", 1.0, [1000])])
+    order = sampler.records(np.arange(1000), 0)
     assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.12
-    first = np.array([int(plan.records(np.array([0]), seed)[0]) for seed in range(2000)])
+    first = np.array([int(sampler.records(np.array([0]), seed)[0]) for seed in range(2000)])
     counts = np.bincount(first // 100, minlength=10)
     assert ((counts - 200) ** 2 / 200).sum() < 33.7

@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curia2_jax.data.corpus import shards
+from curia2_jax.data.corpus import layout, shards
 from curia2_jax.data.corpus.records import CorruptRecord
 
 
@@ -34,7 +34,7 @@ def test_metadata_is_that_of_tensorflow_datasets(tmp_path, lengths):
     for folder in (theirs, ours):
         folder.mkdir()
         for shard in range(len(lengths)):
-            (folder / shards.file_name(shard, len(lengths))).touch()
+            (folder / layout.shard(shard, len(lengths))).touch()
     template = tfds.core.ShardedFileTemplate(
         data_dir=theirs, dataset_name="curia", split="slices", filetype_suffix="array_record"
     )

@@ -19,8 +19,7 @@ from PIL import Image
 
 from curia2_jax.data.corpus import records
 from curia2_jax.data.corpus.corpus import Corpus
-from curia2_jax.data.crops import batches as pipeline
-from curia2_jax.data.crops import loader, masks
+from curia2_jax.data.crops import batches, loader, masks
 from curia2_jax.data.crops.batches import DataConfig
 from curia2_jax.data.crops.boxes import CropsConfig
 from curia2_jax.data.crops.masks import MasksConfig
@@ -50,7 +49,7 @@ BATCH, GROUP = 16, 4
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """(folder, slices in the order of the index): eight series of six slices between 64 x 48 and 72 x 56."""
-    folder = tmp_path_factory.mktemp("pipeline") / "corpus"
+    folder = tmp_path_factory.mktemp("batches") / "corpus"
     return folder, write_small_corpus(folder, series=8)
 
 
@@ -75,8 +74,8 @@ def config(folder, **changes):
     )
 
 
-def batches(data, start=0, stop=None, rows=None, seed=5):
-    return pipeline.batches(data, CROPS, MASKS, PATCH, seed=seed, start_step=start, stop_step=stop, rows=rows)
+def open_stream(data, start=0, stop=None, rows=None, seed=5):
+    return batches.batches(data, CROPS, MASKS, PATCH, seed=seed, start_step=start, stop_step=stop, rows=rows)
 
 
 def rows_of(stream):
@@ -94,7 +93,7 @@ def rows_of(stream):
 
 @pytest.fixture(scope="module")
 def expected(corpus):
-    hashes = rows_of(batches(config(corpus[0]), stop=51))
+    hashes = rows_of(open_stream(config(corpus[0]), stop=51))
     assert len(hashes) == 51 and all(len(step) == BATCH for step in hashes)
     assert len({h for step in hashes for h in step}) == 51 * BATCH  # no two draws alike
     return hashes
@@ -103,7 +102,7 @@ def expected(corpus):
 def test_shapes_and_contents(corpus):
     folder, slices = corpus
     index = Corpus(folder)
-    with batches(config(folder), stop=3) as stream:
+    with open_stream(config(folder), stop=3) as stream:
         for step, batch in enumerate(stream):
             assert {name: (values.shape, values.dtype) for name, values in batch.items()} == {
                 "slices": ((BATCH, 80, 80), np.int16),
@@ -128,7 +127,7 @@ def test_shapes_and_contents(corpus):
 
 def test_an_epoch_holds_every_slice_once(corpus):
     drawn = []
-    with batches(config(corpus[0]), stop=6) as stream:
+    with open_stream(config(corpus[0]), stop=6) as stream:
         for step, _ in enumerate(stream):
             drawn.append([where.split(",")[0] for where in stream.records_of_step(step)])
     first, second = np.concatenate(drawn[:3]), np.concatenate(drawn[3:])
@@ -140,7 +139,7 @@ def test_groups_have_one_ladder(corpus):
     """Every group holds the same targets, each in another order; about half of the crops have no mask."""
     ladder = sorted(masks.ladder(GROUP, PATCHES, MASKS).tolist())
     orders = set()
-    with batches(config(corpus[0]), stop=6) as stream:
+    with open_stream(config(corpus[0]), stop=6) as stream:
         for batch in stream:
             for group in batch["masks"].reshape(-1, GROUP * 2, PATCHES).sum(-1).tolist():
                 assert sorted(group) == ladder
@@ -152,20 +151,20 @@ def test_groups_have_one_ladder(corpus):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_processes_change_nothing(corpus, expected, workers):
     """Spawned processes; their arrays have left the shared memory when the consumer sees them."""
-    stream = batches(config(corpus[0], num_workers=workers), stop=51)
+    stream = open_stream(config(corpus[0], num_workers=workers), stop=51)
     assert rows_of(stream) == expected
     assert next(stream, None) is None
 
 
 @pytest.mark.parametrize("threads", [1, 5])
 def test_threads_change_nothing(corpus, expected, threads):
-    assert rows_of(batches(config(corpus[0], num_threads=threads, prefetch=1), stop=51)) == expected
+    assert rows_of(open_stream(config(corpus[0], num_threads=threads, prefetch=1), stop=51)) == expected
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_change_nothing(corpus, expected, hosts):
     parts = np.split(np.arange(BATCH), hosts)
-    streams = [rows_of(batches(config(corpus[0]), stop=51, rows=rows)) for rows in parts]
+    streams = [rows_of(open_stream(config(corpus[0]), stop=51, rows=rows)) for rows in parts]
     assert [[row for part in step for row in part] for step in zip(*streams, strict=True)] == expected
 
 
@@ -173,12 +172,12 @@ def test_interleaved_rows_and_resuming(corpus, expected):
     """A host of two that shard parameters between them owns every other block of rows; both start at step 17."""
     for first in (0, 4):
         rows = np.concatenate([np.arange(first, first + 4), np.arange(first + 8, first + 12)])
-        found = rows_of(batches(config(corpus[0]), start=17, stop=51, rows=rows))
+        found = rows_of(open_stream(config(corpus[0]), start=17, stop=51, rows=rows))
         assert found == [[step[r] for r in rows] for step in expected[17:]]
 
 
 def test_seeds_differ(corpus, expected):
-    assert not set(rows_of(batches(config(corpus[0]), stop=1, seed=6))[0]) & {h for step in expected for h in step}
+    assert not set(rows_of(open_stream(config(corpus[0]), stop=1, seed=6))[0]) & {h for step in expected for h in step}
 
 
 @pytest.fixture(scope="module")
@@ -204,8 +203,8 @@ def test_corrupt_records_are_replaced(damaged, expected, caplog):
     """By the same slices whoever makes the row; every other row is untouched."""
     folder, numbers = damaged
     data = config(folder, max_corrupt_rate=1.0)
-    with caplog.at_level(logging.WARNING, logger=pipeline.__name__):
-        stream = batches(data, stop=51)
+    with caplog.at_level(logging.WARNING, logger=batches.__name__):
+        stream = open_stream(data, stop=51)
         found = rows_of(stream)
     differ = {(k, r) for k in range(51) for r in range(BATCH) if found[k][r] != expected[k][r]}
     drawn = {
@@ -221,12 +220,12 @@ def test_corrupt_records_are_replaced(damaged, expected, caplog):
         "record 40, row 16 of shard 1",
         "record 7, row 7 of shard 0",
     ]
-    halves = [rows_of(batches(data, start=1, stop=9, rows=rows)) for rows in (np.arange(8), np.arange(8, 16))]
+    halves = [rows_of(open_stream(data, start=1, stop=9, rows=rows)) for rows in (np.arange(8), np.arange(8, 16))]
     assert [a + b for a, b in zip(*halves, strict=True)] == found[1:9]
 
 
 def test_too_many_corrupt_records_stop_the_run(damaged):
-    stream = batches(config(damaged[0], max_corrupt_rate=5e-4))
+    stream = open_stream(config(damaged[0], max_corrupt_rate=5e-4))
     with pytest.raises(UserError, match=r"corpus: 6 of \d+ slices cannot be read, more than .*ingest.py --verify"):
         for _ in stream:
             pass
@@ -238,7 +237,7 @@ def test_nothing_readable_stops_at_once(corpus, monkeypatch):
         raise records.CorruptRecord("nothing")
 
     monkeypatch.setattr(Corpus, "read", read)
-    with pytest.raises(UserError, match="16 records in a row"), batches(config(corpus[0])) as stream:
+    with pytest.raises(UserError, match="16 records in a row"), open_stream(config(corpus[0])) as stream:
         next(stream)
 
 
@@ -256,7 +255,7 @@ def test_nothing_readable_stops_at_once(corpus, monkeypatch):
 )
 def test_mistakes_are_told_at_the_start(corpus, changes, message):
     with pytest.raises(UserError, match=message):
-        batches(config(corpus[0], **changes))
+        open_stream(config(corpus[0], **changes))
 
 
 def test_a_canvas_must_hold_every_corpus_of_a_mixture(corpus, tmp_path):
@@ -264,17 +263,17 @@ def test_a_canvas_must_hold_every_corpus_of_a_mixture(corpus, tmp_path):
     write_small_corpus(tmp_path / "wide", series=1, slices=1, shape=(40, 90), shards=1)
     mixture = f"{corpus[0]}:5,{tmp_path / 'wide'}:1"
     with pytest.raises(UserError, match=r"data.canvas: 89, but .* has slices of 90 pixels; write 90"):
-        batches(config(mixture, canvas=89))
-    batches(config(mixture, canvas=90)).close()
+        open_stream(config(mixture, canvas=89))
+    open_stream(config(mixture, canvas=90)).close()
 
 
 def test_no_canvas_means_what_the_corpora_need(corpus, tmp_path):
     """Whole multiples of 32 pixels around the largest slice of all of them; what lies inside does not change."""
     write_small_corpus(tmp_path / "wide", series=1, slices=1, shape=(40, 97), shards=1)
     for folder, side in ((corpus[0], 96), (f"{corpus[0]}:5,{tmp_path / 'wide'}:1", 128), (tmp_path / "wide", 128)):
-        with batches(config(folder, canvas=0), stop=1) as stream:
+        with open_stream(config(folder, canvas=0), stop=1) as stream:
             assert next(stream)["slices"].shape == (BATCH, side, side)
-    with batches(config(corpus[0], canvas=0), stop=3) as found, batches(config(corpus[0]), stop=3) as given:
+    with open_stream(config(corpus[0], canvas=0), stop=3) as found, open_stream(config(corpus[0]), stop=3) as given:
         for a, b in zip(found, given, strict=True):
             np.testing.assert_array_equal(a["slices"][:, :80, :80], b["slices"])
             assert not a["slices"][:, 80:].any() and not a["slices"][:, :, 80:].any()
@@ -288,15 +287,15 @@ def test_without_a_corpus_the_canvas_holds_any_stored_slice():
 
 def test_the_codec_of_the_records_changes_nothing(expected, tmp_path):
     write_small_corpus(tmp_path / "zstd", series=8, codec="zstd")
-    assert rows_of(batches(config(tmp_path / "zstd"), stop=51)) == expected
+    assert rows_of(open_stream(config(tmp_path / "zstd"), stop=51)) == expected
 
 
 def test_slices_of_half_the_size_are_drawn_as_whole_ones(tmp_path):
     """Same slices, same boxes in millimetres of tissue, same masks; the sides of an odd slice are rounded up."""
     slices = write_small_corpus(tmp_path / "c", series=8, shape=(61, 47))
     with (
-        batches(config(tmp_path / "c"), stop=5) as whole,
-        batches(config(tmp_path / "c", reduce=1, canvas=0), stop=5) as half,
+        open_stream(config(tmp_path / "c"), stop=5) as whole,
+        open_stream(config(tmp_path / "c", reduce=1, canvas=0), stop=5) as half,
     ):
         for step, (full, found) in enumerate(zip(whole, half, strict=True)):
             assert found["slices"].shape == (BATCH, 64, 64)
@@ -344,14 +343,14 @@ def test_slices_that_cannot_be_halved_are_told(corpus, tmp_path):
     write_small_corpus(tmp_path / "zstd", series=2, codec="zstd")
     for folder in (tmp_path / "zstd", f"{corpus[0]},{tmp_path / 'zstd'}"):
         with pytest.raises(UserError, match=r"config.data.reduce: found 1, but .*zstd has .* --codec=htj2k$"):
-            batches(config(folder, reduce=1))
+            open_stream(config(folder, reduce=1))
 
 
 def test_filters_and_splits_reach_the_corpus(corpus):
-    with batches(config(corpus[0], where="modality=CT"), stop=4) as stream:
+    with open_stream(config(corpus[0], where="modality=CT"), stop=4) as stream:
         assert all(batch["is_ct"].all() for batch in stream)
     patients = set()
-    with batches(config(corpus[0], held_out=0.5, max_slices_per_series=2), stop=4) as stream:
+    with open_stream(config(corpus[0], held_out=0.5, max_slices_per_series=2), stop=4) as stream:
         for step, _ in enumerate(stream):
             patients |= {where.split(",")[1] for where in stream.records_of_step(step)}
     assert 0 < len(patients) < 8
@@ -359,7 +358,7 @@ def test_filters_and_splits_reach_the_corpus(corpus):
 
 def test_closing_ends_the_threads(corpus):
     before = set(threading.enumerate())
-    stream = batches(config(corpus[0], num_threads=3))
+    stream = open_stream(config(corpus[0], num_threads=3))
     next(stream)
     stream.close()
     stream.close()
@@ -381,7 +380,7 @@ def test_a_program_that_forgets_to_close_ends_quietly(corpus, tmp_path, workers)
             from tests.data.crops import test_batches as t
 
             if __name__ == "__main__":
-                stream = t.batches(t.config({str(corpus[0])!r}, num_workers={workers}))
+                stream = t.open_stream(t.config({str(corpus[0])!r}, num_workers={workers}))
                 batches = [next(stream) for _ in range(3)]
                 print(len(batches))
             """
@@ -395,7 +394,7 @@ def test_a_program_that_forgets_to_close_ends_quietly(corpus, tmp_path, workers)
 def test_memory_stays_flat_for_ten_minutes(corpus):
     """Peak resident memory of the last nine minutes within 5 % of that of the first."""
     start, first = time.monotonic(), None
-    with batches(config(corpus[0])) as stream:
+    with open_stream(config(corpus[0])) as stream:
         while time.monotonic() < start + 600:
             next(stream)
             if first is None and time.monotonic() > start + 60:

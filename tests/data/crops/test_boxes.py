@@ -3,13 +3,12 @@
 import dataclasses
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from curia2_jax.data.crops import boxes as crops
-from curia2_jax.data.crops.boxes import CropsConfig, Geometry
+from curia2_jax.data.crops.boxes import DRAWS, CropsConfig, Geometry, draw_boxes
+from curia2_jax.data.crops.gaussian import from_index
 
 CONFIG = CropsConfig(
     placement="anatomical",
@@ -27,12 +26,12 @@ CONFIG = CropsConfig(
 
 
 def geometry(images, extent=(512, 512), spacing=(0.8, 0.8), mean=(200.0, 300.0), std=(60.0, 90.0)):
-    rows = (np.tile(np.array(x), (images, 1)) for x in (extent, spacing, mean, std))
-    return Geometry(*rows)
+    extent, spacing, mean, std = (np.tile(np.array(x), (images, 1)) for x in (extent, spacing, mean, std))
+    return Geometry(extent, spacing, *from_index(mean, std, np.ones(images)))
 
 
 def draws(images, config=CONFIG, seed=0):
-    return np.random.default_rng(seed).random((images, 2 + config.num_local, crops.DRAWS))
+    return np.random.default_rng(seed).random((images, 2 + config.num_local, DRAWS))
 
 
 def sides(boxes, spacing=(1.0, 1.0)):
@@ -43,34 +42,12 @@ def centers(boxes):
     return (boxes[..., 2:].astype(np.float64) + boxes[..., :2]) / 2
 
 
-@pytest.mark.parametrize(
-    ("mean", "std", "low", "high"),
-    [(0.0, 1.0, -1.0, 2.0), (200.0, 60.0, 10.0, 500.0), (900.0, 30.0, 10.0, 500.0), (-700.0, 25.0, 50.0, 400.0)],
-)
-def test_truncated_gaussian_is_scipys_truncnorm(mean, std, low, high):
-    """The last two intervals lie 13 and 30 standard deviations away from the mean."""
-    uniform = np.random.default_rng(0).random(4000)
-    ours = crops.truncated_gaussian(uniform, *(np.full(4000, x) for x in (mean, std, low, high)))
-    law = stats.truncnorm((low - mean) / std, (high - mean) / std, mean, std)
-    np.testing.assert_allclose(ours, law.ppf(uniform), rtol=1e-7)
-    assert stats.kstest(ours, law.cdf).pvalue > 0.01
-
-
-def test_truncated_gaussian_far_away_is_exponential():
-    """Ten thousand standard deviations out the law is exponential with the rate (low - mean) / std**2."""
-    uniform = np.linspace(0.0, 1.0, 11, endpoint=False)
-    ours = crops.truncated_gaussian(uniform, np.zeros(11), np.ones(11), np.full(11, 1e4), np.full(11, 2e4))
-    np.testing.assert_allclose((ours - 1e4) * 1e4, -np.log1p(-uniform), atol=2e-4)
-    mirrored = crops.truncated_gaussian(1 - uniform, np.zeros(11), np.ones(11), np.full(11, -2e4), np.full(11, -1e4))
-    np.testing.assert_allclose(mirrored, -ours, atol=1e-6)
-
-
 def test_infinite_spread_is_uniform_placement():
     uniform = draws(3000)
     config = dataclasses.replace(CONFIG, global_area=(0.25, 0.25), aspect=(1.0, 1.0))
-    endless = crops.draw(uniform, geometry(3000, std=(np.inf, np.inf)), config)
-    switched = crops.draw(uniform, geometry(3000), dataclasses.replace(config, placement="uniform"))
-    unknown = crops.draw(uniform, geometry(3000, mean=(np.nan, np.nan), std=(0.0, 0.0)), config)
+    endless = draw_boxes(uniform, geometry(3000, std=(np.inf, np.inf)), config)
+    switched = draw_boxes(uniform, geometry(3000), dataclasses.replace(config, placement="uniform"))
+    unknown = draw_boxes(uniform, geometry(3000, mean=(np.nan, np.nan), std=(0.0, 0.0)), config)
     for others in (switched, unknown):
         for a, b in zip(endless, others, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -81,7 +58,7 @@ def test_infinite_spread_is_uniform_placement():
 
 def test_centers_follow_the_truncated_gaussian():
     config = dataclasses.replace(CONFIG, global_area=(0.25, 0.25), local_area=(0.0625, 0.0625), aspect=(1.0, 1.0))
-    large, small, _ = crops.draw(draws(3000), geometry(3000), config)
+    large, small, _ = draw_boxes(draws(3000), geometry(3000), config)
     for boxes, half in ((large, 128.0), (small, 64.0)):
         for axis, (mean, std) in enumerate(((200.0, 60.0), (300.0, 90.0))):
             law = stats.truncnorm((half - mean) / std, (512 - half - mean) / std, mean, std)
@@ -89,7 +66,7 @@ def test_centers_follow_the_truncated_gaussian():
 
 
 def test_area_is_uniform_and_aspect_log_uniform():
-    large, small, _ = crops.draw(draws(4000), geometry(4000), CONFIG)
+    large, small, _ = draw_boxes(draws(4000), geometry(4000), CONFIG)
     area = sides(large).prod(-1).ravel() / 512**2
     assert stats.kstest(area, stats.uniform(0.32, 0.68).cdf).pvalue > 0.01
     area = sides(small).prod(-1).ravel() / 512**2
@@ -111,7 +88,7 @@ def test_area_is_uniform_and_aspect_log_uniform():
 )
 def test_every_box_lies_inside_and_keeps_its_aspect(extent, spacing, mean, std, unit, seed):
     config = dataclasses.replace(CONFIG, unit=unit)
-    for boxes in crops.draw(draws(8, seed=seed), geometry(8, extent, spacing, mean, std), config)[:2]:
+    for boxes in draw_boxes(draws(8, seed=seed), geometry(8, extent, spacing, mean, std), config)[:2]:
         assert boxes.dtype == np.float32
         assert (boxes[..., :2] >= 0).all() and (boxes[..., :2] < boxes[..., 2:]).all()
         assert (boxes[..., 2] <= extent[0]).all() and (boxes[..., 3] <= extent[1]).all()
@@ -121,32 +98,32 @@ def test_every_box_lies_inside_and_keeps_its_aspect(extent, spacing, mean, std, 
 
 def test_no_aspect_fits_a_long_slice():
     """A tenth as high as wide: every large box has the full height and the broadest aspect."""
-    large = crops.draw(draws(50), geometry(50, extent=(60, 600), mean=(30.0, 300.0)), CONFIG)[0]
+    large = draw_boxes(draws(50), geometry(50, extent=(60, 600), mean=(30.0, 300.0)), CONFIG)[0]
     np.testing.assert_allclose(sides(large), np.broadcast_to([60, 80], (50, 2, 2)), rtol=1e-5)
 
 
 def test_millimetres_do_not_depend_on_the_grid():
     config = dataclasses.replace(CONFIG, unit="mm", local_mm=(40.0, 80.0))
     for spacing in ((0.5, 0.5), (0.8, 1.6)):
-        small = crops.draw(draws(2000), geometry(2000, spacing=spacing), config)[1]
+        small = draw_boxes(draws(2000), geometry(2000, spacing=spacing), config)[1]
         side = np.sqrt(sides(small, spacing).prod(-1)).ravel()
         assert stats.kstest(side, stats.uniform(40, 40).cdf).pvalue > 0.01
-    whole = crops.draw(draws(20), geometry(20, extent=(100, 100)), dataclasses.replace(config, aspect=(1.0, 1.0)))[0]
+    whole = draw_boxes(draws(20), geometry(20, extent=(100, 100)), dataclasses.replace(config, aspect=(1.0, 1.0)))[0]
     np.testing.assert_array_equal(whole, np.broadcast_to(np.float32([0, 0, 100, 100]), (20, 2, 4)))
 
 
 def test_flips_are_bernoulli():
-    flips = crops.draw(draws(4000), geometry(4000), dataclasses.replace(CONFIG, flip_rate=0.3))[2]
+    flips = draw_boxes(draws(4000), geometry(4000), dataclasses.replace(CONFIG, flip_rate=0.3))[2]
     assert stats.binomtest(int(flips.sum()), flips.size, 0.3).pvalue > 0.01
-    assert not crops.draw(draws(100), geometry(100), CONFIG)[2].any()
+    assert not draw_boxes(draws(100), geometry(100), CONFIG)[2].any()
 
 
 def test_a_row_does_not_depend_on_its_batch():
     uniform, whole = draws(6), geometry(6)
     whole = whole._replace(mean=whole.mean + np.arange(6)[:, None])
-    together = crops.draw(uniform, whole, CONFIG)
+    together = draw_boxes(uniform, whole, CONFIG)
     for row in range(6):
-        alone = crops.draw(uniform[row : row + 1], Geometry(*(x[row : row + 1] for x in whole)), CONFIG)
+        alone = draw_boxes(uniform[row : row + 1], Geometry(*(x[row : row + 1] for x in whole)), CONFIG)
         for a, b in zip(together, alone, strict=True):
             np.testing.assert_array_equal(a[row], b[0])
 
@@ -162,7 +139,7 @@ def test_anatomical_boxes_hold_more_of_a_body():
     def share(placement):
         config = dataclasses.replace(CONFIG, placement=placement)
         shares = []
-        for boxes in crops.draw(draws(1000), geometry(1000, mean=mean, std=std), config)[:2]:
+        for boxes in draw_boxes(draws(1000), geometry(1000, mean=mean, std=std), config)[:2]:
             y0, x0, y1, x1 = np.moveaxis(np.round(boxes).astype(int), -1, 0)
             inside = total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0]
             shares.append((inside / ((y1 - y0) * (x1 - x0))).mean())
@@ -177,5 +154,5 @@ def test_a_spread_that_is_known_in_one_axis_alone_says_nothing():
     """Both axes are then as where no anatomy is known: uniform."""
     uniform = draws(2000)
     half, none = (geometry(2000, mean=(20.0, 20.0), std=std) for std in ((0.0, 5.0), (0.0, 0.0)))
-    for a, b in zip(crops.draw(uniform, half, CONFIG), crops.draw(uniform, none, CONFIG), strict=True):
+    for a, b in zip(draw_boxes(uniform, half, CONFIG), draw_boxes(uniform, none, CONFIG), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curia2_jax.data.crops.canvases import Canvases
-from tests.data.crops.test_batches import BATCH, batches, config
+from tests.data.crops.test_batches import BATCH, config, open_stream
 from tests.data.small_corpus import write_small_corpus
 
 SIDE = 16
@@ -78,7 +78,7 @@ def test_batches_that_are_kept_never_change(tmp_path):
     """All of them, or one row of each; threads make the others meanwhile, and take up the memory of those let go."""
     write_small_corpus(tmp_path / "c", series=8)
     kept, rows, copies, addresses = [], [], [], []
-    with batches(config(tmp_path / "c", num_threads=3, prefetch=3), stop=60) as stream:
+    with open_stream(config(tmp_path / "c", num_threads=3, prefetch=3), stop=60) as stream:
         for step, batch in enumerate(stream):
             copies.append(batch["slices"].copy())
             addresses.append(address(batch["slices"]))
@@ -105,7 +105,7 @@ def test_device_arrays_keep_their_values_when_more_batches_are_drawn(tmp_path):
         return jax.lax.fori_loop(0, 100, turned, jnp.zeros(len(x), jnp.int32))
 
     on_device, results, copies, aliased = [], [], [], 0
-    with batches(config(tmp_path / "c"), stop=40) as stream:
+    with open_stream(config(tmp_path / "c"), stop=40) as stream:
         for step, batch in enumerate(stream):
             copies.append(batch["slices"].copy())
             array = jax.make_array_from_process_local_data(sharding, batch["slices"])

@@ -6,12 +6,12 @@ import pathlib
 import numpy as np
 import pytest
 
+from curia2_jax.data.corpus import layout
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.crops.boxes import CropsConfig
 from curia2_jax.data.crops.masks import MasksConfig
-from curia2_jax.data.crops.placement import placement_statistics, share
-from curia2_jax.data.ingest import bodies, parts
-from curia2_jax.data.ingest import foreground as anatomy
+from curia2_jax.data.crops.placement import share, statistics
+from curia2_jax.data.ingest import bodies, foreground, parts, publish
 from tests.data.small_corpus import row
 
 CROPS = CropsConfig(
@@ -33,28 +33,28 @@ def table_of(folder):
     """The rows of a corpus, with 8 x 8 patches in a mask."""
     corpus = Corpus(folder)
     masks = MasksConfig("anatomical", 0.5, (0.1, 0.5))
-    return placement_statistics(corpus, bodies.finder(corpus), CROPS, masks, 8)
+    return statistics(corpus, bodies.finder(corpus), CROPS, masks, 8)
 
 
 def write_bodies(folder: pathlib.Path) -> None:
     """Twelve CT and twelve MR slices of 96 x 120 with an ellipse off the centre, and its Gaussian in the index."""
     rng = np.random.default_rng(0)
-    (folder / parts.WORK).mkdir(parents=True)
-    part = parts.Part(folder / parts.WORK, 0)
-    y, x = np.mgrid[:96, :120] + 0.5
-    for modality, air, tissue in (("CT", -1000, 40), ("MR", 10, 400)):
-        part.begin_series()
-        for z in range(12):
-            inside = ((y - 60) / 22) ** 2 + ((x - 40) / 30) ** 2 < 1
-            pixels = (np.where(inside, tissue, air) + rng.normal(0, 5, y.shape)).astype(np.int16)
-            found = anatomy.summarise(inside[None], inside.shape)
-            entry = row(modality, modality, modality, z, pixels, float(found.fraction[0]))
-            entry |= {"anatomy_y": float(found.y[0]), "anatomy_x": float(found.x[0])}
-            entry |= {"anatomy_std_y": float(found.std_y[0]), "anatomy_std_x": float(found.std_x[0])}
-            part.add(pixels, entry)
-        part.end_series(modality, False, f"/source/{modality}")
-    part.finish({})
-    parts.publish(folder, 1, (), {"code_version": "test", "options": {}})
+    (folder / layout.WORK).mkdir(parents=True)
+    with parts.Part(folder / layout.WORK, 0) as part:
+        y, x = np.mgrid[:96, :120] + 0.5
+        for modality, air, tissue in (("CT", -1000, 40), ("MR", 10, 400)):
+            part.begin_series()
+            for z in range(12):
+                inside = ((y - 60) / 22) ** 2 + ((x - 40) / 30) ** 2 < 1
+                pixels = (np.where(inside, tissue, air) + rng.normal(0, 5, y.shape)).astype(np.int16)
+                found = foreground.summarize(inside[None], inside.shape)
+                entry = row(modality, modality, modality, z, pixels, float(found.fraction[0]))
+                entry |= {"anatomy_y": float(found.y[0]), "anatomy_x": float(found.x[0])}
+                entry |= {"anatomy_std_y": float(found.std_y[0]), "anatomy_std_x": float(found.std_x[0])}
+                part.add(pixels, entry)
+            part.end_series(modality, False, f"/source/{modality}")
+        part.finish({})
+    publish.publish(folder, 1, (), {"code_version": "test", "options": {}})
 
 
 def test_shares_are_exact_for_fractional_boxes():
@@ -88,15 +88,15 @@ def test_anatomical_placement_pays_on_bodies_in_air(tmp_path):
 
 def test_a_slice_without_anatomy_gets_uniform_masks(tmp_path):
     """An empty index entry (no foreground, infinite spread) must not stop the table."""
-    (tmp_path / "corpus" / parts.WORK).mkdir(parents=True)
-    part = parts.Part(tmp_path / "corpus" / parts.WORK, 0)
-    part.begin_series()
-    pixels = np.full((64, 64), -1000, np.int16)
-    entry = row("s", "p", "CT", 0, pixels, 0.0) | {"anatomy_std_y": math.inf, "anatomy_std_x": math.inf}
-    part.add(pixels, entry)
-    part.end_series("s", False, "/source")
-    part.finish({})
-    parts.publish(tmp_path / "corpus", 1, (), {"code_version": "test", "options": {}})
+    (tmp_path / "corpus" / layout.WORK).mkdir(parents=True)
+    with parts.Part(tmp_path / "corpus" / layout.WORK, 0) as part:
+        part.begin_series()
+        pixels = np.full((64, 64), -1000, np.int16)
+        entry = row("s", "p", "CT", 0, pixels, 0.0) | {"anatomy_std_y": math.inf, "anatomy_std_x": math.inf}
+        part.add(pixels, entry)
+        part.end_series("s", False, "/source")
+        part.finish({})
+    publish.publish(tmp_path / "corpus", 1, (), {"code_version": "test", "options": {}})
     rows = table_of(tmp_path / "corpus")
     assert [r.on_foreground for r in rows] == pytest.approx([0.0] * 6)
     assert rows[0][2:4] == rows[2][2:4]

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curia2_jax.data.corpus import corpus as corpus_module
-from curia2_jax.data.corpus import index, shards
+from curia2_jax.data.corpus import layout
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.ingest import audit
 from curia2_jax.errors import UserError
@@ -27,7 +27,7 @@ def test_a_corpus_as_it_was_written(corpus):
 
 
 def test_a_damaged_record_is_named(corpus):
-    path = corpus / shards.file_name(1, 2)
+    path = corpus / layout.shard(1, 2)
     data = bytearray(path.read_bytes())
     at = data.index(b"slice") + 200
     data[at] ^= 1
@@ -37,12 +37,12 @@ def test_a_damaged_record_is_named(corpus):
 
 
 def test_a_changed_index_is_noticed(corpus):
-    table = pq.read_table(corpus / index.FILE)
+    table = pq.read_table(corpus / layout.INDEX)
     for name, message in (("position", "position.npy"), ("modality", "modality.npy")):
         column = table.column(name).to_pylist()
         column[3] = 99.0 if name == "position" else "MR"
         place = table.schema.get_field_index(name)
-        pq.write_table(table.set_column(place, name, [column]).cast(table.schema), corpus / index.FILE)
+        pq.write_table(table.set_column(place, name, [column]).cast(table.schema), corpus / layout.INDEX)
         assert any(message in problem for problem in audit.verify(corpus, 1, silent))
         np.save(
             corpus / "columns" / f"{name}.npy",
@@ -71,18 +71,18 @@ def test_changed_rows_are_noticed(corpus):
 
 
 def test_index_and_columns_changed_alike_do_not_fit_the_content_hash(corpus):
-    table = pq.read_table(corpus / index.FILE)
+    table = pq.read_table(corpus / layout.INDEX)
     values = table.column("slope").to_numpy() * 2
     place = table.schema.get_field_index("slope")
-    pq.write_table(table.set_column(place, "slope", [values]).cast(table.schema), corpus / index.FILE)
+    pq.write_table(table.set_column(place, "slope", [values]).cast(table.schema), corpus / layout.INDEX)
     np.save(corpus / "columns" / "slope.npy", values)
     (problem,) = audit.verify(corpus, 1, silent)
     assert problem.startswith("content hash")
 
 
 def test_missing_pieces_are_told(corpus, tmp_path):
-    (corpus / shards.file_name(0, 2)).unlink()
-    assert any(shards.file_name(0, 2) in problem for problem in audit.verify(corpus, 1, silent))
+    (corpus / layout.shard(0, 2)).unlink()
+    assert any(layout.shard(0, 2) in problem for problem in audit.verify(corpus, 1, silent))
     with pytest.raises(UserError, match="no corpus"):
         audit.verify(tmp_path, 1, silent)
 

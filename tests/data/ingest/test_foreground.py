@@ -21,8 +21,8 @@ def truth(mask: np.ndarray) -> np.ndarray:
 
 
 def found(pixels: np.ndarray, threshold: float = foreground.CT_THRESHOLD) -> tuple[np.ndarray, float]:
-    table = threshold == foreground.CT_THRESHOLD
-    one = foreground.find(np.round(pixels).astype(np.int16)[None], threshold, table)
+    couch = threshold == foreground.CT_THRESHOLD
+    one = foreground.find(np.round(pixels).astype(np.int16)[None], threshold, couch)
     return np.array([one.y[0], one.x[0], one.std_y[0], one.std_x[0]]), float(one.fraction[0])
 
 
@@ -128,7 +128,7 @@ def test_slices_of_a_block_do_not_touch_each_other():
 def test_the_reduction_stays_within_two_pixels_of_full_resolution(shared_data, name):
     """Full resolution: the same steps without blocks, every structuring element as wide in millimetres."""
     volume = intensity.settle(nifti.read([shared_data / f"{name}.nii.gz"]))
-    stored = intensity.Quantiser.of(volume)(volume.raw[:: max(1, len(volume.raw) // 12)])
+    stored = intensity.Quantizer.from_volume(volume)(volume.raw[:: max(1, len(volume.raw) // 12)])
     reduced = foreground.reduce(stored)
     ct = volume.modality == "CT"
     threshold = foreground.CT_THRESHOLD if ct else foreground.mr_threshold(reduced.ravel())

@@ -64,21 +64,21 @@ def test_what_the_user_or_the_file_says_wins():
 def test_ct_becomes_hounsfield_units_and_padding_air():
     raw = np.array([[[0, 24, 1024, 1100], [4095, 48, 63536, 1024]]], np.uint16)
     scan = volume(raw, modality="CT", intercept=-1024.0, padding=(63536.0,))
-    quantise = intensity.Quantiser.of(scan)
-    np.testing.assert_array_equal(quantise(raw), [[[-1024, -1000, 0, 76], [3071, -976, -1000, 0]]])
-    assert quantise.notes == [("padding", "1 voxels")] and (quantise.slope, quantise.intercept) == (1, 0)
+    quantize = intensity.Quantizer.from_volume(scan)
+    np.testing.assert_array_equal(quantize(raw), [[[-1024, -1000, 0, 76], [3071, -976, -1000, 0]]])
+    assert quantize.notes == [("padding", "1 voxels")] and (quantize.slope, quantize.intercept) == (1, 0)
     values = np.array([[[-3024, -2000, np.nan, np.inf], [-np.inf, -1499.6, 40.4, 40000]]])
-    quantise = intensity.Quantiser.of(volume(values, modality="CT"))
-    np.testing.assert_array_equal(quantise(values), [[[-1000, -1000, -1000, -1000], [-1000, -1500, 40, 32767]]])
-    assert quantise.notes == [("non_finite", "3 voxels"), ("padding", "2 voxels"), ("clipped", "1 voxels")]
+    quantize = intensity.Quantizer.from_volume(volume(values, modality="CT"))
+    np.testing.assert_array_equal(quantize(values), [[[-1000, -1000, -1000, -1000], [-1000, -1500, 40, 32767]]])
+    assert quantize.notes == [("non_finite", "3 voxels"), ("padding", "2 voxels"), ("clipped", "1 voxels")]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.dtype(">i2")])
 def test_small_integers_of_mr_are_kept_as_they_are(dtype):
     raw = np.arange(-100 if np.dtype(dtype).kind == "i" else 0, 100).astype(dtype).reshape(1, 10, -1)
-    quantise = intensity.Quantiser.of(volume(raw, modality="MR", slope=0.3, intercept=5.0))
-    np.testing.assert_array_equal(quantise(raw), raw)
-    assert (quantise.slope, quantise.intercept) == (0.3, 5.0) and quantise.notes == []
+    quantize = intensity.Quantizer.from_volume(volume(raw, modality="MR", slope=0.3, intercept=5.0))
+    np.testing.assert_array_equal(quantize(raw), raw)
+    assert (quantize.slope, quantize.intercept) == (0.3, 5.0) and quantize.notes == []
 
 
 @pytest.mark.parametrize(
@@ -90,21 +90,21 @@ def test_small_integers_of_mr_are_kept_as_they_are(dtype):
     ],
 )
 def test_whole_numbers_of_mr_are_kept_exactly(raw):
-    quantise = intensity.Quantiser.of(volume(raw, modality="MR", slope=2.0, intercept=-1.0))
-    np.testing.assert_array_equal(quantise(raw) * quantise.slope + quantise.intercept, raw * 2.0 - 1)
+    quantize = intensity.Quantizer.from_volume(volume(raw, modality="MR", slope=2.0, intercept=-1.0))
+    np.testing.assert_array_equal(quantize(raw) * quantize.slope + quantize.intercept, raw * 2.0 - 1)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e9])
-def test_other_mr_is_quantised_with_the_stated_error(scale):
+def test_other_mr_is_quantized_with_the_stated_error(scale):
     raw = np.random.default_rng(0).normal(0, scale, (4, 20, 20))
     raw[0, 0, :3] = np.nan, np.inf, -np.inf
-    quantise = intensity.Quantiser.of(volume(raw, modality="MR"))
-    back = quantise(raw).astype(np.float64) * quantise.slope + quantise.intercept
+    quantize = intensity.Quantizer.from_volume(volume(raw, modality="MR"))
+    back = quantize(raw).astype(np.float64) * quantize.slope + quantize.intercept
     finite = np.isfinite(raw)
     bound = np.ptp(raw[finite]) / 65535 / 2
     assert np.abs(back - raw)[finite].max() <= bound * (1 + 1e-6)
     np.testing.assert_allclose(back[~finite], raw[finite].min(), atol=bound)
-    assert quantise.notes[0] == ("non_finite", "3 voxels")
+    assert quantize.notes[0] == ("non_finite", "3 voxels")
 
 
 def test_label_maps_are_told_from_images(shared_data):

@@ -1,0 +1,90 @@
+"""Every file name of a corpus, once.
+
+CORPUS/
+  contract.json                         what was done to every slice, and counts; written last: with it this is a corpus
+  curia-slices.array_record-*           the shards; with dataset_info.json and features.json they are a dataset of
+                                        TensorFlow Datasets
+  index.parquet                         a row a slice
+  columns/                              the same, memory-mapped: rows.npy, NAME.npy, NAME.vocabulary.arrow
+  labels/SERIES.npz                     label maps
+  benchmark/TASK/                       benchmarks cut from them
+  preview/                              pictures
+  local/                                what must not leave the site: salt, options, sources, quarantine, corrections
+  work/                                 only while an ingest goes on
+    options.json plan.json              what was asked for; how many parts there are
+    plan-NNNNN.json                     the scans of a part
+    now-NNNNN                           the scan that a part is at
+    fatal.json                          scans that ended the process which read them
+    shard-NNNNN.array_record .parquet   the records and index rows of a part
+    shard-NNNNN.json                    its report, written last: with it the part is finished
+    labels-SERIES.npz samples-*.npz     label maps and samples of benchmarks
+"""
+
+CONTRACT = "contract.json"
+DATASET_INFO, FEATURES = "dataset_info.json", "features.json"
+DATASET, SPLIT = "curia", "slices"  # as TensorFlow Datasets calls them
+INDEX = "index.parquet"
+COLUMNS, LABELS, BENCHMARK, PREVIEW, LOCAL, WORK = "columns", "labels", "benchmark", "preview", "local", "work"
+ROWS = "rows"  # the column that holds several
+
+# In LOCAL; the options in WORK too.
+SALT, OPTIONS, SUMMARY = "salt", "options.json", "summary.json"
+QUARANTINE, CORRECTIONS, SOURCES = "quarantine.csv", "corrections.csv", "sources.csv"
+
+# In WORK.
+PLAN, FATAL = "plan.json", "fatal.json"
+
+
+def shard(number: int, count: int) -> str:
+    """Shard `number` of `count`, as TensorFlow Datasets expects it."""
+    return f"{DATASET}-{SPLIT}.array_record-{number:05d}-of-{count:05d}"
+
+
+def column(name: str) -> str:
+    """Values of an index column."""
+    return f"{COLUMNS}/{name}.npy"
+
+
+def vocabulary(name: str) -> str:
+    """Strings of a text column."""
+    return f"{COLUMNS}/{name}.vocabulary.arrow"
+
+
+def label_maps(series: str) -> str:
+    """Label maps of a series."""
+    return f"{LABELS}/{series}.npz"
+
+
+def part_plan(number: int) -> str:
+    """Scans of a part."""
+    return f"plan-{number:05d}.json"
+
+
+def part_now(number: int) -> str:
+    """Name of the scan that a part is at."""
+    return f"now-{number:05d}"
+
+
+def part_records(number: int) -> str:
+    """Records of a part."""
+    return f"shard-{number:05d}.array_record"
+
+
+def part_rows(number: int) -> str:
+    """Index rows of a part."""
+    return f"shard-{number:05d}.parquet"
+
+
+def part_report(number: int) -> str:
+    """Report of a part."""
+    return f"shard-{number:05d}.json"
+
+
+def part_label_maps(series: str) -> str:
+    """Label maps of a series that is not in the corpus yet."""
+    return f"labels-{series}.npz"
+
+
+def part_samples(series: str, task: str, number: int) -> str:
+    """Samples that one of the label maps of a series gives to a benchmark."""
+    return f"samples-{series}-{task}-{number}.npz"
