@@ -78,22 +78,10 @@ def demo(output: pathlib.Path) -> int:
         print("no labels, so no scores: give label maps beside the scans to get a report")
         return 0
     print(f"report          {folder / 'report' / results.PAGE}\n")
-    print_scores(results.read(folder / "report"))
+    from curia2_jax.curiabench import tables  # needs what only an evaluation needs
+
+    tables.print_scores(results.read(folder / "report"))
     return 0
-
-
-def print_scores(found: results.Results) -> None:
-    """The primary metric of every row by every head, and the verdict."""
-    from curia2_jax.curiabench import protocol  # its heads need what only an evaluation needs
-
-    scoring = protocol.scoring_behind(found)
-    metric = scoring.primary.metric
-    print(f"{metric.phrase + ', mean of the tasks':<38}" + "".join(f"{head.short:<24}" for head in scoring.heads))
-    for row in protocol.ROWS:
-        scores = (found["mean"]["rows"][row.name][head.name][metric.name] for head in scoring.heads)
-        cells = "".join(f"{'{:.3f} [{:.3f}, {:.3f}]'.format(*score):<24}" for score in scores)
-        print(f"{row.title:<38}{cells}")
-    print(f"\n{found['verdict']}")
 
 
 def evidence(output: pathlib.Path) -> int:
@@ -107,29 +95,10 @@ def evidence(output: pathlib.Path) -> int:
         if not (folder / "report" / results.FILE).exists():
             pretrain_and_score(folder, corpus, benchmark, _STEPS.value or 400, seed)
         reports.append(results.read(folder / "report"))
-    print_evidence(reports)
+    from curia2_jax.curiabench import tables  # as above
+
+    tables.print_evidence(reports)
     return 0
-
-
-def print_evidence(reports: list[results.Results]) -> None:
-    """The primary metric of every seed, and how often the trained backbone is above the one with random weights."""
-    from curia2_jax.curiabench import protocol  # as above
-
-    scoring = protocol.scoring_behind(reports[0])
-    metric, baseline = scoring.primary.metric, protocol.RANDOM
-    print(f"\n{metric.phrase}, mean of the tasks; the difference with its 95 % interval over patients")
-    names = "".join(f"{row.name:<10}" for row in protocol.ROWS)
-    print(f"{'':<14}{'seed':<6}{names}{protocol.TRAINED.name} - {baseline.name}")
-    for head in scoring.heads:
-        wins = 0
-        for seed, report in enumerate(reports):
-            mean = report["mean"]
-            difference = mean["trained_minus"][baseline.name][head.name][metric.name]
-            wins += difference[1] > 0
-            scores = (mean["rows"][row.name][head.name][metric.name][0] for row in protocol.ROWS)
-            cells = "".join(f"{score:<10.3f}" for score in scores)
-            print(f"{head.short:<14}{seed:<6}{cells}{difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]")
-        print(f"{head.short}: above random weights with the whole interval in {wins} of {len(reports)} seeds\n")
 
 
 def run(argv: list[str]) -> int:

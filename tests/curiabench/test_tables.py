@@ -1,7 +1,6 @@
-"""What the demo prints of reports that are there already."""
+"""What is printed of reports that are there already."""
 
-from curia2_jax.curiabench import protocol
-from launch import demo
+from curia2_jax.curiabench import protocol, tables
 
 
 def report(gain):
@@ -19,7 +18,7 @@ def report(gain):
 
 def test_scores_are_a_line_a_row_and_the_verdict(capsys):
     """Both heads, with their intervals."""
-    demo.print_scores(report(0.25))
+    tables.print_scores(report(0.25))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["balanced", "accuracy,", "mean", "of", "the", "tasks", "linear", "probe", "kNN"]
     assert [line[:38].rstrip() for line in lines[1:4]] == [row.title for row in protocol.ROWS]
@@ -29,7 +28,7 @@ def test_scores_are_a_line_a_row_and_the_verdict(capsys):
 
 def test_evidence_counts_the_seeds_whose_whole_interval_is_above_random(capsys):
     """Two of three: the third interval reaches below zero."""
-    demo.print_evidence([report(0.25), report(0.05), report(0.125)])
+    tables.print_evidence([report(0.25), report(0.05), report(0.125)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split() == ["seed", "trained", "random", "pixels", "trained", "-", "random"]
     assert lines[3].split() == ["linear", "probe", "0", "0.750", "0.500", "0.500", "+0.250", "[+0.150,", "+0.350]"]

@@ -1,0 +1,34 @@
+"""Scores of reports as text on a terminal."""
+
+from curia2_jax.curiabench import protocol, results
+
+
+def print_scores(found: results.Results) -> None:
+    """The primary metric of every row by every head, and the verdict."""
+    scoring = protocol.scoring_behind(found)
+    metric = scoring.primary.metric
+    print(f"{metric.phrase + ', mean of the tasks':<38}" + "".join(f"{head.short:<24}" for head in scoring.heads))
+    for row in protocol.ROWS:
+        scores = (found["mean"]["rows"][row.name][head.name][metric.name] for head in scoring.heads)
+        cells = "".join(f"{'{:.3f} [{:.3f}, {:.3f}]'.format(*score):<24}" for score in scores)
+        print(f"{row.title:<38}{cells}")
+    print(f"\n{found['verdict']}")
+
+
+def print_evidence(reports: list[results.Results]) -> None:
+    """The primary metric of every seed, and how often the trained backbone is above the one with random weights."""
+    scoring = protocol.scoring_behind(reports[0])
+    metric, baseline = scoring.primary.metric, protocol.RANDOM
+    print(f"\n{metric.phrase}, mean of the tasks; the difference with its 95 % interval over patients")
+    names = "".join(f"{row.name:<10}" for row in protocol.ROWS)
+    print(f"{'':<14}{'seed':<6}{names}{protocol.TRAINED.name} - {baseline.name}")
+    for head in scoring.heads:
+        wins = 0
+        for seed, report in enumerate(reports):
+            mean = report["mean"]
+            difference = mean["trained_minus"][baseline.name][head.name][metric.name]
+            wins += difference[1] > 0
+            scores = (mean["rows"][row.name][head.name][metric.name][0] for row in protocol.ROWS)
+            cells = "".join(f"{score:<10.3f}" for score in scores)
+            print(f"{head.short:<14}{seed:<6}{cells}{difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]")
+        print(f"{head.short}: above random weights with the whole interval in {wins} of {len(reports)} seeds\n")
