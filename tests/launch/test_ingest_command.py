@@ -52,6 +52,9 @@ def test_ingest_verify_statistics_and_preview(tmp_path):
     assert verified.returncode == 0 and "as it was written" in verified.stdout
     told = call("--statistics", corpus)
     assert told.returncode == 0 and "slices of CT" in told.stdout
+    shares = done.stdout[done.stdout.index("placement in") : done.stdout.index("placement.png")]
+    other = call("--output", corpus, "--preview", 1, "--config=configs/vitb.py", "--config.crops.local_area=(0.5,0.6)")
+    assert other.returncode == 0 and "placement in" in other.stdout and shares not in other.stdout
     shard = next(corpus.glob("*.array_record-*"))
     data = bytearray(shard.read_bytes())
     data[data.index(b"slice") + 100] ^= 1
@@ -73,6 +76,8 @@ def test_ingest_verify_statistics_and_preview(tmp_path):
         (("--verify", "IN"), "no corpus"),
         (("--statistics", "IN"), "no corpus"),
         (("--output", "IN", "--preview", "1"), "no corpus"),
+        (("--output", "IN", "--preview", "1", "--config=configs/none.py"), "--config=configs/none.py: cannot be read"),
+        (("--output", "IN", "--preview", "1", "--config=configs/vitb.py", "--config.crops.no=1"), "'no'"),
         (("--input", "IN", "--output", "OUT", "--plane", "axial"), "plane"),
         (("--input", "IN", "--output", "OUT", "--workers", "some"), "workers"),
         (("--input", "IN", "--output", "OUT", "--runner", "spark"), "runner"),
