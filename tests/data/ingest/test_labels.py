@@ -78,7 +78,7 @@ def test_a_label_map_is_turned_with_its_image(tmp_path):
         labels.read(str(tmp_path / "label.nii.gz"), turned)
 
 
-def test_label_maps_that_do_not_fit_are_refused(tmp_path, shared_data):
+def test_label_maps_that_do_not_fit_are_refused(tmp_path):
     label = np.zeros((6, 40, 44), np.uint8)
     write_nifti(tmp_path / "image.nii", body((6, 40, 44)))
     volume = nifti.read([tmp_path / "image.nii"])
@@ -94,6 +94,13 @@ def test_label_maps_that_do_not_fit_are_refused(tmp_path, shared_data):
     assert reasons == {
         "small": "label_geometry", "beside": "label_geometry", "negative": "label_values", "half": "label_values",
     }  # fmt: skip
+    ramp = np.broadcast_to(np.arange(44, dtype=np.uint8), label.shape)
+    write_nifti(tmp_path / "ramp.nii", ramp)
+    with pytest.raises(Refusal, match="a probability map"):
+        labels.read(str(tmp_path / "ramp.nii"), volume)
+
+
+def test_real_label_maps_are_told_from_probabilities(shared_data):
     brain = nifti.read([shared_data / "mr" / "mni152_t1.nii.gz"])
     with pytest.raises(Refusal, match="a probability map"):
         labels.read(str(shared_data / "mr" / "mni152_gm.nii.gz"), brain)
