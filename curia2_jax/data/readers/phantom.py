@@ -100,7 +100,10 @@ def make_study(seed: int, number: int, size: int = 128) -> Study:
 def write_studies(folder: str | Path, num_studies: int, seed: int, size: int = 128) -> list[Path]:
     """Writes studies 0..num_studies-1 as `study_NNNN.nii.gz` with `study_NNNN_seg.nii.gz`, and `label_names.json`.
 
-    Returns the image files. Raises UserError when `num_studies` is not positive.
+    Returns the image files.
+
+    Raises:
+      UserError: `num_studies` is not positive.
     """
     if num_studies < 1:
         raise UserError(f"num_studies: found {num_studies}, write a number of at least 1")
