@@ -41,6 +41,7 @@ def test_beam_makes_the_same_corpus(tmp_path, monkeypatch):
     ],
 )
 def test_wrong_beam_options_are_told_in_one_line(options, message):
+    """Before anything is made."""
     pytest.importorskip("apache_beam", reason="extra `beam` is not installed")
     with pytest.raises(UserError, match=message) as error:
         runners.beam(options)

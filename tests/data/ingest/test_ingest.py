@@ -16,6 +16,7 @@ from tests.data.small_studies import body, dicom_slices, save_dicom, write_archi
 
 
 def test_a_mixed_archive_and_its_quarantine(tmp_path):
+    """A second call finds all of it made."""
     write_archive(tmp_path / "in")
     summary = run(tmp_path / "out", tmp_path / "in", patient_regex=r"patient\d")
     assert quarantine(tmp_path / "out") == {
@@ -30,6 +31,7 @@ def test_a_mixed_archive_and_its_quarantine(tmp_path):
 
 
 def test_workers_and_order_change_nothing(tmp_path, monkeypatch):
+    """Nor does the order in which shards are made."""
     write_archive(tmp_path / "in", series=8)
     monkeypatch.setattr(plan, "MAX_RECORDS", 24)  # several shards; the plan is made in this process
     one = run(tmp_path / "one", tmp_path / "in").contract
@@ -45,6 +47,7 @@ def test_workers_and_order_change_nothing(tmp_path, monkeypatch):
 
 
 def test_the_codec_changes_the_records_and_nothing_else(tmp_path):
+    """Pixels and index are the same."""
     write_archive(tmp_path / "in", series=3)
     outs = {codec: tmp_path / codec for codec in records.CODECS}
     contracts = {codec: run(out, tmp_path / "in", codec=codec).contract for codec, out in outs.items()}
@@ -60,6 +63,7 @@ def test_the_codec_changes_the_records_and_nothing_else(tmp_path):
 
 
 def test_of_equal_series_a_labelled_one_stays_else_the_first_by_source():
+    """In random lists of series."""
     rng = random.Random(0)
     for _ in range(50):
         found = [
@@ -74,6 +78,7 @@ def test_of_equal_series_a_labelled_one_stays_else_the_first_by_source():
 
 
 def test_the_salt_decides_the_keys(tmp_path):
+    """And nothing else."""
     write_nifti(tmp_path / "in" / "a.nii.gz", body((4, 40, 44)))
     (tmp_path / "secret").write_text("x")
     keys = []
@@ -84,6 +89,7 @@ def test_the_salt_decides_the_keys(tmp_path):
 
 
 def test_patients_from_a_csv(tmp_path):
+    """Whom it does not name is assumed, with a warning."""
     for name in "abc":
         write_nifti(tmp_path / "in" / f"{name}.nii.gz", body((4, 40, 44), seed=ord(name)))
     (tmp_path / "in" / "p.csv").write_text("file,patient\na.nii.gz,one\nb.nii.gz,one\n")
@@ -94,6 +100,7 @@ def test_patients_from_a_csv(tmp_path):
 
 
 def test_every_frame_of_a_dynamic_series(tmp_path):
+    """The first alone, unless all are asked for."""
     first, second = (dicom_slices(body((4, 40, 44), n, 0), modality="MR") for n in (1, 2))
     for n, slices in enumerate((first, second)):
         for ds in slices:
@@ -119,6 +126,7 @@ def test_every_frame_of_a_dynamic_series(tmp_path):
     ],
 )
 def test_wrong_options_are_told_in_one_line(tmp_path, options, message):
+    """Before anything is made."""
     write_nifti(tmp_path / "in" / "a.nii.gz", body((4, 40, 44)))
     with pytest.raises(UserError, match=message) as error:
         run(tmp_path / "out", tmp_path / "in", **options)
@@ -126,6 +134,7 @@ def test_wrong_options_are_told_in_one_line(tmp_path, options, message):
 
 
 def test_folders_that_cannot_be_used_are_told_in_one_line(tmp_path):
+    """And are left as they were."""
     write_nifti(tmp_path / "in" / "a.nii.gz", body((4, 40, 44)))
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
@@ -143,6 +152,7 @@ def test_folders_that_cannot_be_used_are_told_in_one_line(tmp_path):
 
 
 def test_random_archives_are_answered_file_by_file(tmp_path):
+    """Every file has a reason, and no reader a fault."""
     rng = np.random.default_rng(0)
     (tmp_path / "in").mkdir()
     for n in range(40):

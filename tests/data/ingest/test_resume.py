@@ -44,6 +44,7 @@ def test_an_ingest_goes_on_with_the_codec_it_began_with(tmp_path, finished):
 
 
 def test_a_fault_in_the_middle_of_a_series_leaves_none_of_it(tmp_path, monkeypatch):
+    """The other series are as without it."""
     for name in "abc":
         write_nifti(tmp_path / "in" / f"{name}.nii.gz", body((4, 40, 44), seed=ord(name)))
     add, calls = parts.Part.add, []
@@ -74,6 +75,7 @@ def kill_self(output, number):
 
 
 def test_a_scan_that_ends_the_process_is_left_out(tmp_path, monkeypatch):
+    """Found by running the shards one by one."""
     for name in "abc":
         write_nifti(tmp_path / "in" / f"{name}.nii.gz", body((4, 40, 44), seed=ord(name)))
     monkeypatch.setattr(ingest, "make_shard", kill_self)
@@ -128,16 +130,19 @@ def kill_and_finish(tmp_path: pathlib.Path, kills: int, workers: int, seed: int)
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_corpus(tmp_path):
+    """In one process."""
     kill_and_finish(tmp_path, kills=3, workers=1, seed=0)
 
 
 @pytest.mark.soak
 def test_killed_twenty_times_it_ends_with_the_same_corpus(tmp_path):
+    """In two processes."""
     kill_and_finish(tmp_path, kills=20, workers=2, seed=1)
 
 
 @pytest.mark.parametrize("step", range(12))
 def test_publishing_can_be_cut_off_at_any_rename(tmp_path, monkeypatch, step):
+    """There is no contract before the end."""
     write_archive(tmp_path / "in", series=4)
     monkeypatch.setattr(plan, "MAX_RECORDS", 24)
     whole = run(tmp_path / "whole", tmp_path / "in").contract
@@ -161,6 +166,7 @@ def test_publishing_can_be_cut_off_at_any_rename(tmp_path, monkeypatch, step):
 
 
 def test_shards_that_a_runner_made_elsewhere_are_missed(tmp_path):
+    """Told in one line; calling again makes them here."""
     write_archive(tmp_path / "in", series=2)
     with pytest.raises(UserError, match=r"mount --output .* carries on"):
         run(tmp_path / "out", tmp_path / "in", runner=lambda function, tasks: None)
@@ -169,6 +175,7 @@ def test_shards_that_a_runner_made_elsewhere_are_missed(tmp_path):
 
 
 def test_a_full_disk_is_no_fault_of_the_scan(tmp_path, monkeypatch):
+    """It stops the ingest, and leaves nothing half written."""
     write_nifti(tmp_path / "in" / "a.nii.gz", body((4, 40, 44)))
     written = parts.written
 

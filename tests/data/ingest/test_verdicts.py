@@ -27,6 +27,7 @@ def verdicts() -> list[dict]:
 
 @pytest.mark.parametrize("row", verdicts(), ids=lambda row: row["path"])
 def test_verdict_on_each_file_alone(shared_data, tmp_path, row):
+    """Accepted, or refused for the reason of the table."""
     try:
         summary = run(tmp_path / "c", shared_data / row["path"])
         reason = ""
@@ -39,6 +40,7 @@ def test_verdict_on_each_file_alone(shared_data, tmp_path, row):
 
 
 def test_orientations_and_codings_give_the_same_slices(shared_data, tmp_path):
+    """Of one volume, to the number."""
     weird, zoo = shared_data / "weird", shared_data / "dicom" / "zoo_pydicom"
     groups = {
         weird / "ras.nii.gz": [weird / f"orient_{o}.nii.gz" for o in ("LPS", "LAS", "PIR", "SAL")]
@@ -63,6 +65,7 @@ def test_orientations_and_codings_give_the_same_slices(shared_data, tmp_path):
 
 
 def test_what_the_notes_of_the_verdicts_ask_for(shared_data, tmp_path):
+    """What is corrected is listed."""
     weird = shared_data / "weird"
     for name, what in (
         ("uint16_plus1024.nii.gz", "ct_offset"),
@@ -105,6 +108,7 @@ def archive(shared_data, tmp_path_factory):
 
 
 def test_an_archive_of_real_scans(archive):
+    """Label maps, a duplicate and patients by a regular expression."""
     output, summary = archive
     corpus = Corpus(output)
     assert summary.refused == {"duplicate": 1, "label_unpaired": 1}
@@ -122,6 +126,7 @@ def test_an_archive_of_real_scans(archive):
 
 
 def test_the_index_names_nobody_and_no_path(archive):
+    """No public file has a word of the source in it."""
     output, _ = archive
     public = [path for path in output.rglob("*") if path.is_file() and "local" not in path.parts]
     for path in public:
@@ -131,6 +136,7 @@ def test_the_index_names_nobody_and_no_path(archive):
 
 
 def test_benchmark_of_the_archive(archive):
+    """Its samples belong to series of the corpus."""
     output, summary = archive
     names = {task["name"]: task for task in summary.tasks}
     assert "segmentation-ct" in names and names["segmentation-ct"]["split"] == "patients"
