@@ -30,7 +30,7 @@ soak: $(INSTALLED)
 	@$(BIN)/python -m pytest -m soak
 	@test -x .venv-beam/bin/python || $(PYTHON) -m venv .venv-beam
 	@.venv-beam/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[test,beam]'
-	@.venv-beam/bin/python -m pytest -k beam tests/data/ingest/test_ingest.py tests/launch/test_ingest_command.py
+	@.venv-beam/bin/python -m pytest -k beam tests/data/ingest/test_beam.py tests/launch/test_ingest_command.py
 
 evidence: $(INSTALLED)
 	@$(BIN)/python launch/demo.py --evidence

@@ -10,14 +10,16 @@ SUFFIX = ".partial"  # of what is not whole yet
 
 
 @contextlib.contextmanager
-def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def whole_file(path: pathlib.Path, *, sync: bool = True) -> Iterator[pathlib.Path]:
     """A path to write to, in the same folder; it becomes `path` when the block ends without an exception, after its
-    bytes have reached the disk. What an exception leaves is removed; what a kill leaves has the name *.PID.partial."""
+    bytes have reached the disk; without `sync` that is not waited for, which is for large files that can be made again.
+    What an exception leaves is removed; what a kill leaves has the name *.PID.partial."""
     partial = path.with_name(f"{path.name}.{os.getpid()}{SUFFIX}")
     try:
         yield partial
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
+        if sync:
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

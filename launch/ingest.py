@@ -2,7 +2,7 @@
 
 python launch/ingest.py --input DIR --output CORPUS [--labels GLOB|CSV] [--planes axial,coronal] [--workers N]
 python launch/ingest.py --input DIR --output CORPUS --runner beam [--beam-options=--runner=FlinkRunner,...]
-python launch/ingest.py --output CORPUS --preview 4 [--config=configs/vitb.py --config.crops.local_size=128]
+python launch/ingest.py --output CORPUS --preview 4 [--config=configs/vitg.py]
 python launch/ingest.py --verify CORPUS
 python launch/ingest.py --statistics CORPUS
 """
@@ -49,8 +49,9 @@ _PREVIEW = flags.DEFINE_integer(
     "Pages of pictures to draw into CORPUS/preview, and how much of the crops and masks of --config is on the body.",
     lower_bound=0,
 )
+# Without a default, which would be read at every start.
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", str(command.ROOT / "configs" / "vitb.py"), "What --preview draws crops and masks as.", lock_config=True
+    "config", None, "Whose crops and masks --preview draws; configs/vitb.py if not given.", lock_config=True
 )
 _VERIFY = flags.DEFINE_string("verify", None, "Read and check every record of a corpus.")
 _STATISTICS = flags.DEFINE_string("statistics", None, "Tell what is in a corpus.")
@@ -138,13 +139,15 @@ def _preview(folder: pathlib.Path, pages: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from configs import vitb
     from curia2_jax.data.corpus import layout
     from curia2_jax.data.corpus.corpus import Corpus
     from curia2_jax.data.crops import placement, preview
     from curia2_jax.data.ingest import bodies
     from curia2_jax.training.recipe import recipe_from
 
-    recipe, corpus = recipe_from(command.config_of(_CONFIG)), Corpus(folder)
+    config = vitb.get_config().to_dict() if _CONFIG.value is None else command.config_of(_CONFIG)
+    recipe, corpus = recipe_from(config), Corpus(folder)
     body, grid = bodies.finder(corpus), recipe.crops.global_size // recipe.model.patch_size
     pictures = folder / layout.PREVIEW
     pictures.mkdir(exist_ok=True)

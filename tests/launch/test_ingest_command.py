@@ -1,3 +1,5 @@
+"""`launch/ingest.py` as a user calls it."""
+
 import json
 import os
 import pathlib
@@ -29,6 +31,7 @@ def write_study(folder: pathlib.Path) -> None:
 
 
 def test_ingest_verify_statistics_and_preview(tmp_path):
+    """All of its commands on one study."""
     write_study(tmp_path / "in")
     corpus = tmp_path / "corpus"
     done = call("--input", tmp_path / "in", "--output", corpus, "--workers", 1, "--preview", 1)
@@ -52,6 +55,9 @@ def test_ingest_verify_statistics_and_preview(tmp_path):
     assert verified.returncode == 0 and "as it was written" in verified.stdout
     told = call("--statistics", corpus)
     assert told.returncode == 0 and "slices of CT" in told.stdout
+    shares = done.stdout[done.stdout.index("placement in") : done.stdout.index("placement.png")]
+    other = call("--output", corpus, "--preview", 1, "--config=configs/vitb.py", "--config.crops.local_area=(0.5,0.6)")
+    assert other.returncode == 0 and "placement in" in other.stdout and shares not in other.stdout
     shard = next(corpus.glob("*.array_record-*"))
     data = bytearray(shard.read_bytes())
     data[data.index(b"slice") + 100] ^= 1
@@ -73,6 +79,8 @@ def test_ingest_verify_statistics_and_preview(tmp_path):
         (("--verify", "IN"), "no corpus"),
         (("--statistics", "IN"), "no corpus"),
         (("--output", "IN", "--preview", "1"), "no corpus"),
+        (("--output", "IN", "--preview", "1", "--config=configs/none.py"), "--config=configs/none.py: cannot be read"),
+        (("--output", "IN", "--preview", "1", "--config=configs/vitb.py", "--config.crops.no=1"), "'no'"),
         (("--input", "IN", "--output", "OUT", "--plane", "axial"), "plane"),
         (("--input", "IN", "--output", "OUT", "--workers", "some"), "workers"),
         (("--input", "IN", "--output", "OUT", "--runner", "spark"), "runner"),
@@ -82,6 +90,7 @@ def test_ingest_verify_statistics_and_preview(tmp_path):
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path, arguments, message):
+    """With exit code 2 and no traceback."""
     write_study(tmp_path / "in")
     replaced = [a.replace("IN", str(tmp_path / "in")).replace("OUT", str(tmp_path / "out")) for a in arguments]
     done = call(*replaced, "--workers", 1)
@@ -101,6 +110,7 @@ def test_a_corpus_is_made_where_tensorflow_datasets_is_not(tmp_path):
 
 
 def test_the_codec_is_a_flag(tmp_path):
+    """Another one than the corpus was begun with is refused."""
     write_study(tmp_path / "in")
     line = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", 1)
     assert call(*line, "--codec=zstd").returncode == 0
@@ -109,6 +119,7 @@ def test_the_codec_is_a_flag(tmp_path):
 
 
 def test_help_names_the_flags_and_the_commands():
+    """And nothing else is printed."""
     told = call("--help")
     assert "--verify CORPUS" in told.stdout and "--beam-options" in told.stdout and not told.stderr
 
@@ -124,6 +135,7 @@ def test_help_and_wrong_flags_wait_for_no_import():
 
 
 def test_the_flags_have_the_defaults_of_the_options():
+    """Which are not imported for --help."""
     told = " ".join(call("--help").stdout.split())
     for name in ("labels", "codec"):
         default = re.escape(getattr(plan.Options(()), name))
@@ -131,6 +143,7 @@ def test_the_flags_have_the_defaults_of_the_options():
 
 
 def test_beam_makes_and_refuses_as_the_options_say(tmp_path):
+    """In one line, or with a corpus that verifies."""
     pytest.importorskip("apache_beam", reason="extra `beam` is not installed")
     write_study(tmp_path / "in")
     beam = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", 1, "--runner", "beam")
@@ -145,6 +158,7 @@ def test_beam_makes_and_refuses_as_the_options_say(tmp_path):
 
 
 def test_beam_that_is_not_installed_is_told_in_one_line(tmp_path):
+    """With how to install it."""
     write_study(tmp_path / "in")
     (tmp_path / "none" / "apache_beam").mkdir(parents=True)
     (tmp_path / "none" / "apache_beam" / "__init__.py").write_text("raise ImportError('not here')")

@@ -9,18 +9,17 @@ import hashlib
 import json
 import math
 import mmap
-import operator
 import pathlib
 import re
 import threading
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from curia2_jax.data.corpus import index, layout, records
 from curia2_jax.data.corpus.sampling import Sampler, Stratum, runs
 from curia2_jax.data.corpus.spans import SpanReader
+from curia2_jax.data.corpus.where import matching
 from curia2_jax.errors import UserError
 
 VERSION = 2
@@ -33,7 +32,10 @@ _OPEN_LOCK = threading.Lock()
 class Corpus:
     """One corpus, or a mixture written "A:2,B:1": folders with weights, the slices of A first.
 
-    Cheap to open, small to pickle, safe to read from many threads. Raises UserError when a folder is not a corpus.
+    Cheap to open, small to pickle, safe to read from many threads.
+
+    Raises:
+      UserError: a folder is not a corpus.
     """
 
     def __init__(self, spec: str | pathlib.Path):
@@ -49,7 +51,7 @@ class Corpus:
         return int(self._offsets[-1])
 
     @property
-    def contract(self) -> dict:
+    def contract(self) -> index.Contract | dict:
         """What every slice went through: options, versions, counts, the `largest` height and width, hash. Of a
         mixture: the contracts, weights, largest and hash."""
         if len(self._parts) == 1:
@@ -63,7 +65,11 @@ class Corpus:
 
     def column(self, name: str) -> np.ndarray:
         """Index column (N,), kept once asked for. Numbers of a single corpus are memory-mapped; text becomes an array
-        of strings. Raises KeyError for a name that is no column."""
+        of strings.
+
+        Raises:
+          KeyError: no such column.
+        """
         if name not in self._columns:
             columns = [folder.column(name) for folder, _ in self._parts]
             self._columns[name] = columns[0] if len(columns) == 1 else np.concatenate(columns)
@@ -139,7 +145,9 @@ class Corpus:
         cap: at most so many draws from a series in one epoch.
         where: conditions on index columns, all of which must hold: "modality=CT,plane=axial|coronal,spacing_z<=5".
         split: "all", "train" or "held_out", by a hash of the patient with the share `held_out` of patients held out.
-        Raises UserError when nothing is left.
+
+        Raises:
+          UserError: a value that makes no sense, or one that leaves no slice.
         """
         if split not in ("all", "train", "held_out"):
             raise UserError(f"split: found {split!r}; write all, train or held_out")
@@ -195,7 +203,7 @@ class _Folder:
         self.path = path
         file = path / layout.CONTRACT
         try:
-            self.contract = json.loads(file.read_text())
+            self.contract: index.Contract = json.loads(file.read_text())
         except FileNotFoundError:
             what = "an ingest that has not finished: run it again" if (path / layout.WORK).is_dir() else "no corpus"
             raise UserError(
@@ -264,36 +272,13 @@ class _Folder:
 
     def select(self, where: str, split: str, held_out: float) -> np.ndarray | None:
         """Slices that meet the conditions, bool (N,); None when all do."""
-        keep = None
-        for condition in filter(None, (c.strip() for c in where.split(","))):
-            chosen = self._condition(condition)
-            keep = chosen if keep is None else np.logical_and(keep, chosen, out=keep)
+        keep = matching(where, self._raw, self.codes)
         if split != "all":
             codes, patients = self.codes("patient")
             out = np.fromiter((patient_hash(patient.as_py()) < held_out for patient in patients), bool, len(patients))
             chosen = (out if split == "held_out" else ~out)[codes]
             keep = chosen if keep is None else np.logical_and(keep, chosen, out=keep)
         return keep
-
-    def _condition(self, condition: str) -> np.ndarray:
-        match = re.fullmatch(r"(\w+)\s*(!=|<=|>=|=|<|>)\s*(.*)", condition)
-        if not match or match[1] not in index.SCHEMA.names:
-            names = ", ".join(index.SCHEMA.names)
-            raise UserError(
-                f"where: found {condition!r}; write COLUMN=VALUE, !=, <, <=, > or >= with a column of {names}"
-            )
-        name, sign, value = match.groups()
-        if name in index.TEXT:
-            if sign not in ("=", "!="):
-                raise UserError(f"where: found {condition!r}; a text column takes = or !=")
-            codes, vocabulary = self.codes(name)
-            chosen = pc.is_in(vocabulary, value_set=pa.array([v.strip() for v in value.split("|")], pa.string()))
-            return (chosen.to_numpy(zero_copy_only=False) == (sign == "="))[codes]
-        signs = {"=": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
-        try:
-            return getattr(operator, signs[sign])(self._raw(name), float(value))
-        except ValueError:
-            raise UserError(f"where: found {condition!r}; write a number after {sign}") from None
 
 
 def patient_hash(patient: str) -> float:

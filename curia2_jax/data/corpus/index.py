@@ -9,6 +9,7 @@ Arrow file `columns/NAME.vocabulary.arrow`.
 import collections
 import collections.abc
 import pathlib
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -54,6 +55,66 @@ TEXT = tuple(field.name for field in SCHEMA if field.type == _TEXT)
 NUMBERS = tuple(field.name for field in SCHEMA if field.type != _TEXT)
 
 
+class Row(TypedDict, total=False):
+    """A row of the index; without its place while it is made."""
+
+    study: str
+    series: str
+    patient: str
+    modality: str
+    plane: str
+    position: float
+    position_mm: float
+    height: int
+    width: int
+    spacing_y: float
+    spacing_x: float
+    spacing_z: float
+    obliquity: float
+    slope: float
+    intercept: float
+    foreground: float
+    anatomy_y: float
+    anatomy_x: float
+    anatomy_std_y: float
+    anatomy_std_x: float
+    shard: int
+    row: int
+    offset: int
+    span: int
+    label: str
+
+
+class Counts(TypedDict):
+    """What the contract says of the rows; `largest` are the largest height and the largest width."""
+
+    studies: int
+    patients: int
+    slices_by_modality: dict[str, int]
+    slices_by_plane: dict[str, int]
+    largest: list[int]
+
+
+class Contract(Counts):
+    """What was done to every slice of a corpus, and counts. Nothing in it names a place or a person.
+
+    `record` says how pixels are kept, `options` how they were made, `orientation` where rows and columns of a plane
+    point; `hash` is of all but the versions, `content_hash` of records and rows.
+    """
+
+    version: int
+    code_version: str
+    record: dict
+    orientation: dict[str, str]
+    options: dict
+    slices: int
+    series: int
+    bytes: int
+    shard_lengths: list[int]
+    content_hash: str
+    hash: str
+
+
 def _dtype(name: str) -> np.dtype:
     """NumPy's type of a column of numbers. Arrow's own answer, `to_pandas_dtype`, needs pandas before Arrow 26."""
     return pa.array([], SCHEMA.field(name).type).to_numpy().dtype
@@ -67,7 +128,7 @@ _PACKED = (
 ROW = np.dtype([(name, _dtype(name)) for name in _PACKED] + [("is_ct", np.bool_)], align=True)
 
 
-def table(rows: list[dict]) -> pa.Table:
+def table(rows: list[Row]) -> pa.Table:
     """Arrow table of index rows, one dict a row with every column of SCHEMA."""
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
@@ -85,12 +146,8 @@ class _Vocabulary:
         return known[part.indices.to_numpy(zero_copy_only=False)]
 
 
-def write(folder: pathlib.Path, parts: collections.abc.Iterable[pa.Table], total: int) -> dict:
-    """Index of `total` rows from the tables of the shards, in order, one in memory at a time.
-
-    Returns what the contract says of them: `studies` and `patients`, `slices_by_modality` and `slices_by_plane`, and
-    `largest`, the largest height and the largest width.
-    """
+def write(folder: pathlib.Path, parts: collections.abc.Iterable[pa.Table], total: int) -> Counts:
+    """Index of `total` rows from the tables of the shards, in order, one in memory at a time."""
     (folder / layout.COLUMNS).mkdir(exist_ok=True)
 
     def create(name: str, dtype: np.typing.DTypeLike) -> np.memmap:
@@ -137,6 +194,10 @@ def write_vocabulary(folder: pathlib.Path, name: str, strings: list[str]) -> Non
 
 
 def read_vocabulary(folder: pathlib.Path, name: str) -> pa.StringArray:
-    """The strings that the codes of a text column stand for, memory-mapped. Raises OSError."""
+    """The strings that the codes of a text column stand for, memory-mapped.
+
+    Raises:
+      OSError: the file cannot be read.
+    """
     with pa.ipc.open_file(pa.memory_map(str(folder / layout.vocabulary(name)))) as file:
         return file.get_batch(0).column(0)

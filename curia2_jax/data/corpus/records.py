@@ -78,8 +78,11 @@ _VERSIONS = {codec.version: codec for codec in CODECS.values()}
 
 
 def encode(pixels: np.ndarray, codec: str = "htj2k") -> bytes:
-    """Record of one slice, int16 (height, width), both at least 1; `codec` is a key of CODECS. Raises TypeError for
-    another dtype or rank."""
+    """Record of one slice, int16 (height, width), both at least 1; `codec` is a key of CODECS.
+
+    Raises:
+      TypeError: another dtype or rank.
+    """
     if pixels.dtype != np.int16 or pixels.ndim != 2 or 0 in pixels.shape:
         raise TypeError(f"a slice is int16 (height, width), found {pixels.dtype} {pixels.shape}")
     payload = CODECS[codec].encode(np.ascontiguousarray(pixels))
@@ -88,7 +91,11 @@ def encode(pixels: np.ndarray, codec: str = "htj2k") -> bytes:
 
 
 def checked_head(record: bytes | memoryview) -> tuple[int, int, int]:
-    """(version, height, width) of a record after its checksum was verified; raises CorruptRecord."""
+    """(version, height, width) of a record after its checksum was verified.
+
+    Raises:
+      CorruptRecord: the checksum does not match, or the version is unknown.
+    """
     if len(record) <= _HEAD.size:
         raise CorruptRecord(f"{len(record)} bytes are too few for a record")
     version, height, width, checksum = _HEAD.unpack_from(record)
@@ -112,8 +119,11 @@ def decode(record: bytes | memoryview, out: np.ndarray | None = None, reduce: in
     A slice of half the size has the low-pass samples of HTJ2K's 5/3 wavelet: pixel i lies on pixel 2i of the slice, a
     mean of five pixels with the weights (-1, 2, 6, 2, -1) / 8. That is close to an antialiased resizing, but not one.
 
-    Takes at most three times the memory of a slice of the height and width in the head. Raises CorruptRecord when the
-    checksum, the version or the compressed pixels are wrong, or the slice has not the shape of `out`.
+    Takes at most three times the memory of a slice of the height and width in the head.
+
+    Raises:
+      CorruptRecord: the checksum, the version or the compressed pixels are wrong, or the slice has not the shape of
+        `out`.
     """
     version, *sides = checked_head(record)
     shape = tuple(halved(side, reduce) for side in sides)

@@ -44,7 +44,11 @@ def to_example(record: bytes) -> bytes:
 
 
 def from_example(example: bytes) -> memoryview:
-    """The record inside a serialised tf.train.Example; raises CorruptRecord when the bytes are something else."""
+    """The record inside a serialised tf.train.Example.
+
+    Raises:
+      CorruptRecord: the bytes are something else.
+    """
     view, start = memoryview(example), 0
 
     def enter(tag: int, start: int) -> tuple[int, int]:
@@ -87,7 +91,11 @@ class ShardReader:
         self._lock = threading.Lock()
 
     def read(self, shard: int, row: int) -> memoryview:
-        """Record at `row` of `shard`; raises CorruptRecord when the file cannot deliver it."""
+        """Record at `row` of `shard`.
+
+        Raises:
+          CorruptRecord: the file cannot deliver it.
+        """
         with self._lock:
             reader = self._open.get(shard)
             if reader is not None:
@@ -113,7 +121,11 @@ def _open(path: pathlib.Path) -> array_record_module.ArrayRecordReader:
 
 
 def count(path: pathlib.Path) -> int:
-    """Number of records in a shard; raises CorruptRecord when it is not one."""
+    """Number of records in a shard.
+
+    Raises:
+      CorruptRecord: the file is no shard.
+    """
     return _open(path).num_records()
 
 

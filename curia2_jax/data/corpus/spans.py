@@ -46,7 +46,11 @@ def _content(data: bytes, place: int) -> bytes:
 
 
 def locate(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(offset int64, span int32) of the first `count` records of a shard. Raises CorruptRecord when it has fewer."""
+    """(offset int64, span int32) of the first `count` records of a shard.
+
+    Raises:
+      CorruptRecord: the shard has fewer.
+    """
     offsets, spans = np.empty(count, np.int64), np.empty(count, np.int32)
     with open(path, "rb", buffering=0) as file:
         size, place, found = os.fstat(file.fileno()).st_size, 0, 0
@@ -90,7 +94,11 @@ class SpanReader:
         self._lock = threading.Lock()
 
     def read(self, shard: int, offset: int, span: int) -> memoryview:
-        """Record at a place that `locate` found; raises CorruptRecord when there is none."""
+        """Record at a place that `locate` found.
+
+        Raises:
+          CorruptRecord: there is none.
+        """
         try:
             with self._lock:
                 file = self._open.get(shard)

@@ -66,8 +66,11 @@ class DataConfig:
 
 def fitted(data: DataConfig, corpus: Corpus) -> DataConfig:
     """`data` with the canvas that batches of `corpus` have: the one given, or for 0 the largest slice, as it is read,
-    rounded up to whole multiples of 32 pixels, since a larger canvas costs time. Raises UserError when a slice does not
-    fit, or cannot be read at half its size and has to be."""
+    rounded up to whole multiples of 32 pixels, since a larger canvas costs time.
+
+    Raises:
+      UserError: a slice does not fit, or cannot be read at half its size and has to be.
+    """
     if data.reduce not in (0, 1):
         raise UserError(f"config.data.reduce: found {data.reduce}; write 0, or 1 for slices of half their size")
     if data.reduce and not corpus.reduces:

@@ -20,8 +20,10 @@ _SIDES = ("height", "width")
 def verify(folder: pathlib.Path, workers: int, progress: Progress) -> list[str]:
     """Read, decode and check every record, the index, its memory-mapped columns and the content hash.
 
-    Returns what is wrong, one line each; an empty list means that every byte is as ingest wrote it. Raises UserError
-    when the folder is not a corpus.
+    Returns what is wrong, one line each; an empty list means that every byte is as ingest wrote it.
+
+    Raises:
+      UserError: the folder is not a corpus.
     """
     contract = Corpus(folder).contract
     lengths = contract["shard_lengths"]
@@ -39,7 +41,7 @@ def verify(folder: pathlib.Path, workers: int, progress: Progress) -> list[str]:
     return problems
 
 
-def _index_problems(folder: pathlib.Path, contract: dict) -> list[str]:
+def _index_problems(folder: pathlib.Path, contract: index.Contract) -> list[str]:
     table = pq.ParquetFile(folder / layout.INDEX)
     if table.metadata.num_rows != contract["slices"] or sum(contract["shard_lengths"]) != contract["slices"]:
         return [f"{layout.INDEX}: {table.metadata.num_rows} rows, the contract says {contract['slices']} slices"]
@@ -91,9 +93,12 @@ def _check_shard(folder: str, shard: int, count: int) -> tuple[list[str], list[s
 
 
 def statistics(folder: pathlib.Path) -> dict[str, object]:
-    """What is in a corpus: counts, and quantiles (0, 25, 50, 75, 100 %) of what varies. Raises UserError.
+    """What is in a corpus: counts, and quantiles (0, 25, 50, 75, 100 %) of what varies.
 
     Memory: a column of four bytes a slice at a time.
+
+    Raises:
+      UserError: the folder is not a corpus.
     """
     corpus = Corpus(folder)
     contract = corpus.contract

@@ -102,7 +102,7 @@ def set_aside(
 
 
 def _save(path: pathlib.Path, arrays: dict[str, np.ndarray], save: collections.abc.Callable) -> None:
-    with whole_file(path) as partial, open(partial, "wb") as file:
+    with whole_file(path, sync=False) as partial, open(partial, "wb") as file:
         save(file, **arrays)
 
 

@@ -123,23 +123,23 @@ def summarize(mask: np.ndarray, shape: tuple[int, int]) -> Foreground:
     """Foreground of slices of `shape` (height, width) from their masks at any resolution, bool (n, h, w)."""
     h, w = mask.shape[1:]
     k = -(-max(shape) // max(h, w))
-    centre_y, weight_y = _cells(h, k, shape[0])
-    centre_x, weight_x = _cells(w, k, shape[1])
+    center_y, weight_y = _cells(h, k, shape[0])
+    center_x, weight_x = _cells(w, k, shape[1])
     rows = mask @ weight_x * weight_y  # (n, h) pixels of foreground
     columns = np.einsum("nhw,h->nw", mask, weight_y, optimize=True) * weight_x
     area = rows.sum(axis=1)
     full = np.where(area > 0, area, 1)
 
     def moments(
-        profile: np.ndarray, centre: np.ndarray, weight: np.ndarray, side: int
+        profile: np.ndarray, center: np.ndarray, weight: np.ndarray, side: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        mean = profile @ centre / full
-        spread = profile @ (centre**2 + (weight**2 - 1) / 12) / full - mean**2
+        mean = profile @ center / full
+        spread = profile @ (center**2 + (weight**2 - 1) / 12) / full - mean**2
         std = np.sqrt(np.maximum(spread, 0))
         return np.where(area > 0, mean, side / 2).astype(np.float32), np.where(area > 0, std, np.inf).astype(np.float32)
 
-    y, std_y = moments(rows, centre_y, weight_y, shape[0])
-    x, std_x = moments(columns, centre_x, weight_x, shape[1])
+    y, std_y = moments(rows, center_y, weight_y, shape[0])
+    x, std_x = moments(columns, center_x, weight_x, shape[1])
     return Foreground((area / (shape[0] * shape[1])).astype(np.float32), y, x, std_y, std_x)
 
 

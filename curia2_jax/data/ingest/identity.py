@@ -42,7 +42,11 @@ class Keys:
 
 
 def read_patients(path: str) -> dict[str, str]:
-    """Patients by absolute path, from a CSV with the columns file,patient; paths relative to it. Raises UserError."""
+    """Patients by absolute path, from a CSV with the columns file,patient; paths relative to it.
+
+    Raises:
+      UserError: the file cannot be read, or lacks a column.
+    """
     try:
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file))

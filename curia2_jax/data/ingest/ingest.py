@@ -24,7 +24,7 @@ import time
 from concurrent.futures.process import BrokenProcessPool
 
 from curia2_jax import files
-from curia2_jax.data.corpus import layout, records
+from curia2_jax.data.corpus import index, layout, records
 from curia2_jax.data.ingest import benchmark, foreground, identity, intensity, parts, plan, publish, slicing
 from curia2_jax.data.ingest.plan import Options, Progress
 from curia2_jax.data.ingest.runners import Pool, Runner
@@ -38,7 +38,7 @@ class Summary:
     """What an ingest did, for the closing table. `made` are the slices that this call made, the others were there
     before; `stages` are seconds of one core."""
 
-    contract: dict
+    contract: index.Contract
     refused: dict[str, int]
     label_maps: int
     tasks: list[dict]
@@ -54,7 +54,12 @@ def ingest(
     """Make the corpus, or carry on with one that was begun with the same options; a finished one is left as it is.
 
     `progress(stage, done, total, slices)` is called as work gets done. `runner` runs the shards, a pool of processes of
-    this machine when it is None. Raises UserError; OSError when `output` cannot be written or is full.
+    this machine when it is None.
+
+    Raises:
+      UserError: an option that makes no sense, other options than the corpus was begun with, or no slice that was
+        accepted.
+      OSError: `output` cannot be written or is full.
     """
     started = time.perf_counter()
     options.check()

@@ -79,7 +79,8 @@ def looks_like_labels(volume: Volume) -> bool:
 def settle(volume: Volume, modality: str | None = None) -> Volume:
     """The volume with its modality decided (`modality` overrides) and a CT in HU; corrections are noted.
 
-    Raises Refusal for a CT that is not in HU.
+    Raises:
+      Refusal: a CT that is not in HU.
     """
     values = sample(volume)
     said = modality or volume.modality

@@ -27,7 +27,11 @@ class Pair:
 
 
 def pairs(spec: str, roots: list[pathlib.Path], files: list[str]) -> list[Pair]:
-    """Label maps among `files`, by a CSV file or by comma-separated glob patterns. Raises UserError for a bad CSV."""
+    """Label maps among `files`, by a CSV file or by comma-separated glob patterns.
+
+    Raises:
+      UserError: the CSV cannot be read, or lacks a column.
+    """
     if spec.lower().endswith(".csv"):
         return _from_csv(pathlib.Path(spec))
     patterns = [pattern.strip() for pattern in spec.split(",") if pattern.strip()]
@@ -95,7 +99,11 @@ def attach(found: list[Pair], scans: list[Scan]) -> list[Pair]:
 
 
 def read(file: str, volume: Volume) -> np.ndarray:
-    """Label map of a volume: (S, P, L) uint16. Raises Refusal when it is on another grid or holds no labels."""
+    """Label map of a volume: (S, P, L) uint16.
+
+    Raises:
+      Refusal: it is on another grid, or holds no labels.
+    """
     label = read_any(pathlib.Path(file))
     if label.raw.shape != volume.raw.shape:
         raise Refusal("label_geometry", f"a grid of {label.raw.shape}, the image has {volume.raw.shape}")

@@ -47,7 +47,7 @@ class Part:
     def __init__(self, work: pathlib.Path, number: int, codec: str = "htj2k"):
         self._work, self._number, self._codec = work, number, codec
         self._records = contextlib.ExitStack()
-        self._rows: list[dict] = []
+        self._rows: list[index.Row] = []
         self._series: list[Series] = []
         self.bytes = 0
 
@@ -65,7 +65,7 @@ class Part:
     def begin_series(self) -> None:
         self._voxels, self._digest, self._first = hashlib.sha256(), hashlib.sha256(), len(self._rows)
 
-    def add(self, pixels: np.ndarray, row: dict) -> None:
+    def add(self, pixels: np.ndarray, row: index.Row) -> None:
         """Append one slice int16 (height, width); `row` has the index columns but shard, row, height and width."""
         record = records.encode(pixels, self._codec)
         row = row | {"height": pixels.shape[0], "width": pixels.shape[1], "shard": 0, "row": len(self._rows)}
@@ -107,7 +107,11 @@ class CannotWrite(OSError):
 
 
 def written(write: collections.abc.Callable, *values: bytes) -> None:
-    """Calls a method of ArrayRecord's writer. Raises CannotWrite."""
+    """Calls a method of ArrayRecord's writer.
+
+    Raises:
+      CannotWrite: the disk is full or cannot be written.
+    """
     try:
         write(*values)
     except RuntimeError as error:  # what ArrayRecord makes of every fault of the disk
@@ -116,7 +120,7 @@ def written(write: collections.abc.Callable, *values: bytes) -> None:
         raise CannotWrite(code, os.strerror(code)) from None
 
 
-def canonical(digest: bytes, row: dict) -> bytes:
+def canonical(digest: bytes, row: index.Row) -> bytes:
     """What two equal corpora share of a slice: its record, by its SHA-256, and the index columns that describe it."""
     values = [row[name] if name in index.TEXT else np.float32(row[name]).item() for name in _CANONICAL]
     return digest + json.dumps(values).encode()

@@ -38,7 +38,11 @@ class Options:
     codec: str = "htj2k"
 
     def check(self) -> None:
-        """Raises UserError for a value that makes no sense."""
+        """That every value makes sense.
+
+        Raises:
+          UserError: one does not.
+        """
         for path in self.input:
             if not pathlib.Path(path).exists():
                 raise UserError(f"--input {path}: does not exist; write a folder or a file of studies")
@@ -69,8 +73,11 @@ class Options:
 
 
 def make(work: pathlib.Path, options: Options, pool: Pool, progress: Progress) -> None:
-    """Look at every file once and write the plan into `work`, its summary last. Raises UserError when there is no
-    file."""
+    """Look at every file once and write the plan into `work`, its summary last.
+
+    Raises:
+      UserError: there is no file.
+    """
     roots = [pathlib.Path(path).resolve() for path in options.input]
     paths = [str(path) for root in roots for path in archive.walk(root)]
     if not paths:

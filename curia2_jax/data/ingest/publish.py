@@ -35,7 +35,7 @@ def duplicates(found: collections.abc.Iterable[Series]) -> dict[str, str]:
     return {key: keep[voxels][-1] for key, voxels in lost}
 
 
-def publish(folder: pathlib.Path, count: int, drop: collections.abc.Container[str], contract: dict) -> dict:
+def publish(folder: pathlib.Path, count: int, drop: collections.abc.Container[str], contract: dict) -> index.Contract:
     """Corpus in `folder` from its parts 0 to count - 1 without the series in `drop`; returns the contract as written.
 
     `contract` holds the options; counts and the hash are added here.

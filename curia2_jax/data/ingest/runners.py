@@ -39,7 +39,8 @@ class Pool:
     ) -> collections.abc.Iterator[tuple[int, object]]:
         """(index of the task, result of function(*task)) as they get done; few tasks are handed out ahead.
 
-        Raises BrokenProcessPool when a process dies.
+        Raises:
+          BrokenProcessPool: a process died.
         """
         if self._pool is None:
             for number, task in enumerate(tasks):
@@ -69,8 +70,11 @@ def _end_with_parent() -> None:
 def beam(options: list[str]) -> Runner:
     """Apache Beam with the pipeline options given, DirectRunner by default.
 
-    Tasks must be safe to repeat, because Beam repeats them; all workers must see the same files. Raises UserError when
-    Beam is not installed or does not take the options; what the job raises when it fails is Beam's.
+    Tasks must be safe to repeat, because Beam repeats them; all workers must see the same files. What the job raises
+    when it fails is Beam's.
+
+    Raises:
+      UserError: Beam is not installed, or does not take the options.
     """
     try:
         import apache_beam

@@ -17,7 +17,10 @@ from curia2_jax.data.readers.volume import Refusal, Volume
 def make_shard(output: str, number: int) -> int:
     """Make part `number` of the corpus in `output` unless it is finished; returns the slices in it.
 
-    Raises OSError when the disk is full or cannot be written; what is wrong with a scan is reported in the part.
+    What is wrong with a scan is reported in the part.
+
+    Raises:
+      OSError: the disk is full or cannot be written.
     """
     folder = pathlib.Path(output)
     work = folder / layout.WORK
@@ -55,7 +58,12 @@ class _Maker:
         self.report: dict = {"refused": [], "corrected": [], "samples": []}
 
     def add(self, scan: archive.Scan) -> None:
-        """Add the slices of one scan. Raises Refusal when it gives none, OSError when they cannot be written."""
+        """Add the slices of one scan.
+
+        Raises:
+          Refusal: it gives none.
+          OSError: they cannot be written.
+        """
         try:
             self._add(scan)
         except (Refusal, MemoryError, parts.CannotWrite):

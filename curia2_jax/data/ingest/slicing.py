@@ -12,6 +12,7 @@ import time
 import numpy as np
 from PIL import Image
 
+from curia2_jax.data.corpus import index
 from curia2_jax.data.ingest import foreground, intensity
 from curia2_jax.data.readers.volume import Header, Refusal, Volume, from_xyz
 
@@ -30,7 +31,10 @@ def planes_of(
 
     A near-isotropic volume with 32 or more voxels along every axis gives the planes asked for. Any other gives the one
     it was acquired in: across the axis `across`; else across the axis whose spacing differs by half or more from that
-    of two alike ones; else across the shortest axis. Raises Refusal when a side of the slices is too small.
+    of two alike ones; else across the shortest axis.
+
+    Raises:
+      Refusal: a side of the slices is too small.
     """
     if max(spacing) <= NEAR_ISOTROPIC * min(spacing) and min(shape) >= MIN_SIDE:
         return tuple(asked)
@@ -73,7 +77,11 @@ def plane_affine(volume: Volume, plane: str) -> np.ndarray:
 
 
 def most_slices(header: Header, planes: tuple[str, ...]) -> int:
-    """Slices that a volume gives at most in the planes asked for. Raises Refusal when it gives none for its shape."""
+    """Slices that a volume gives at most in the planes asked for.
+
+    Raises:
+      Refusal: it gives none for its shape.
+    """
     if header.affine is not None:
         volume = from_xyz(np.broadcast_to(np.int8(0), header.shape), header.affine)
         shape = volume.raw.shape
@@ -100,62 +108,71 @@ class Timer:
 
 def slices(
     volume: Volume, planes: tuple[str, ...], notes: list[tuple[str, str]], timer: Timer
-) -> collections.abc.Iterator[tuple[np.ndarray, dict]]:
+) -> collections.abc.Iterator[tuple[np.ndarray, index.Row]]:
     """(int16 (height, width), index row without keys, label and place in a file) of each stored slice of a settled
     volume.
 
-    Slices with next to no foreground are left out. Appends to `notes` what was corrected. Raises Refusal before the
-    first slice when the volume gives none for its shape, or is constant.
+    Slices with next to no foreground are left out. Appends to `notes` what was corrected.
+
+    Raises:
+      Refusal: before the first slice: the volume gives none for its shape, or is constant.
     """
     chosen = planes_of(volume.raw.shape, volume.spacing, planes, volume.across)
     quantize = intensity.Quantizer.from_volume(volume)
-    threshold = _threshold(volume, chosen[0], dataclasses.replace(quantize))
-    empty = reduced = 0
+    threshold = _threshold(volume, chosen[0], dataclasses.replace(quantize))  # a copy: its counts are not of slices
+    near_empty = reduced = 0
     for plane in chosen:
-        view, affine = in_plane(volume.raw, plane), plane_affine(volume, plane)
-        spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        along = affine[:3, 0] / spacing[0]
+        view = in_plane(volume.raw, plane)
         height, width = view.shape[1:]
         step = max(1, _BLOCK // (4 * height * width))
         for start in range(0, len(view), step):
             with timer("orient and quantise"):
                 block = quantize(np.ascontiguousarray(view[start : start + step]))
-                pixel = spacing[1:]
                 if max(height, width) > MAX_SIDE:
-                    block = np.stack([shrink(one) for one in block])
-                    pixel = pixel * (height / block.shape[1], width / block.shape[2])
+                    block = np.stack([shrink(pixels) for pixels in block])
                     reduced += len(block)
             with timer("foreground"):
                 found = foreground.find(block, threshold, volume.modality == "CT")
-            for z, one in enumerate(block):
+            scale = (height / block.shape[1], width / block.shape[2])
+            for z, pixels in enumerate(block):
                 if not found.fraction[z] >= foreground.MIN_FOREGROUND:
-                    empty += 1
+                    near_empty += 1
                     continue
-                k = start + z
-                yield (
-                    one,
-                    {
-                        "modality": volume.modality,
-                        "plane": plane,
-                        "position": float(k),
-                        "position_mm": float(along @ (affine[:3, 3] + k * affine[:3, 0])),
-                        "spacing_y": float(pixel[0]),
-                        "spacing_x": float(pixel[1]),
-                        "spacing_z": float(spacing[0]),
-                        "obliquity": volume.obliquity,
-                        "slope": float(quantize.slope),
-                        "intercept": float(quantize.intercept),
-                        "foreground": float(found.fraction[z]),
-                        "anatomy_y": float(found.y[z]),
-                        "anatomy_x": float(found.x[z]),
-                        "anatomy_std_y": float(found.std_y[z]),
-                        "anatomy_std_x": float(found.std_x[z]),
-                    },
-                )
+                place = _place(volume, plane, start + z, scale)
+                stored = {"slope": float(quantize.slope), "intercept": float(quantize.intercept)}
+                yield pixels, place | stored | _moments(found, z)
     notes += quantize.notes
-    notes += [(what, f"{count} slices") for what, count in (("near_empty", empty), ("reduced", reduced)) if count]
+    notes += [(what, f"{count} slices") for what, count in (("near_empty", near_empty), ("reduced", reduced)) if count]
     if volume.obliquity > 1:
         notes.append(("oblique", f"{volume.obliquity:.1f} degrees off the axes of the patient"))
+
+
+def _place(volume: Volume, plane: str, number: int, scale: tuple[float, float]) -> index.Row:
+    """Where slice `number` of a plane lies; `scale` is the pixels of the volume in one of the slice, along y and x."""
+    affine = plane_affine(volume, plane)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    along = affine[:3, 0] / spacing[0]
+    return {
+        "modality": volume.modality,
+        "plane": plane,
+        "position": float(number),
+        "position_mm": float(along @ (affine[:3, 3] + number * affine[:3, 0])),
+        "spacing_y": float(spacing[1] * scale[0]),
+        "spacing_x": float(spacing[2] * scale[1]),
+        "spacing_z": float(spacing[0]),
+        "obliquity": volume.obliquity,
+    }
+
+
+def _moments(found: foreground.Foreground, z: int) -> index.Row:
+    """The foreground of slice `z` of a block and its Gaussian."""
+    return {
+        "foreground": float(found.fraction[z]),
+        "anatomy_y": float(found.y[z]),
+        "anatomy_x": float(found.x[z]),
+        "anatomy_std_y": float(found.std_y[z]),
+        "anatomy_std_x": float(found.std_x[z]),
+    }
 
 
 def shrink(pixels: np.ndarray) -> np.ndarray:

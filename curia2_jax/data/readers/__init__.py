@@ -10,7 +10,11 @@ from curia2_jax.data.readers.volume import Header, Volume
 
 
 class Read(Protocol):
-    """Volume of one frame of one series. `orientation`, such as "RAS", is for files that do not say. Raises Refusal."""
+    """Volume of one frame of one series. `orientation`, such as "RAS", is for files that do not say.
+
+    Raises:
+      Refusal: the files are no such volume.
+    """
 
     def __call__(
         self, files: collections.abc.Sequence[pathlib.Path], frame: int = 0, orientation: str | None = None

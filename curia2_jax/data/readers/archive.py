@@ -129,7 +129,11 @@ def _stays_inside(member: zipfile.ZipInfo) -> bool:
 
 @contextlib.contextmanager
 def opened(files: list[str]) -> collections.abc.Iterator[list[pathlib.Path]]:
-    """Paths of files, those inside of archives unpacked into a folder that is removed afterwards. Raises Refusal."""
+    """Paths of files, those inside of archives unpacked into a folder that is removed afterwards.
+
+    Raises:
+      Refusal: an archive is damaged.
+    """
     if not any(INSIDE in file for file in files):
         yield [pathlib.Path(file) for file in files]
         return
@@ -189,14 +193,21 @@ def relative(file: str, roots: list[pathlib.Path]) -> str:
 
 
 def read(scan: Scan, orientation: str | None = None) -> Volume:
-    """Volume of a scan. Raises Refusal."""
+    """Volume of a scan.
+
+    Raises:
+      Refusal: its files are no volume.
+    """
     with opened(scan.files) as paths:
         return readers.reader_of(scan.format).read(paths, scan.frame, orientation)
 
 
 def each_frame(scan: Scan) -> list[Scan]:
     """The scan once for each of its volumes, where only the files of the series together tell how many these are.
-    Raises Refusal."""
+
+    Raises:
+      Refusal: its files are no volumes.
+    """
     count_frames = readers.reader_of(scan.format).count_frames
     if count_frames is None:
         return [scan]
@@ -207,7 +218,11 @@ def each_frame(scan: Scan) -> list[Scan]:
 
 
 def read_any(path: pathlib.Path) -> Volume:
-    """Volume of one file, or of a folder with the files of one series. Raises Refusal."""
+    """Volume of one file, or of a folder with the files of one series.
+
+    Raises:
+      Refusal: it is of no known format, or no volume.
+    """
     if path.is_dir():
         files = list(walk(path))
         for reader in readers.READERS:

@@ -44,7 +44,11 @@ def claims(path: pathlib.Path) -> bool:
 
 
 def look(path: pathlib.Path) -> Header:
-    """Header of an object that is a CT or MR image; its `shape` is columns, rows and slices. Raises Refusal."""
+    """Header of an object that is a CT or MR image; its `shape` is columns, rows and slices.
+
+    Raises:
+      Refusal: it is damaged, or no CT or MR image.
+    """
     with _quiet():
         dataset = _parse(path, stop_before_pixels=True)
         _check(dataset, path)
@@ -58,10 +62,12 @@ def _text(dataset: pydicom.Dataset, tag: str) -> str:
 
 
 def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None = None) -> Volume:
-    """One volume from the files of one series, which always say their orientation. Raises Refusal unless they form a
-    regular grid.
+    """One volume from the files of one series, which always say their orientation.
 
     `frame` picks one of several volumes at the same positions (echoes, b-values, phases), in the order of their tag.
+
+    Raises:
+      Refusal: a file is damaged or no image, or they form no regular grid.
     """
     with _quiet():
         frames, first, repeated = _all_frames(files)
@@ -83,7 +89,11 @@ def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None 
 
 
 def count_frames(files: Sequence[pathlib.Path]) -> int:
-    """Number of volumes at the same positions in a series. Raises Refusal."""
+    """Number of volumes at the same positions in a series.
+
+    Raises:
+      Refusal: a file is damaged or no image, or slices repeat without a tag that tells them apart.
+    """
     with _quiet():
         return len(volumes_of(_all_frames(files)[0])[0])
 
@@ -132,7 +142,11 @@ def _parse(path: pathlib.Path, **options) -> pydicom.Dataset:
 
 
 def _check(dataset: pydicom.Dataset, path: pathlib.Path) -> None:
-    """Raises Refusal unless the dataset is an original or reformatted CT or MR image without loss."""
+    """That a dataset is an original or reformatted CT or MR image without loss.
+
+    Raises:
+      Refusal: it is not.
+    """
     try:
         kind, modality = str(dataset.get("SOPClassUID", "")), str(dataset.get("Modality", "") or "")
         types = [str(v).upper() for v in (dataset.get("ImageType") or [])]
@@ -198,7 +212,11 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _decode(dataset: pydicom.Dataset) -> np.ndarray:
-    """(frames, rows, columns) of any integer or float dtype. Raises Refusal."""
+    """(frames, rows, columns) of any integer or float dtype.
+
+    Raises:
+      Refusal: the pixels cannot be decoded.
+    """
     try:
         pixels = dataset.pixel_array
     except Exception as error:  # decoders may raise anything on malformed bytes

@@ -47,7 +47,11 @@ def element(dataset: pydicom.Dataset, tag: str) -> object:
 
 
 def _numbers(dataset: pydicom.Dataset, tag: str, count: int, default: float | None = None) -> np.ndarray:
-    """(count,) float64 values of an element. Raises Refusal when it is missing and there is no default."""
+    """(count,) float64 values of an element.
+
+    Raises:
+      Refusal: it is no number, or missing and there is no default.
+    """
     value = element(dataset, tag)
     if value is None or value == "":
         if default is None:
@@ -73,7 +77,11 @@ def _functional(dataset: pydicom.Dataset, number: int, sequence: str) -> pydicom
 
 
 def frames_of(dataset: pydicom.Dataset, path: pathlib.Path) -> list[Frame]:
-    """Frames of a CT or MR image. Raises Refusal when a frame has no position."""
+    """Frames of a CT or MR image.
+
+    Raises:
+      Refusal: a frame has no position.
+    """
     size = (int(_numbers(dataset, "Rows", 1)[0]), int(_numbers(dataset, "Columns", 1)[0]))
     count = int(_numbers(dataset, "NumberOfFrames", 1, 1)[0])
     if not 1 <= count <= path.stat().st_size:
@@ -146,7 +154,11 @@ def _distinct(frames: list[Frame]) -> bool:
 
 
 def grid(frames: list[Frame], first: pydicom.Dataset) -> tuple[list[Frame], np.ndarray, list[tuple[str, str]]]:
-    """Frames in order along the normal, affine of (column, row, slice) to RAS+ mm, notes. Raises Refusal."""
+    """Frames in order along the normal, affine of (column, row, slice) to RAS+ mm, notes.
+
+    Raises:
+      Refusal: the frames form no regular grid.
+    """
     one, notes = frames[0], []
     axes = one.rows_columns
     if (

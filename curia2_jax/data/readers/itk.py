@@ -19,7 +19,11 @@ def claims(path: pathlib.Path) -> bool:
 
 
 def look(path: pathlib.Path) -> Header:
-    """Header of a file. Raises Refusal."""
+    """Header of a file.
+
+    Raises:
+      Refusal: it is damaged, or no volume of plain numbers.
+    """
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -43,7 +47,11 @@ def look(path: pathlib.Path) -> Header:
 
 
 def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None = None) -> Volume:
-    """One frame of a NRRD or MetaImage file, which always says its orientation. Raises Refusal."""
+    """One frame of a NRRD or MetaImage file, which always says its orientation.
+
+    Raises:
+      Refusal: it is damaged, or has no such frame.
+    """
     (path,) = files
     header = look(path)
     if not 0 <= frame < header.frames:

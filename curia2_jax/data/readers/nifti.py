@@ -53,7 +53,11 @@ def claims(path: pathlib.Path) -> bool:
 
 
 def look(path: pathlib.Path) -> Header:
-    """Header of a file or of a pair's .hdr, at the cost of its first kilobyte. Raises Refusal."""
+    """Header of a file or of a pair's .hdr, at the cost of its first kilobyte.
+
+    Raises:
+      Refusal: it is damaged, or no volume of plain numbers.
+    """
     layout = _look(path)
     return Header(layout.shape[:3], layout.shape[3], layout.affine)
 
@@ -64,7 +68,11 @@ def _look(path: pathlib.Path) -> _Layout:
 
 
 def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None = None) -> Volume:
-    """One frame of a NIfTI file. `orientation`, such as "RAS", is taken for files without an affine. Raises Refusal."""
+    """One frame of a NIfTI file. `orientation`, such as "RAS", is taken for files without an affine.
+
+    Raises:
+      Refusal: it is damaged, has no such frame, or says no orientation.
+    """
     (path,) = files
     image = path
     if path.name.lower().endswith(".hdr"):
@@ -102,7 +110,11 @@ def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None 
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[typing.BinaryIO]:
-    """The content of a file, unpacked while it is read. Raises Refusal, also for what reading finds to be broken."""
+    """The content of a file, unpacked while it is read.
+
+    Raises:
+      Refusal: the file cannot be opened, or, while it is read, turns out to be damaged.
+    """
     try:
         file = open(path, "rb")  # noqa: SIM115 closed below
     except OSError as error:

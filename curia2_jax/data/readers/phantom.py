@@ -100,7 +100,10 @@ def make_study(seed: int, number: int, size: int = 128) -> Study:
 def write_studies(folder: str | Path, num_studies: int, seed: int, size: int = 128) -> list[Path]:
     """Writes studies 0..num_studies-1 as `study_NNNN.nii.gz` with `study_NNNN_seg.nii.gz`, and `label_names.json`.
 
-    Returns the image files. Raises UserError when `num_studies` is not positive.
+    Returns the image files.
+
+    Raises:
+      UserError: `num_studies` is not positive.
     """
     if num_studies < 1:
         raise UserError(f"num_studies: found {num_studies}, write a number of at least 1")
@@ -109,8 +112,8 @@ def write_studies(folder: str | Path, num_studies: int, seed: int, size: int = 1
     paths = []
     for number in range(num_studies):
         study = make_study(seed, number, size)
-        centre = study.spacing * (np.array(study.voxels.shape) - 1) / 2
-        affine = nibabel.affines.from_matvec(np.diag(study.spacing), -centre)
+        center = study.spacing * (np.array(study.voxels.shape) - 1) / 2
+        affine = nibabel.affines.from_matvec(np.diag(study.spacing), -center)
         stored = nibabel.orientations.axcodes2ornt(study.orientation)
         for array, suffix in ((study.voxels, ""), (study.labels, "_seg")):
             image = nibabel.Nifti1Image(array, affine).as_reoriented(stored)
@@ -163,8 +166,8 @@ def _paint_organs(rng: np.random.Generator, body: _Body) -> tuple[np.ndarray, np
     bumps = _noise(rng, labels.shape, (7, 7, 1.5))
     loops = _noise(rng, labels.shape, (3.5, 3.5, 0.8))
     stretch = rng.uniform(0.93, 1.07)
-    for name, centre, radii in _ORGANS:
-        place = np.array(centre) * (1, 1, stretch) + rng.normal(size=3) * (0.035, 0.035, 0.015)
+    for name, center, radii in _ORGANS:
+        place = np.array(center) * (1, 1, stretch) + rng.normal(size=3) * (0.035, 0.035, 0.015)
         reach = np.array(radii) * rng.uniform(0.85, 1.18, size=3)
         tilt = rng.normal(scale=0.15)
         dx, dy = body.right - place[0], body.front - place[1]

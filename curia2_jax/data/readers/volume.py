@@ -120,7 +120,10 @@ class Volume:
 def from_xyz(raw: np.ndarray, affine: np.ndarray, across: int | None = None, **fields) -> Volume:
     """Volume of raw (X, Y, Z) whose affine maps (x, y, z, 1) to RAS+ millimetres: turned to (S, P, L) along the nearest
     axes of the patient, without copying. `across` is the axis of the (X, Y, Z) array that counts acquired slices.
-    Raises Refusal."""
+
+    Raises:
+      Refusal: the affine is that of no regular grid.
+    """
     check_affine(affine)
     orientation = nib.io_orientation(affine)
     target = nib.orientations.axcodes2ornt("SPL")
@@ -132,7 +135,11 @@ def from_xyz(raw: np.ndarray, affine: np.ndarray, across: int | None = None, **f
 
 
 def check_affine(affine: np.ndarray) -> None:
-    """Raises Refusal unless the affine (4, 4) is finite with three independent, orthogonal axes."""
+    """That an affine (4, 4) is finite with three independent, orthogonal axes.
+
+    Raises:
+      Refusal: it is not.
+    """
     axes = affine[:3, :3]
     length = np.linalg.norm(axes, axis=0)
     if not np.isfinite(affine).all() or not (length > 1e-6).all() or not (length < 1e4).all():

@@ -1,3 +1,5 @@
+"""A corpus, alone or in a mixture, against what was written."""
+
 import gc
 import itertools
 import json
@@ -12,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
 
-from curia2_jax.data.corpus import corpus as corpus_module
 from curia2_jax.data.corpus import index, layout, records
 from curia2_jax.data.corpus.corpus import Corpus, parse, patient_hash
 from curia2_jax.errors import UserError
@@ -26,6 +27,7 @@ def made(tmp_path_factory):
 
 
 def test_reads_every_slice(made):
+    """Also into memory that is handed in."""
     folder, written = made
     corpus = pickle.loads(pickle.dumps(Corpus(folder)))
     assert len(corpus) == len(written) == 30 and len(pickle.dumps(corpus)) < 400
@@ -39,6 +41,7 @@ def test_reads_every_slice(made):
 
 
 def test_opens_with_tensorflow_datasets_without_tensorflow(made):
+    """The same records in the same places."""
     folder, written = made
     source = tfds.builder_from_directory(folder).as_data_source("slices")
     assert len(source) == 30 and "tensorflow" not in sys.modules
@@ -50,6 +53,7 @@ def test_opens_with_tensorflow_datasets_without_tensorflow(made):
 
 
 def test_columns_are_those_of_the_parquet_index(made):
+    """Whole, in parts, and as packed rows."""
     folder, _ = made
     corpus, table = Corpus(folder), pq.read_table(folder / layout.INDEX)
     assert table.schema.names == index.SCHEMA.names
@@ -74,6 +78,7 @@ def test_columns_are_those_of_the_parquet_index(made):
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/smaps").exists(), reason="Linux tells the advice of a mapping")
 def test_rows_are_not_read_ahead_but_columns_are(made):
+    """As the operating system tells of the mappings."""
     corpus, rows = Corpus(made[0]), str(made[0] / layout.COLUMNS / "rows.npy")
 
     def advised() -> list[bool]:
@@ -131,6 +136,7 @@ def test_keys_stay_on_disk(tmp_path):
 
 
 def test_a_missing_vocabulary_is_told(tmp_path):
+    """Or a damaged one, in one line."""
     write_small_corpus(tmp_path / "c", series=2, slices=1)
     for damage in (lambda file: file.write_bytes(b"nonsense"), lambda file: file.unlink()):
         damage(tmp_path / "c" / layout.COLUMNS / "series.vocabulary.arrow")
@@ -139,8 +145,9 @@ def test_a_missing_vocabulary_is_told(tmp_path):
 
 
 def test_series_and_counts_of_a_mixture(made, tmp_path, monkeypatch):
+    """Those of its corpora, in order."""
     write_small_corpus(tmp_path / "b", series=3, slices=4, shards=1)
-    monkeypatch.setattr(corpus_module, "BLOCK", 7)
+    monkeypatch.setattr("curia2_jax.data.corpus.corpus.BLOCK", 7)
     corpus = Corpus(f"{made[0]},{tmp_path / 'b'}")
     first, count = corpus.series()
     assert first.tolist() == [0, 5, 10, 15, 20, 25, 30, 34, 38] and count.tolist() == [5] * 6 + [4] * 3
@@ -150,6 +157,7 @@ def test_series_and_counts_of_a_mixture(made, tmp_path, monkeypatch):
 
 
 def test_a_mixture_reads_and_weighs_its_corpora(made, tmp_path):
+    """Draws come in the proportion of the weights."""
     folder, written = made
     other = write_small_corpus(tmp_path / "b", series=2, slices=3, seed=9)
     corpus = Corpus(f"{folder}:3,{tmp_path / 'b'}")
@@ -182,6 +190,7 @@ def test_a_mixture_reads_and_weighs_its_corpora(made, tmp_path):
     ],
 )
 def test_conditions(made, where, expected):
+    """Alone and together, on text and on numbers."""
     sampler = Corpus(made[0]).sampler(where=where)
     assert len(sampler) == expected == len(np.unique(sampler.records(np.arange(expected), 0)))
 
@@ -199,12 +208,14 @@ def test_conditions(made, where, expected):
     ],
 )
 def test_wrong_options_are_told_in_one_line(made, options, message):
+    """With what to write instead."""
     with pytest.raises(UserError, match=message) as error:
         Corpus(made[0]).sampler(**options)
     assert "\n" not in str(error.value)
 
 
 def test_split_parts_patients_and_stays(tmp_path):
+    """More held out means the same patients and others."""
     write_small_corpus(tmp_path / "c", series=40, slices=2)
     corpus = Corpus(tmp_path / "c")
     train, held = (
@@ -220,6 +231,7 @@ def test_split_parts_patients_and_stays(tmp_path):
 
 
 def test_temperature_evens_out_modalities(tmp_path):
+    """From as they occur to equal shares."""
     write_small_corpus(tmp_path / "c", series=3, slices=8)  # two CT, one MR
     corpus = Corpus(tmp_path / "c")
     is_ct = corpus.column("modality") == "CT"
@@ -229,6 +241,7 @@ def test_temperature_evens_out_modalities(tmp_path):
 
 
 def test_what_is_not_a_corpus_is_told_in_one_line(tmp_path, made):
+    """An empty folder, an ingest that goes on, and a contract that is damaged or of another version."""
     with pytest.raises(UserError, match=r"no corpus .no contract.json."):
         Corpus(tmp_path)
     (tmp_path / "work").mkdir()
@@ -245,6 +258,7 @@ def test_what_is_not_a_corpus_is_told_in_one_line(tmp_path, made):
 
 
 def test_parse(tmp_path):
+    """A folder of that very name comes first."""
     assert parse(f"{tmp_path}:2.5,b:1e-1, c") == [
         (tmp_path, 2.5),
         (tmp_path.__class__("b"), 0.1),
@@ -256,6 +270,7 @@ def test_parse(tmp_path):
 
 @pytest.mark.parametrize("codec", sorted(records.CODECS))
 def test_a_flipped_bit_in_a_shard_never_gives_other_voxels(tmp_path, codec):
+    """It is told, or changes nothing."""
     written = write_small_corpus(tmp_path / "c", series=2, slices=3, shards=1, codec=codec)
     path = tmp_path / "c" / layout.shard(0, 1)
     whole, rng, noticed = path.read_bytes(), np.random.default_rng(0), 0

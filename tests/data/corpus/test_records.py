@@ -1,3 +1,5 @@
+"""Records give back what was written, or say that they are damaged."""
+
 import struct
 import tracemalloc
 import zlib
@@ -40,6 +42,7 @@ def signed(version: int, height: int, width: int, payload: bytes) -> bytes:
 @settings(max_examples=80, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 70), st.integers(1, 70), st.integers(0, 2), CODECS)
 def test_round_trip_is_exact(seed, height, width, kind, codec):
+    """Slices of any shape and content, in every codec."""
     written = pixels(seed, height, width, kind)
     np.testing.assert_array_equal(records.decode(records.encode(written, codec)), written)
 
@@ -47,6 +50,7 @@ def test_round_trip_is_exact(seed, height, width, kind, codec):
 @settings(max_examples=120, deadline=None)
 @given(st.integers(0, 10**6), st.floats(0, 1, exclude_max=True), CODECS)
 def test_no_flipped_bit_is_accepted(seed, place, codec):
+    """Wherever it is in the record."""
     record = bytearray(records.encode(pixels(seed, 20, 24, seed % 3), codec))
     bit = int(place * 8 * len(record))
     record[bit // 8] ^= 1 << bit % 8
@@ -70,6 +74,7 @@ def test_no_cut_is_accepted(codec, kind):
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=200))
 def test_random_bytes_raise_only_corrupt_record(data):
+    """Whatever their length."""
     with pytest.raises(records.CorruptRecord):
         records.decode(data)
 
@@ -77,11 +82,13 @@ def test_random_bytes_raise_only_corrupt_record(data):
 @settings(max_examples=120, deadline=None)
 @given(st.binary(max_size=200), st.integers(1, 2), st.integers(0, 40), st.integers(0, 40))
 def test_random_pixels_under_a_right_checksum_raise_only_corrupt_record(payload, version, height, width):
+    """Nor does a decoder end the process."""
     with pytest.raises(records.CorruptRecord):
         records.decode(signed(version, height, width, payload))
 
 
 def test_layouts_are_the_documented_ones():
+    """Read with other code: the head by struct, the pixels by the libraries."""
     written = pixels(3, 5, 7, 0)
     payloads = {}
     for version, codec in ((1, "htj2k"), (2, "zstd")):
@@ -101,12 +108,14 @@ def test_layouts_are_the_documented_ones():
 
 
 def test_a_record_of_the_first_release_is_read():
+    """Its bytes are here."""
     expected = (np.arange(35).reshape(5, 7) ** 2 * 60 - 32768).astype(np.int16)
     np.testing.assert_array_equal(records.decode(OLD), expected)
 
 
 @pytest.mark.parametrize("shape", [(64, 48), (61, 47), (1, 9), (9, 1), (1, 1)])
 def test_half_a_slice_has_the_low_pass_of_the_wavelet_on_every_other_pixel(shape):
+    """With the weights that `decode` names."""
     written = pixels(5, *shape, 2) * np.int16(20)
     half, canvas = records.decode(records.encode(written), reduce=1), np.full((70, 70), 7, np.int16)
     assert half.shape == tuple((side + 1) // 2 for side in shape)
@@ -123,6 +132,7 @@ def test_half_a_slice_has_the_low_pass_of_the_wavelet_on_every_other_pixel(shape
 
 
 def test_half_a_slice_of_the_second_codec_is_refused():
+    """It is decoded whole only."""
     with pytest.raises(records.CorruptRecord, match="decoded whole only"):
         records.decode(records.encode(pixels(0, 8, 8, 0), "zstd"), reduce=1)
 
@@ -144,6 +154,7 @@ def test_decodes_into_a_part_of_a_canvas(codec):
 
 
 def test_a_wrong_stream_under_a_right_checksum_is_refused():
+    """One of another shape, or of no shape at all."""
     htj2k = imagecodecs.htj2k_encode(np.zeros((4, 4), np.uint16), reversible=True)
     small = imagecodecs.htj2k_encode(np.zeros((4, 5), np.uint8), reversible=True)
     zstd = records.encode(np.zeros((4, 4), np.int16), "zstd")[16:]
@@ -182,5 +193,6 @@ def test_a_bomb_takes_no_more_memory_than_the_head_says(place):
 
 @pytest.mark.parametrize("wrong", [np.zeros((2, 2), np.uint16), np.zeros(4, np.int16), np.zeros((0, 3), np.int16)])
 def test_refuses_what_is_no_slice(wrong):
+    """Another dtype, another rank, or nothing in it."""
     with pytest.raises(TypeError, match="int16"):
         records.encode(wrong)

@@ -1,3 +1,5 @@
+"""The shuffled stream: every slice once an epoch, whoever asks."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -26,6 +28,7 @@ def naive_runs(groups, keep):
     st.one_of(st.none(), st.integers(0, 2**32)),
 )
 def test_runs_match_plain_python(pieces, block, seed):
+    """On random groups, with and without filters and caps, a few rows at a time."""
     groups = np.repeat(np.arange(len(pieces)), [n for n, _ in pieces]).astype(np.int32)
     keep = None if seed is None else np.random.default_rng(seed).random(len(groups)) < 0.6
     start, length, slots = runs(groups, keep, None, block)
@@ -47,6 +50,7 @@ def stratum(name, weight, sizes, first=0, cap=None):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 4097])
 def test_an_epoch_shows_every_slice_once_and_the_next_in_another_order(size):
+    """Another seed has another order too."""
     sampler = Sampler.from_strata([stratum("a", 1.0, [size])])
     drawn = sampler.records(np.arange(3 * size), seed=5).reshape(3, size)
     for epoch in drawn:
@@ -57,6 +61,7 @@ def test_an_epoch_shows_every_slice_once_and_the_next_in_another_order(size):
 
 
 def test_any_position_can_be_asked_alone():
+    """The answer does not depend on what is asked with it."""
     sampler = Sampler.from_strata([stratum("a", 1.0, [30, 50]), stratum("b", 3.0, [11], 80)])
     positions = np.random.default_rng(0).integers(0, 10**12, 500)
     together = sampler.records(positions, 3)
@@ -65,6 +70,7 @@ def test_any_position_can_be_asked_alone():
 
 
 def test_strata_come_in_the_proportion_of_their_weights_in_every_batch():
+    """Batches of 64 draws."""
     sampler = Sampler.from_strata(
         [stratum("a", 2.0, [1000]), stratum("b", 1.0, [10], 1000), stratum("c", 1.0, [500], 1010)]
     )
@@ -76,6 +82,7 @@ def test_strata_come_in_the_proportion_of_their_weights_in_every_batch():
 
 
 def test_a_cap_shows_long_series_as_often_as_short_ones_and_all_their_slices_in_the_end():
+    """Four draws of a series an epoch."""
     sampler = Sampler.from_strata([stratum("a", 1.0, [100, 4, 9], cap=4)])
     assert len(sampler) == 12
     drawn = sampler.records(np.arange(12 * 400), 1).reshape(400, 12)

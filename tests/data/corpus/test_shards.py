@@ -1,3 +1,5 @@
+"""Shards against ArrayRecord and TensorFlow Datasets."""
+
 import pathlib
 
 import numpy as np
@@ -12,6 +14,7 @@ from curia2_jax.data.corpus.records import CorruptRecord
 
 @pytest.mark.parametrize("length", [0, 1, 100, 127, 128, 300, 16_384, 3_000_000])
 def test_examples_are_those_of_tensorflow_datasets(length):
+    """Byte for byte."""
     record = np.random.default_rng(length).bytes(length)
     features = tfds.features.FeaturesDict({"slice": tfds.features.Tensor(shape=(), dtype=np.object_)})
     example = features.serialize_example(features.encode_example({"slice": record}))
@@ -22,6 +25,7 @@ def test_examples_are_those_of_tensorflow_datasets(length):
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60), st.binary(max_size=10))
 def test_other_bytes_raise_corrupt_record(data, tail):
+    """Random ones, and examples with more behind them."""
     with pytest.raises(CorruptRecord):
         shards.from_example(data)
     with pytest.raises(CorruptRecord):
@@ -30,6 +34,7 @@ def test_other_bytes_raise_corrupt_record(data, tail):
 
 @pytest.mark.parametrize("lengths", [[1], [3, 4, 5], [16_384] * 12])
 def test_metadata_is_that_of_tensorflow_datasets(tmp_path, lengths):
+    """Byte for byte."""
     theirs, ours, total = tmp_path / "theirs", tmp_path / "ours", 7 * 10**13 + 1
     for folder in (theirs, ours):
         folder.mkdir()
@@ -62,6 +67,7 @@ def write(path: pathlib.Path, count: int, mark: bytes) -> None:
 
 
 def test_reads_many_shards_with_few_open(tmp_path):
+    """Never more than the bound."""
     paths = [tmp_path / str(n) for n in range(6)]
     for n, path in enumerate(paths):
         write(path, 5, str(n).encode())
@@ -73,6 +79,7 @@ def test_reads_many_shards_with_few_open(tmp_path):
 
 
 def test_missing_broken_and_short_shards_are_corrupt(tmp_path):
+    """And nothing else is raised."""
     write(tmp_path / "short", 2, b"a")
     (tmp_path / "broken").write_bytes(b"x" * 100_000)
     reader = shards.ShardReader([tmp_path / "none", tmp_path / "broken", tmp_path / "short"])

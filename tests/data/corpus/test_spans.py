@@ -1,3 +1,5 @@
+"""Records at the places that the index keeps."""
+
 import threading
 
 import numpy as np
@@ -11,6 +13,7 @@ from curia2_jax.data.corpus.records import CorruptRecord
     "sizes", [[0, 1, 5], [200] * 700, [65_000, 65_400, 65_536, 70_000, 131_100], [300_000, 40, 1 << 20]]
 )
 def test_places_hold_what_arrayrecord_reads(tmp_path, sizes):
+    """Also across the headers of blocks."""
     rng = np.random.default_rng(0)
     written = [rng.bytes(size) for size in sizes]
     writer = shards.writer(tmp_path / "a")
@@ -41,6 +44,7 @@ def test_every_alignment_to_the_blocks(tmp_path):
 
 
 def test_wrong_places_and_missing_files_are_corrupt(tmp_path):
+    """And nothing else is raised."""
     writer = shards.writer(tmp_path / "a")
     writer.write(shards.to_example(b"x" * 500))
     writer.close()
@@ -52,6 +56,7 @@ def test_wrong_places_and_missing_files_are_corrupt(tmp_path):
 
 
 def test_many_threads_and_few_open_files(tmp_path):
+    """Every thread gets what it asked for."""
     for n in range(12):
         writer = shards.writer(tmp_path / str(n))
         writer.write(shards.to_example(bytes([n]) * 1000))

@@ -100,6 +100,7 @@ def expected(corpus):
 
 
 def test_shapes_and_contents(corpus):
+    """Slices are those of the corpus, boxes lie inside, masks hold what the ladder says."""
     folder, slices = corpus
     index = Corpus(folder)
     with open_stream(config(folder), stop=3) as stream:
@@ -126,6 +127,7 @@ def test_shapes_and_contents(corpus):
 
 
 def test_an_epoch_holds_every_slice_once(corpus):
+    """Over all rows of its steps."""
     drawn = []
     with open_stream(config(corpus[0]), stop=6) as stream:
         for step, _ in enumerate(stream):
@@ -158,11 +160,13 @@ def test_processes_change_nothing(corpus, expected, workers):
 
 @pytest.mark.parametrize("threads", [1, 5])
 def test_threads_change_nothing(corpus, expected, threads):
+    """Nor does how much is made ahead."""
     assert rows_of(open_stream(config(corpus[0], num_threads=threads, prefetch=1), stop=51)) == expected
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_change_nothing(corpus, expected, hosts):
+    """Interleaved rows are those of the whole batch."""
     parts = np.split(np.arange(BATCH), hosts)
     streams = [rows_of(open_stream(config(corpus[0]), stop=51, rows=rows)) for rows in parts]
     assert [[row for part in step for row in part] for step in zip(*streams, strict=True)] == expected
@@ -177,6 +181,7 @@ def test_interleaved_rows_and_resuming(corpus, expected):
 
 
 def test_seeds_differ(corpus, expected):
+    """In every row."""
     assert not set(rows_of(open_stream(config(corpus[0]), stop=1, seed=6))[0]) & {h for step in expected for h in step}
 
 
@@ -225,6 +230,7 @@ def test_corrupt_records_are_replaced(damaged, expected, caplog):
 
 
 def test_too_many_corrupt_records_stop_the_run(damaged):
+    """With a line that says what to do."""
     stream = open_stream(config(damaged[0], max_corrupt_rate=5e-4))
     with pytest.raises(UserError, match=r"corpus: 6 of \d+ slices cannot be read, more than .*ingest.py --verify"):
         for _ in stream:
@@ -233,6 +239,8 @@ def test_too_many_corrupt_records_stop_the_run(damaged):
 
 
 def test_nothing_readable_stops_at_once(corpus, monkeypatch):
+    """Instead of drawing forever."""
+
     def read(self, i, out=None, reduce=0):
         raise records.CorruptRecord("nothing")
 
@@ -254,6 +262,7 @@ def test_nothing_readable_stops_at_once(corpus, monkeypatch):
     ],
 )
 def test_mistakes_are_told_at_the_start(corpus, changes, message):
+    """In one line, before a batch is asked for."""
     with pytest.raises(UserError, match=message):
         open_stream(config(corpus[0], **changes))
 
@@ -281,11 +290,13 @@ def test_no_canvas_means_what_the_corpora_need(corpus, tmp_path):
 
 
 def test_without_a_corpus_the_canvas_holds_any_stored_slice():
+    """Also one read at half its size."""
     assert config("", canvas=0).side == slicing.MAX_SIDE == 2 * config("", canvas=0, reduce=1).side
     assert config("", canvas=80).side == 80
 
 
 def test_the_codec_of_the_records_changes_nothing(expected, tmp_path):
+    """Row by row."""
     write_small_corpus(tmp_path / "zstd", series=8, codec="zstd")
     assert rows_of(open_stream(config(tmp_path / "zstd"), stop=51)) == expected
 
@@ -340,6 +351,7 @@ def test_a_box_covers_the_same_tissue_in_a_slice_of_half_the_size(shape):
 
 
 def test_slices_that_cannot_be_halved_are_told(corpus, tmp_path):
+    """Before a batch is asked for."""
     write_small_corpus(tmp_path / "zstd", series=2, codec="zstd")
     for folder in (tmp_path / "zstd", f"{corpus[0]},{tmp_path / 'zstd'}"):
         with pytest.raises(UserError, match=r"config.data.reduce: found 1, but .*zstd has .* --codec=htj2k$"):
@@ -347,6 +359,7 @@ def test_slices_that_cannot_be_halved_are_told(corpus, tmp_path):
 
 
 def test_filters_and_splits_reach_the_corpus(corpus):
+    """No other slice is drawn."""
     with open_stream(config(corpus[0], where="modality=CT"), stop=4) as stream:
         assert all(batch["is_ct"].all() for batch in stream)
     patients = set()
@@ -357,6 +370,7 @@ def test_filters_and_splits_reach_the_corpus(corpus):
 
 
 def test_closing_ends_the_threads(corpus):
+    """At once."""
     before = set(threading.enumerate())
     stream = open_stream(config(corpus[0], num_threads=3))
     next(stream)

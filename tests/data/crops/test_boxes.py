@@ -43,6 +43,7 @@ def centers(boxes):
 
 
 def test_infinite_spread_is_uniform_placement():
+    """As is asking for it, or knowing nothing."""
     uniform = draws(3000)
     config = dataclasses.replace(CONFIG, global_area=(0.25, 0.25), aspect=(1.0, 1.0))
     endless = draw_boxes(uniform, geometry(3000, std=(np.inf, np.inf)), config)
@@ -57,6 +58,7 @@ def test_infinite_spread_is_uniform_placement():
 
 
 def test_centers_follow_the_truncated_gaussian():
+    """For boxes of one size."""
     config = dataclasses.replace(CONFIG, global_area=(0.25, 0.25), local_area=(0.0625, 0.0625), aspect=(1.0, 1.0))
     large, small, _ = draw_boxes(draws(3000), geometry(3000), config)
     for boxes, half in ((large, 128.0), (small, 64.0)):
@@ -66,6 +68,7 @@ def test_centers_follow_the_truncated_gaussian():
 
 
 def test_area_is_uniform_and_aspect_log_uniform():
+    """Over the ranges of the config."""
     large, small, _ = draw_boxes(draws(4000), geometry(4000), CONFIG)
     area = sides(large).prod(-1).ravel() / 512**2
     assert stats.kstest(area, stats.uniform(0.32, 0.68).cdf).pvalue > 0.01
@@ -87,6 +90,7 @@ def test_area_is_uniform_and_aspect_log_uniform():
     seed=st.integers(0, 1000),
 )
 def test_every_box_lies_inside_and_keeps_its_aspect(extent, spacing, mean, std, unit, seed):
+    """In slices of any shape, whatever is known of them."""
     config = dataclasses.replace(CONFIG, unit=unit)
     for boxes in draw_boxes(draws(8, seed=seed), geometry(8, extent, spacing, mean, std), config)[:2]:
         assert boxes.dtype == np.float32
@@ -103,6 +107,7 @@ def test_no_aspect_fits_a_long_slice():
 
 
 def test_millimetres_do_not_depend_on_the_grid():
+    """A box too large for the slice is the slice."""
     config = dataclasses.replace(CONFIG, unit="mm", local_mm=(40.0, 80.0))
     for spacing in ((0.5, 0.5), (0.8, 1.6)):
         small = draw_boxes(draws(2000), geometry(2000, spacing=spacing), config)[1]
@@ -113,12 +118,14 @@ def test_millimetres_do_not_depend_on_the_grid():
 
 
 def test_flips_are_bernoulli():
+    """And none without a rate."""
     flips = draw_boxes(draws(4000), geometry(4000), dataclasses.replace(CONFIG, flip_rate=0.3))[2]
     assert stats.binomtest(int(flips.sum()), flips.size, 0.3).pvalue > 0.01
     assert not draw_boxes(draws(100), geometry(100), CONFIG)[2].any()
 
 
 def test_a_row_does_not_depend_on_its_batch():
+    """To the bit."""
     uniform, whole = draws(6), geometry(6)
     whole = whole._replace(mean=whole.mean + np.arange(6)[:, None])
     together = draw_boxes(uniform, whole, CONFIG)

@@ -47,6 +47,7 @@ def test_a_used_canvas_is_a_fresh_one_outside_of_the_slice(uses):
 
 
 def test_memory_is_used_again_only_when_nothing_refers_to_it():
+    """Neither the array nor a view of it."""
     canvases = Canvases(4, SIDE, 8)
     array = filled(canvases, 1)
     first = address(array)
@@ -61,6 +62,7 @@ def test_memory_is_used_again_only_when_nothing_refers_to_it():
 
 
 def test_at_most_the_idle_blocks_are_kept_and_none_is_pickled():
+    """The rest is freed."""
     canvases = Canvases(4, SIDE, 2)
     several = [filled(canvases, n) for n in range(5)]
     del several
@@ -70,6 +72,7 @@ def test_at_most_the_idle_blocks_are_kept_and_none_is_pickled():
 
 
 def test_what_is_handed_out_is_read_only():
+    """So that no batch ever changes."""
     array = filled(Canvases(4, SIDE, 2), 5)
     assert not array.flags.writeable and not array[1].flags.writeable and (array == 5).all()
 

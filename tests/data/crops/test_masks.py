@@ -26,6 +26,7 @@ def indices(bits):
 
 
 def test_exact_masks_of_the_reference():
+    """Bit for bit, from Python's generator with the same seed."""
     rng = random.Random(0)
     for expected in REFERENCE["exact_masks_python_random_seed0_grid14_consecutive_calls"]:
         bits, count = masks.blocks(rng, expected["target"], masks.largest_block(14, 14), uniform(14))
@@ -60,6 +61,7 @@ def test_statistics_of_the_reference(block):
     ],
 )
 def test_ladder_has_the_totals_of_the_reference(images, patches, name):
+    """For each of its batch sizes."""
     targets = masks.ladder(images, patches, CONFIG)
     assert targets.shape == (2 * images,)
     assert (targets > 0).sum() == REFERENCE[name]["n_samples_masked"]
@@ -91,6 +93,7 @@ def test_block_starts_follow_the_truncated_gaussian(mean, std, size):
 
 
 def test_anatomy_far_outside_pulls_blocks_to_its_side():
+    """Ten thousand spreads away."""
     rng = random.Random(0)
     for mean, start in ((-1e4, 0), (1e4, 10)):
         law = PatchGaussian((mean, 7.0), (1.0, 1.0), (14, 14))

@@ -72,6 +72,7 @@ def test_shares_are_exact_for_fractional_boxes():
 
 
 def test_anatomical_placement_pays_on_bodies_in_air(tmp_path):
+    """Most for local crops."""
     write_bodies(tmp_path / "corpus")
     rows = table_of(tmp_path / "corpus")
     table = {(r.what, r.placement): r for r in rows}

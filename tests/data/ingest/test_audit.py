@@ -1,10 +1,11 @@
+"""What --verify notices and --statistics counts."""
+
 import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from curia2_jax.data.corpus import corpus as corpus_module
 from curia2_jax.data.corpus import layout
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.ingest import audit
@@ -23,10 +24,12 @@ def corpus(tmp_path):
 
 
 def test_a_corpus_as_it_was_written(corpus):
+    """There is nothing to say of it."""
     assert audit.verify(corpus, 1, silent) == []
 
 
 def test_a_damaged_record_is_named(corpus):
+    """By shard and number."""
     path = corpus / layout.shard(1, 2)
     data = bytearray(path.read_bytes())
     at = data.index(b"slice") + 200
@@ -37,6 +40,7 @@ def test_a_damaged_record_is_named(corpus):
 
 
 def test_a_changed_index_is_noticed(corpus):
+    """In the table or in a column."""
     table = pq.read_table(corpus / layout.INDEX)
     for name, message in (("position", "position.npy"), ("modality", "modality.npy")):
         column = table.column(name).to_pylist()
@@ -71,6 +75,7 @@ def test_changed_rows_are_noticed(corpus):
 
 
 def test_index_and_columns_changed_alike_do_not_fit_the_content_hash(corpus):
+    """Which covers what the index says of pixels."""
     table = pq.read_table(corpus / layout.INDEX)
     values = table.column("slope").to_numpy() * 2
     place = table.schema.get_field_index("slope")
@@ -81,6 +86,7 @@ def test_index_and_columns_changed_alike_do_not_fit_the_content_hash(corpus):
 
 
 def test_missing_pieces_are_told(corpus, tmp_path):
+    """A shard, or the whole corpus."""
     (corpus / layout.shard(0, 2)).unlink()
     assert any(layout.shard(0, 2) in problem for problem in audit.verify(corpus, 1, silent))
     with pytest.raises(UserError, match="no corpus"):
@@ -88,6 +94,7 @@ def test_missing_pieces_are_told(corpus, tmp_path):
 
 
 def test_statistics_count_what_is_there(corpus):
+    """In a corpus whose numbers are known."""
     found = audit.statistics(corpus)
     assert (found["slices"], found["series"], found["patients"]) == (20, 4, 2)
     assert (found["slices of CT"], found["slices of MR"], found["axial slices"]) == (10, 10, 20)
@@ -97,8 +104,8 @@ def test_statistics_count_what_is_there(corpus):
 
 def test_statistics_do_not_depend_on_the_blocks(corpus, monkeypatch):
     """Blocks that cut series in two, against NumPy on whole columns."""
-    for module in (audit, corpus_module):
-        monkeypatch.setattr(module, "BLOCK", 3)
+    for module in (audit.__name__, Corpus.__module__):
+        monkeypatch.setattr(f"{module}.BLOCK", 3)
     found, columns = audit.statistics(corpus), Corpus(corpus).column
     pixels = columns("height").astype(int) * columns("width")
     assert found["bits per pixel"] == round(8 * found["bytes"] / pixels.sum(), 2)

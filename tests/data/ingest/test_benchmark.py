@@ -1,3 +1,5 @@
+"""Samples, splits and files of the benchmarks that an ingest cuts."""
+
 import collections
 import itertools
 import json
@@ -20,6 +22,7 @@ def labelled(shape=(20, 40, 44)):
 
 
 def test_samples_are_spread_along_the_slices_that_show_a_label():
+    """At most eight of a label."""
     volume, label, values = labelled()
     found = benchmark.samples(volume, "axial", label)
     assert found["target"].tolist() == [3] * 8 + [7] * 2
@@ -48,6 +51,7 @@ def write(tmp_path, patients, names=None, kind="organs (all), made up"):
 
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_patients_are_apart_and_both_splits_have_some(tmp_path, count):
+    """A third of them is tested."""
     patients = [f"p{n}" for n in range(count)]
     (task,), folder, _, _ = write(tmp_path, patients)
     assert task["split"] == "patients" and task["patients"] == count and task["name"] == "organs-mr"
@@ -58,6 +62,7 @@ def test_patients_are_apart_and_both_splits_have_some(tmp_path, count):
 
 
 def test_files_follow_the_schema(tmp_path):
+    """Of CuriaBench."""
     (task,), folder, label, values = write(tmp_path, ["a", "b"], {"3": "liver", "7": "spleen"})
     assert json.loads((folder / "organs-mr" / "task.json").read_text()) == task
     assert task["classes"] == {"0": "liver", "1": "spleen"}
@@ -77,6 +82,7 @@ def test_files_follow_the_schema(tmp_path):
 
 
 def test_one_patient_is_split_into_blocks_and_says_so(tmp_path):
+    """Of neighbouring slices."""
     (task,), folder, _, values = write(tmp_path, ["a"])
     assert task["split"] == "blocks of one patient"
     side = collections.defaultdict(set)
@@ -91,6 +97,7 @@ def test_one_patient_is_split_into_blocks_and_says_so(tmp_path):
 
 
 def test_classes_of_one_split_alone_are_left_out(tmp_path):
+    """A task with one class left is not written."""
     volume, label, _ = labelled()
     only = np.where(label == 3, label, 0)
     (tmp_path / "work").mkdir()
@@ -103,6 +110,7 @@ def test_classes_of_one_split_alone_are_left_out(tmp_path):
 
 
 def test_the_split_does_not_depend_on_keys(tmp_path):
+    """Nor on the salt behind them."""
     order = sorted(("x", "y", "z"), key=benchmark.rank)
     _, folder, _, _ = write(tmp_path, ["x", "y", "z"])
     table = np.load(folder / "organs-mr" / "test" / "extra_data.npy")
@@ -110,6 +118,7 @@ def test_the_split_does_not_depend_on_keys(tmp_path):
 
 
 def test_names(tmp_path):
+    """One table for all labels, or one for each set."""
     (tmp_path / "n.json").write_text('{"total": {"1": "spleen"}, "total_mr": {"1": "liver"}}')
     names = benchmark.read_names(str(tmp_path / "n.json"))
     assert benchmark._names(names, "TotalSegmentator total_mr") == {"1": "liver"}

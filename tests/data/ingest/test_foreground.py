@@ -1,3 +1,5 @@
+"""Where the body is found, against masks that are known."""
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -28,6 +30,7 @@ def found(pixels: np.ndarray, threshold: float = foreground.CT_THRESHOLD) -> tup
 
 @pytest.mark.parametrize("shape", [(512, 512), (500, 317), (128, 128), (129, 400), (40, 33)])
 def test_centre_and_spread_of_a_body(shape):
+    """In pixels of the slice."""
     pixels, inside = scene(shape=shape)
     moments, fraction = found(pixels)
     np.testing.assert_allclose(moments, truth(inside), atol=max(1.0, 0.006 * max(shape)))
@@ -35,6 +38,7 @@ def test_centre_and_spread_of_a_body(shape):
 
 
 def test_table_cushion_and_cable_are_left_out():
+    """They do not move the centre."""
     pixels, inside = scene()
     pixels[390:396, 40:470] = 100  # a table below the body
     pixels[396:430, 40:46] = -200
@@ -43,6 +47,7 @@ def test_table_cushion_and_cable_are_left_out():
 
 
 def test_walls_of_a_hollow_phantom_are_body_and_those_of_a_hollow_table_are_not():
+    """By shape and size of what they shut in."""
     _, inside = scene()
     hollow = inside & ~ndimage.binary_erosion(inside, iterations=6)  # opened away but for the inside
     hollow[200:240, 250:290] = True  # an insert
@@ -62,6 +67,7 @@ def test_walls_of_a_hollow_phantom_are_body_and_those_of_a_hollow_table_are_not(
 
 
 def test_arms_stay_in():
+    """Though they do not touch the trunk."""
     pixels, inside = scene()
     y, x = np.mgrid[:512, :512]
     arm = ((y - 240) / 60) ** 2 + ((x - 40) / 30) ** 2 < 1
@@ -70,6 +76,7 @@ def test_arms_stay_in():
 
 
 def test_lungs_implants_and_padding_change_nothing():
+    """Holes are filled."""
     pixels, inside = scene()
     lungs, y, x = pixels.copy(), *np.mgrid[:512, :512]
     lungs[((y - 220) / 60) ** 2 + ((x - 220) / 50) ** 2 < 1] = -850
@@ -83,6 +90,7 @@ def test_lungs_implants_and_padding_change_nothing():
 
 @pytest.mark.parametrize("floor", [0, 30, 120])
 def test_mr_with_a_noise_floor_and_a_bias_field(floor):
+    """With the threshold of the volume."""
     _, inside = scene()
     rng = np.random.default_rng(1)
     y, x = np.mgrid[:512, :512] / 512
@@ -93,6 +101,7 @@ def test_mr_with_a_noise_floor_and_a_bias_field(floor):
 
 
 def test_slices_of_noise_alone_have_no_foreground():
+    """Nor has a slice of one value."""
     pixels = np.random.default_rng(0).normal(-1000, 60, (3, 512, 512)).astype(np.int16)
     empty = foreground.find(pixels, foreground.CT_THRESHOLD, True)
     assert (empty.fraction < foreground.MIN_FOREGROUND).all()
@@ -101,6 +110,7 @@ def test_slices_of_noise_alone_have_no_foreground():
 
 
 def test_reduce_is_the_mean_of_blocks():
+    """Those over the edge repeat it."""
     slices = np.random.default_rng(0).integers(-32768, 32768, (2, 300, 257)).astype(np.int16)
     reduced = foreground.reduce(slices)
     assert reduced.shape == (2, 100, 86) and reduced.dtype == np.float32
@@ -109,6 +119,7 @@ def test_reduce_is_the_mean_of_blocks():
 
 
 def test_slices_of_a_block_do_not_touch_each_other():
+    """A slice alone gives the same."""
     block = body((9, 60, 60))
     block[4] = -1000
     together = foreground.find(block, foreground.CT_THRESHOLD, True)

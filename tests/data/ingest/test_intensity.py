@@ -1,3 +1,5 @@
+"""What numbers mean, and how they become int16."""
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ def volume(raw, **fields) -> Volume:
 
 @pytest.mark.parametrize("name", CT)
 def test_real_ct_is_recognised_also_without_its_sign(shared_data, name):
+    """From the histogram alone."""
     scan = nifti.read([shared_data / "ct" / f"{name}.nii.gz"])
     settled = intensity.settle(scan)
     assert settled.modality == "CT" and settled.intercept == scan.intercept
@@ -43,17 +46,20 @@ def test_real_mr_is_never_taken_for_ct(shared_data, name):
 
 
 def test_phase_images_are_mr():
+    """Though they reach as low as air."""
     phase = np.random.default_rng(0).integers(-4096, 4096, (8, 40, 40))
     assert intensity.settle(volume(phase)).modality == "MR"
 
 
 def test_padding_does_not_hide_a_ct():
+    """Which scanners write outside of the field of view."""
     scan = body((8, 40, 40)).astype(np.int32)
     scan[:, :6], scan[:, -6:] = -3024, -2000
     assert intensity.settle(volume(scan)).modality == "CT"
 
 
 def test_what_the_user_or_the_file_says_wins():
+    """Over what the numbers look like."""
     assert intensity.settle(volume(body()), "MR").modality == "MR"
     assert intensity.settle(volume(body(low=0), modality="MR")).modality == "MR"
     with pytest.raises(Refusal, match="not_hounsfield"):
@@ -62,6 +68,7 @@ def test_what_the_user_or_the_file_says_wins():
 
 
 def test_ct_becomes_hounsfield_units_and_padding_air():
+    """And is counted."""
     raw = np.array([[[0, 24, 1024, 1100], [4095, 48, 63536, 1024]]], np.uint16)
     scan = volume(raw, modality="CT", intercept=-1024.0, padding=(63536.0,))
     quantize = intensity.Quantizer.from_volume(scan)
@@ -75,6 +82,7 @@ def test_ct_becomes_hounsfield_units_and_padding_air():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.dtype(">i2")])
 def test_small_integers_of_mr_are_kept_as_they_are(dtype):
+    """With slope and intercept in the index."""
     raw = np.arange(-100 if np.dtype(dtype).kind == "i" else 0, 100).astype(dtype).reshape(1, 10, -1)
     quantize = intensity.Quantizer.from_volume(volume(raw, modality="MR", slope=0.3, intercept=5.0))
     np.testing.assert_array_equal(quantize(raw), raw)
@@ -90,12 +98,14 @@ def test_small_integers_of_mr_are_kept_as_they_are(dtype):
     ],
 )
 def test_whole_numbers_of_mr_are_kept_exactly(raw):
+    """Where their range fits 16 bits."""
     quantize = intensity.Quantizer.from_volume(volume(raw, modality="MR", slope=2.0, intercept=-1.0))
     np.testing.assert_array_equal(quantize(raw) * quantize.slope + quantize.intercept, raw * 2.0 - 1)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e9])
 def test_other_mr_is_quantized_with_the_stated_error(scale):
+    """Half of range / 65535."""
     raw = np.random.default_rng(0).normal(0, scale, (4, 20, 20))
     raw[0, 0, :3] = np.nan, np.inf, -np.inf
     quantize = intensity.Quantizer.from_volume(volume(raw, modality="MR"))
@@ -108,6 +118,7 @@ def test_other_mr_is_quantized_with_the_stated_error(scale):
 
 
 def test_label_maps_are_told_from_images(shared_data):
+    """On real ones."""
     for name in ("mr/cord_t1_seg", "ct/abdomen_ts_sm_seg", "mr/colin27_brodmann", "mr/glioma_a_seg"):
         assert intensity.looks_like_labels(nifti.read([shared_data / f"{name}.nii.gz"])), name
     for name in ("mr/cord_t1", "ct/abdomen_ts_sm", "mr/colin27_t1_bet", "mr/mni152_t1", "mr/mni152_gm", "mr/cord_t2s"):

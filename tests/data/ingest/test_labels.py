@@ -1,3 +1,5 @@
+"""Which files are label maps, whose they are, and whether they fit."""
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from tests.data.small_studies import body, dicom_slices, save_dicom, write_nifti
 
 
 def test_globs_find_label_maps_and_their_images(tmp_path):
+    """In the layouts that data sets have."""
     for name in (
         *("a/x.nii.gz", "a/x_seg.nii.gz", "b/images/y.nii.gz", "b/labels/y.nii.gz", "c/z.nii.gz", "c/labels/z.nii.gz"),
         *("d/imagesTr/w.nii.gz", "d/labelsTr/w.nii.gz", "lone_seg.nii.gz"),
@@ -31,6 +34,7 @@ def test_globs_find_label_maps_and_their_images(tmp_path):
 
 
 def test_a_csv_names_pairs_relative_to_itself(tmp_path):
+    """A bad one is told in one line."""
     (tmp_path / "l.csv").write_text('image,label,kind\na.nii,b.nii,"organs, all"\nd,e.nii,\n')
     assert labels.pairs(str(tmp_path / "l.csv"), [], []) == [
         Pair(str(tmp_path / "b.nii"), str(tmp_path / "a.nii"), "organs, all"),
@@ -45,6 +49,7 @@ def test_a_csv_names_pairs_relative_to_itself(tmp_path):
 
 
 def test_pairs_go_to_scans_by_file_or_folder(tmp_path):
+    """What belongs to none is returned."""
     write_nifti(tmp_path / "a.nii", body((4, 40, 44)))
     paths = save_dicom(tmp_path / "series", dicom_slices(body((4, 40, 44))))
     found = [
@@ -64,6 +69,7 @@ def test_pairs_go_to_scans_by_file_or_folder(tmp_path):
 
 
 def test_a_label_map_is_turned_with_its_image(tmp_path):
+    """And refused on a grid that is turned the other way."""
     label = np.zeros((6, 40, 44), np.uint8)
     label[2, 3:9, 4:7] = 5
     write_nifti(tmp_path / "image.nii", body((6, 40, 44)))
@@ -78,7 +84,8 @@ def test_a_label_map_is_turned_with_its_image(tmp_path):
         labels.read(str(tmp_path / "label.nii.gz"), turned)
 
 
-def test_label_maps_that_do_not_fit_are_refused(tmp_path, shared_data):
+def test_label_maps_that_do_not_fit_are_refused(tmp_path):
+    """Another grid, or values that are no labels."""
     label = np.zeros((6, 40, 44), np.uint8)
     write_nifti(tmp_path / "image.nii", body((6, 40, 44)))
     volume = nifti.read([tmp_path / "image.nii"])
@@ -94,6 +101,14 @@ def test_label_maps_that_do_not_fit_are_refused(tmp_path, shared_data):
     assert reasons == {
         "small": "label_geometry", "beside": "label_geometry", "negative": "label_values", "half": "label_values",
     }  # fmt: skip
+    ramp = np.broadcast_to(np.arange(44, dtype=np.uint8), label.shape)
+    write_nifti(tmp_path / "ramp.nii", ramp)
+    with pytest.raises(Refusal, match="a probability map"):
+        labels.read(str(tmp_path / "ramp.nii"), volume)
+
+
+def test_real_label_maps_are_told_from_probabilities(shared_data):
+    """Tissue probabilities are refused, an atlas of 41 areas is read."""
     brain = nifti.read([shared_data / "mr" / "mni152_t1.nii.gz"])
     with pytest.raises(Refusal, match="a probability map"):
         labels.read(str(shared_data / "mr" / "mni152_gm.nii.gz"), brain)

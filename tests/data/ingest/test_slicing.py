@@ -1,3 +1,5 @@
+"""Planes, places and pixels of the slices of a volume."""
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ def cut(raw_xyz, affine, planes=("axial",), modality="CT", across=None):
 
 
 def test_planes_equal_those_of_simpleitk():
+    """All three of a near-isotropic volume."""
     voxels = body((36, 40, 44))
     image = sitk.GetImageFromArray(voxels)  # x towards left, y towards posterior, z towards superior
     pixels, rows, _ = cut(voxels.transpose(2, 1, 0), np.diag([-1.0, -1, 1, 1]), ("axial", "coronal", "sagittal"))
@@ -33,6 +36,7 @@ def test_planes_equal_those_of_simpleitk():
 
 
 def test_rows_say_where_the_slices_lie():
+    """In millimetres along the normal."""
     affine = np.array([[0, 0, -2.0, 7], [1.5, 0, 0, -5], [0, 3.0, 0, 11], [0, 0, 0, 1]])  # stored A, S, L
     voxels = body((40, 40, 40))
     raw = np.ascontiguousarray(voxels.transpose(1, 0, 2)[::-1])  # (A, S, L) from (S, P, L)
@@ -45,6 +49,7 @@ def test_rows_say_where_the_slices_lie():
 
 
 def test_large_slices_are_reduced_with_antialiasing():
+    """To 512 pixels, with the spacing that goes with it."""
     rng = np.random.default_rng(0)
     voxels = np.clip(body((1, 800, 600)) + rng.normal(0, 200, (1, 800, 600)), -1024, 3000).astype(np.int16)
     (pixels,), (row,), notes = cut(voxels.transpose(2, 1, 0), np.diag([-0.5, -0.25, 3, 1.0]))
@@ -60,6 +65,7 @@ def test_large_slices_are_reduced_with_antialiasing():
 
 
 def test_near_empty_slices_are_left_out():
+    """And counted in the notes."""
     voxels = body((10, 40, 40))
     voxels[:3], voxels[9] = -1000, -1000
     pixels, rows, notes = cut(voxels.transpose(2, 1, 0), np.diag([-1.0, -1, 4, 1]))
@@ -70,12 +76,14 @@ def test_near_empty_slices_are_left_out():
 
 
 def test_a_constant_volume_is_refused_before_its_first_slice():
+    """It shows nothing."""
     for value, modality in ((0, "CT"), (7, "MR")):
         with pytest.raises(Refusal, match="no_foreground"):
             cut(np.full((40, 40, 4), value, np.int16), np.diag([-1.0, -1, 4, 1]), modality=modality)
 
 
 def test_blocks_do_not_show(monkeypatch):
+    """A block of one slice gives the same."""
     voxels = body((40, 40, 40)).astype(np.float32) * 0.37
     whole = cut(voxels.transpose(2, 1, 0), np.diag([-1.0, -1, 1, 1]), modality="MR")
     monkeypatch.setattr(slicing, "_BLOCK", 1)
@@ -86,6 +94,7 @@ def test_blocks_do_not_show(monkeypatch):
 
 
 def test_stored_numbers_lead_back_to_the_scanners_unit():
+    """By slope and intercept."""
     voxels = np.random.default_rng(0).gamma(2, 37.5, (4, 40, 40))
     pixels, rows, notes = cut(voxels.transpose(2, 1, 0), np.diag([-1.0, -1, 4, 1]), modality="MR")
     for one, row in zip(pixels, rows, strict=True):
@@ -124,6 +133,7 @@ def test_rows_hold_the_moments_of_an_off_center_body_row_before_column():
     st.tuples(*[st.floats(-200, 200)] * 3),
 )
 def test_every_voxel_keeps_its_place_in_the_patient(shape, spacing, orientation, angles, origin):
+    """In every plane, and nothing is copied."""
     rotation = nib.eulerangles.euler2mat(*angles)
     turn = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(orientation), (1, 1, 1))[:3, :3]
     affine = np.eye(4)
@@ -143,6 +153,7 @@ def test_every_voxel_keeps_its_place_in_the_patient(shape, spacing, orientation,
     ("plane", "rows", "columns"), [("axial", "P", "L"), ("coronal", "I", "L"), ("sagittal", "I", "P")]
 )
 def test_rows_and_columns_point_where_curiabench_wants_them(plane, rows, columns):
+    """PL, IL and IP."""
     volume = from_xyz(np.zeros((3, 4, 5)), np.diag([1.0, 1.0, 1.0, 1.0]))
     to_world = plane_affine(volume, plane)[:3, :3]
     towards = {"P": (0, -1, 0), "L": (-1, 0, 0), "I": (0, 0, -1)}  # in RAS+ millimetres
@@ -174,6 +185,7 @@ ALL = ("axial", "coronal", "sagittal")
     ],
 )
 def test_planes(shape, spacing, asked, across, expected):
+    """Those asked for, or the one of the acquisition."""
     if expected is None:
         with pytest.raises(Refusal, match="too_small"):
             planes_of(shape, np.array(spacing), asked, across)

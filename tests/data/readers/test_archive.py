@@ -1,3 +1,5 @@
+"""Which files of folders and zip archives make a series."""
+
 import functools
 import os
 import pathlib
@@ -22,6 +24,7 @@ def look(folder: pathlib.Path, planes=("axial",)):
 
 
 def test_series_are_put_together_wherever_their_files_lie(tmp_path):
+    """By the name of the series alone."""
     slices = dicom_slices(body((6, 40, 44)))
     for n, ds in enumerate(slices):
         save_dicom(tmp_path / "deep" / f"folder{n % 3}", [ds])[0].rename(
@@ -34,6 +37,7 @@ def test_series_are_put_together_wherever_their_files_lie(tmp_path):
 
 
 def test_series_without_a_uid_are_what_lies_in_one_folder(tmp_path):
+    """Two folders are two series."""
     for folder in ("a", "b"):
         slices = dicom_slices(body((4, 40, 44)))
         for ds in slices:
@@ -43,6 +47,7 @@ def test_series_without_a_uid_are_what_lies_in_one_folder(tmp_path):
 
 
 def test_slices_are_counted_from_headers(tmp_path):
+    """In the planes asked for."""
     write_nifti(tmp_path / "thick.nii.gz", body((10, 40, 44)), spacing=(5, 1, 1))
     write_nifti(tmp_path / "thin.nii.gz", body((36, 40, 44)), spacing=(1, 1, 1))
     count = {scan.name: scan.slices for scan in look(tmp_path)[0]}
@@ -52,6 +57,7 @@ def test_slices_are_counted_from_headers(tmp_path):
 
 
 def test_pairs_are_one_study_and_other_files_are_listed(tmp_path):
+    """The header stands for both files."""
     write_nifti(tmp_path / "pair.img", body((4, 40, 44)))
     (tmp_path / "readme.md").write_text("text")
     (tmp_path / "alone.img").write_bytes(b"x" * 500)
@@ -69,6 +75,7 @@ def make_zip(path: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def test_archives_are_read_like_folders(tmp_path):
+    """And leave nothing unpacked."""
     inner = tmp_path / "inner"
     write_nifti(inner / "a" / "scan.nii.gz", body((4, 40, 44)))
     write_nifti(inner / "a" / "pair.img", body((4, 40, 44), seed=1))
@@ -90,12 +97,14 @@ def test_archives_are_read_like_folders(tmp_path):
     "name", ["../../evil.nii", "/tmp/evil.nii", "a/../../evil.nii", "..\\evil.nii", "C:\\evil.nii"]
 )
 def test_archives_that_leave_their_folder_are_refused(tmp_path, name):
+    """Absolute paths, parents, and those of Windows."""
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
         zipped.writestr(name, b"x")
     assert look(tmp_path) == ([], {"a.zip": "unsafe_archive"})
 
 
 def test_archives_with_links_bombs_or_damage_are_refused(tmp_path, monkeypatch):
+    """Each for its own reason."""
     link = zipfile.ZipInfo("link.nii")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "link.zip", "w") as zipped:
@@ -124,6 +133,7 @@ def test_archives_with_links_bombs_or_damage_are_refused(tmp_path, monkeypatch):
 
 
 def test_relative_names_the_root_where_there_are_several(tmp_path):
+    """Else the path below it is enough."""
     a, b = tmp_path / "a", tmp_path / "b"
     assert archive.relative(str(a / "x" / "y"), [a]) == "x/y"
     assert archive.relative(str(b / "x"), [a, b]) == "b/x"
@@ -132,6 +142,7 @@ def test_relative_names_the_root_where_there_are_several(tmp_path):
 
 
 def test_links_to_folders_are_not_followed_and_missing_files_are_told(tmp_path):
+    """A loop of links ends."""
     write_nifti(tmp_path / "a" / "scan.nii.gz", body((4, 40, 44)))
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     (tmp_path / "a" / "gone.nii").symlink_to(tmp_path / "nothing")

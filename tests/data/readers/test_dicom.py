@@ -1,3 +1,5 @@
+"""DICOM series against SimpleITK and highdicom."""
+
 import copy
 import struct
 
@@ -29,6 +31,7 @@ def reason(paths) -> str:
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 def test_slices_in_any_file_order(tmp_path, modality):
+    """Places come from the positions alone."""
     voxels = body((6, 8, 9))
     volume = dicom.read(save_dicom(tmp_path, dicom_slices(voxels, modality=modality)))
     np.testing.assert_array_equal(volume.voxels, voxels)
@@ -49,6 +52,7 @@ def test_slices_in_any_file_order(tmp_path, modality):
     ],
 )
 def test_orientation_agrees_with_simpleitk(tmp_path, orientation, normal, plane):
+    """Axial, coronal, sagittal and oblique series."""
     voxels = body((5, 40, 44), low=0)
     paths = save_dicom(tmp_path, dicom_slices(voxels, (4, 1, 1), "MR", orientation, normal))
     volume = dicom.read(paths)
@@ -90,12 +94,14 @@ def encoded(ds: Dataset, syntax: str) -> Dataset:
     ],
 )
 def test_lossless_transfer_syntaxes(tmp_path, syntax):
+    """The same voxels, however they are packed."""
     voxels = body((3, 40, 48))
     paths = save_dicom(tmp_path, [encoded(ds, syntax) for ds in dicom_slices(voxels)])
     np.testing.assert_array_equal(dicom.read(paths).voxels, voxels)
 
 
 def test_rescale_of_each_instance_is_its_own(tmp_path):
+    """Where slopes vary the voxels are scaled one by one."""
     voxels = body((4, 8, 9), low=0)
     slices = dicom_slices(voxels, modality="MR")
     for n, ds in enumerate(slices):
@@ -106,6 +112,7 @@ def test_rescale_of_each_instance_is_its_own(tmp_path):
 
 
 def test_twelve_bits_signed_and_padding(tmp_path):
+    """Numbers keep their sign; padding is passed on."""
     voxels = np.clip(body((3, 8, 9)), -2048, 2047)
     slices = dicom_slices(voxels, modality="MR")
     for ds in slices:
@@ -135,6 +142,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_irregular_series_are_refused_as_highdicom_refuses_them(tmp_path, case):
+    """And for the same series."""
     slices = CASES[case](dicom_slices(body((6, 8, 9))))
     assert reason(save_dicom(tmp_path, slices)) == "irregular_geometry"
     with pytest.raises((ValueError, RuntimeError)):
@@ -143,6 +151,7 @@ def test_irregular_series_are_refused_as_highdicom_refuses_them(tmp_path, case):
 
 @pytest.mark.parametrize(("degrees", "refused"), [(0, False), (0.2, False), (2, True), (15, True)])
 def test_tilted_gantry(tmp_path, degrees, refused):
+    """A grid that is sheared is none."""
     slices = dicom_slices(body((10, 8, 9)), spacing=(5.0, 1.0, 1.0))
     for n, ds in enumerate(slices):
         ds.ImagePositionPatient = [0, round(5 * n * float(np.tan(np.radians(degrees))), 4), 5 * n]
@@ -172,6 +181,7 @@ OBJECTS = {
 
 @pytest.mark.parametrize("name", OBJECTS)
 def test_what_is_no_plain_image_is_refused(tmp_path, name):
+    """Each for its own reason."""
     values, expected = OBJECTS[name]
     (ds,) = dicom_slices(body((1, 8, 9)))
     for tag, value in values.items():
@@ -184,6 +194,7 @@ def test_what_is_no_plain_image_is_refused(tmp_path, name):
 
 
 def test_lossy_transfer_syntax(tmp_path):
+    """Before its pixels are decoded."""
     (ds,) = dicom_slices(body((1, 8, 9)))
     ds.PixelData = encapsulate([b"\xff\xd8 not decoded \xff\xd9"])
     ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
@@ -192,6 +203,7 @@ def test_lossy_transfer_syntax(tmp_path):
 
 
 def test_an_instance_stored_twice_counts_once(tmp_path):
+    """And is noted."""
     voxels = body((4, 8, 9))
     slices = dicom_slices(voxels)
     volume = dicom.read(save_dicom(tmp_path, [*slices, slices[1], slices[2]]))
@@ -200,6 +212,7 @@ def test_an_instance_stored_twice_counts_once(tmp_path):
 
 
 def test_echoes_at_the_same_positions_are_frames(tmp_path):
+    """In the order of their tag."""
     first, second = (
         dicom_slices(body((4, 8, 9), 1, 0), modality="MR"),
         dicom_slices(body((4, 8, 9), 2, 0), modality="MR"),
@@ -242,6 +255,7 @@ def enhanced(voxels: np.ndarray) -> Dataset:
 
 
 def test_enhanced_multi_frame(tmp_path):
+    """Positions from the functional groups."""
     voxels = body((5, 8, 9), low=0)
     volume = dicom.read(save_dicom(tmp_path, [enhanced(voxels)]))
     np.testing.assert_allclose(volume.voxels, voxels * 2.0 - 1)
@@ -249,6 +263,7 @@ def test_enhanced_multi_frame(tmp_path):
 
 
 def test_is_dicom_by_content_or_name(tmp_path):
+    """But an index of a folder is none."""
     (path,) = save_dicom(tmp_path, dicom_slices(body((1, 8, 9))))
     assert dicom.claims(path) and dicom.claims(path.rename(tmp_path / "IM0001"))
     (tmp_path / "x.txt").write_bytes(b"a" * 200)
@@ -266,6 +281,7 @@ def one_file(tmp_path_factory):
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=400), kind=st.sampled_from(["bare", "preamble", "spliced"]), at=st.floats(0, 1))
 def test_random_bytes_never_crash(tmp_path, one_file, data, kind, at):
+    """They are refused."""
     path = tmp_path / "a.dcm"
     if kind == "bare":
         path.write_bytes(data)
@@ -283,6 +299,7 @@ def test_random_bytes_never_crash(tmp_path, one_file, data, kind, at):
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path, one_file):
+    """In the header or in the pixels."""
     for length in range(0, len(one_file), 37):
         (tmp_path / "a.dcm").write_bytes(one_file[:length])
         assert reason([tmp_path / "a.dcm"]) in ("corrupt", "not_an_image", "no_geometry"), length

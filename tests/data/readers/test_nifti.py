@@ -1,3 +1,5 @@
+"""NIfTI, NRRD and MetaImage files against nibabel and SimpleITK, and what damaged ones give."""
+
 import gzip
 
 import nibabel as nib
@@ -22,6 +24,7 @@ def refused(path) -> str:
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.float32, np.float64])
 @pytest.mark.parametrize("suffix", ["a.nii", "a.nii.gz"])
 def test_equals_nibabel_and_simpleitk(tmp_path, dtype, suffix):
+    """Every data type, in an oblique volume."""
     values = np.random.default_rng(0).integers(0, 100, (7, 6, 5)).astype(dtype)
     angle = np.radians(10)
     affine = np.array(
@@ -45,6 +48,7 @@ def test_equals_nibabel_and_simpleitk(tmp_path, dtype, suffix):
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image, nib.Nifti1Pair])
 def test_byte_orders_versions_pairs_and_scaling(tmp_path, kind, order):
+    """Voxels in the unit of the scanner."""
     values = np.random.default_rng(0).integers(-500, 500, (5, 6, 7)).astype(np.int16)
     header = kind.header_class(endianness=order)
     header.set_data_dtype(np.int16)
@@ -59,6 +63,7 @@ def test_byte_orders_versions_pairs_and_scaling(tmp_path, kind, order):
 
 
 def test_frames(tmp_path):
+    """Each of a 4-D file, and none that it does not have."""
     values = np.random.default_rng(0).integers(0, 99, (4, 5, 6, 3)).astype(np.int16)
     nib.save(nib.Nifti1Image(values, np.diag([-1, -1, 1, 1])), tmp_path / "a.nii.gz")
     for frame in range(3):
@@ -70,12 +75,14 @@ def test_frames(tmp_path):
 
 
 def test_a_volume_too_large_for_memory_is_read_from_a_temporary_file(tmp_path, monkeypatch):
+    """Here more than a thousand bytes."""
     write_nifti(tmp_path / "a.nii.gz", body())
     monkeypatch.setattr(nifti, "IN_MEMORY", 1000)
     np.testing.assert_array_equal(nifti.read([tmp_path / "a.nii.gz"]).raw, body())
 
 
 def test_one_plain_member_is_read_at_once_and_nothing_else_is(tmp_path):
+    """What else a file may be is for the stream to find out."""
     write_nifti(tmp_path / "a.nii", body())
     data = (tmp_path / "a.nii").read_bytes()
     packed = gzip.compress(data)
@@ -95,6 +102,7 @@ def test_one_plain_member_is_read_at_once_and_nothing_else_is(tmp_path):
 
 
 def test_members_of_a_gzip_file_follow_each_other_and_zeros_pad(tmp_path):
+    """Anything but zeros behind them is damage."""
     write_nifti(tmp_path / "a.nii", body())
     data = (tmp_path / "a.nii").read_bytes()
     parts = [gzip.compress(data[i : i + 30_000]) for i in range(0, len(data), 30_000)]
@@ -106,6 +114,7 @@ def test_members_of_a_gzip_file_follow_each_other_and_zeros_pad(tmp_path):
 
 @pytest.mark.parametrize("chunk", [1, 7, 100, 4096])
 def test_the_stream_is_cut_anywhere(tmp_path, chunk, monkeypatch):
+    """Reading it piece by piece gives the same voxels."""
     write_nifti(tmp_path / "a.nii.gz", body((3, 10, 12)))
     monkeypatch.setattr(nifti, "_CHUNK", chunk)
     monkeypatch.setattr(nifti, "_at_once", lambda path, stop: None)
@@ -120,6 +129,7 @@ def edited(path, source, at, value):
 
 
 def test_reasons(tmp_path):
+    """Each kind of damage has its own."""
     good = tmp_path / "good.nii"
     write_nifti(good, body())
     zipped = gzip.compress(good.read_bytes())
@@ -165,6 +175,7 @@ def valid(tmp_path_factory):
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True))
 def test_no_flipped_bit_of_a_gzip_file_gives_other_voxels(valid, tmp_path, monkeypatch, streamed, place):
+    """At once or as a stream."""
     if streamed:
         monkeypatch.setattr(nifti, "_at_once", lambda path, stop: None)
     data = bytearray(valid.read_bytes())
@@ -185,6 +196,7 @@ def test_no_flipped_bit_of_a_gzip_file_gives_other_voxels(valid, tmp_path, monke
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=800), zipped=st.booleans(), head=st.booleans())
 def test_random_bytes_are_refused(tmp_path, valid, data, zipped, head):
+    """Also behind a valid size of the header."""
     if head:  # behind a valid size of the header, so that the fields are read
         data = (348).to_bytes(4, "little") + data[:340] + b"n+1\0"
     path = tmp_path / ("a.nii.gz" if zipped else "a.nii")
@@ -195,6 +207,7 @@ def test_random_bytes_are_refused(tmp_path, valid, data, zipped, head):
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(0, 347), value=st.binary(min_size=1, max_size=8))
 def test_any_header_is_read_or_refused(tmp_path, valid, at, value):
+    """Nothing else is raised."""
     data = bytearray(gzip.decompress(valid.read_bytes()))
     data[at : at + len(value)] = value
     (tmp_path / "a.nii").write_bytes(data)
@@ -208,6 +221,7 @@ def test_any_header_is_read_or_refused(tmp_path, valid, at, value):
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 def test_nrrd_and_metaimage_equal_simpleitk(tmp_path, suffix):
+    """And are refused when they are empty or nonsense."""
     image = sitk.GetImageFromArray(body((4, 5, 6)))
     image.SetSpacing((1, 1.5, 2))
     image.SetOrigin((3, 4, 5))

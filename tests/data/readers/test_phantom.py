@@ -1,3 +1,5 @@
+"""Phantoms are what their docstring says."""
+
 import json
 
 import nibabel
@@ -20,6 +22,7 @@ def studies():
 
 
 def test_files_hold_the_study_whatever_the_number_of_studies_and_the_orientation(tmp_path):
+    """Read by nibabel."""
     paths = phantom.write_studies(tmp_path, 3, seed=4, size=48)
     assert [path.name for path in paths] == ["study_0000.nii.gz", "study_0001.nii.gz", "study_0002.nii.gz"]
     assert json.loads((tmp_path / "label_names.json").read_text())["5"] == "liver"
@@ -37,6 +40,7 @@ def test_files_hold_the_study_whatever_the_number_of_studies_and_the_orientation
 
 
 def test_writing_twice_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
+    """No time and no name gets into the files."""
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
         phantom.write_studies(tmp_path / folder, 1, seed=seed, size=32)
     read = {folder: (tmp_path / folder / "study_0000.nii.gz").read_bytes() for folder in "abc"}
@@ -44,6 +48,7 @@ def test_writing_twice_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
 
 
 def test_modalities_alternate_and_sizes_are_those_of_a_torso(studies):
+    """In millimetres."""
     assert [study.modality for study in studies[:4]] == ["CT", "MR", "CT", "MR"]
     for study in studies:
         assert 24 <= study.voxels.shape[2] <= 32
@@ -55,6 +60,8 @@ def test_modalities_alternate_and_sizes_are_those_of_a_torso(studies):
 
 
 def test_organs_follow_each_other_along_z_and_lie_on_their_side(studies):
+    """In every study."""
+
     def centres(study):
         return {name: np.argwhere(study.labels == index).mean(0) for name, index in INDEX.items()}
 
@@ -69,6 +76,7 @@ def test_organs_follow_each_other_along_z_and_lie_on_their_side(studies):
 
 
 def test_mean_and_spread_do_not_name_the_organ_but_place_does(studies):
+    """A linear classifier tells."""
     pixels, place, organ, patient = [], [], [], []
     for number, study in enumerate(studies):
         for index, name in phantom.LABELS.items():
@@ -94,6 +102,7 @@ def test_mean_and_spread_do_not_name_the_organ_but_place_does(studies):
 
 
 def test_background_noise_of_mr_is_rayleigh(studies):
+    """Its mean over its spread is that of the law."""
     for study in studies[1::2]:
         corner = study.voxels[:4, :4].astype(float)
         # Mean over spread of a Rayleigh variable; a Gaussian clipped at zero has 0.68, |Gaussian| has 1.32.
@@ -102,6 +111,7 @@ def test_background_noise_of_mr_is_rayleigh(studies):
 
 
 def test_soft_organs_of_ct_share_one_range_and_air_is_air(studies):
+    """In Hounsfield units."""
     means = []
     for study in studies[::2]:
         assert study.voxels.min() >= -1024
@@ -115,5 +125,6 @@ def test_soft_organs_of_ct_share_one_range_and_air_is_air(studies):
 
 
 def test_number_of_studies_must_be_positive(tmp_path):
+    """Told in one line."""
     with pytest.raises(UserError, match="num_studies: found 0"):
         phantom.write_studies(tmp_path, 0, seed=0)

@@ -1,3 +1,5 @@
+"""Any orientation of a volume becomes one."""
+
 import itertools
 
 import nibabel as nib
@@ -14,6 +16,7 @@ ORIENTATIONS = [
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_all_48_orientations_give_the_same_slices(orientation):
+    """Voxel by voxel."""
     ras = np.arange(3 * 4 * 5).reshape(3, 4, 5)
     turn = nib.orientations.ornt_transform(
         nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(orientation)
@@ -28,6 +31,7 @@ def test_all_48_orientations_give_the_same_slices(orientation):
 
 
 def test_agrees_with_simpleitk_on_an_oblique_volume():
+    """Axes nearest to those of the patient."""
     rng = np.random.default_rng(0)
     image = sitk.GetImageFromArray(rng.normal(size=(5, 6, 7)).astype(np.float32))
     angle = np.radians(20)
@@ -54,6 +58,7 @@ def test_agrees_with_simpleitk_on_an_oblique_volume():
     ],
 )
 def test_refuses_affines_that_are_no_grid(affine, reason):
+    """Flat, not finite or sheared."""
     with pytest.raises(Refusal) as refusal:
         from_xyz(np.zeros((2, 2, 2)), affine)
     assert refusal.value.reason == reason in REASONS
