@@ -12,9 +12,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
-import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +24,7 @@ import numpy as np
 import safetensors
 from absl import flags
 
+from curia2_jax import files
 from curia2_jax.errors import UserError
 from curia2_jax.export import huggingface, processor
 from curia2_jax.models.vit import ViT, ViTConfig
@@ -58,7 +57,7 @@ def export(checkpoint: str, output: pathlib.Path, verify: bool) -> None:
     config = checkpoints.read_config(run)
     model = recipe_from(config).model
     teacher, meta = checkpoints.restore_teacher(run, step)
-    with whole_folder(output, processor.is_export) as partial:
+    with output_folder(output, processor.is_export) as partial:
         huggingface.write(partial, teacher["backbone"], model)
         preprocessing = processor.contract(config, meta)
         processor.write(partial, preprocessing)
@@ -78,7 +77,7 @@ def restore(pretrained: pathlib.Path, output: pathlib.Path) -> None:
     """
     section = huggingface.read_config(pretrained)
     backbone = huggingface.read_weights(pretrained, ViTConfig(**section))
-    with whole_folder(output, _is_restored) as partial:
+    with output_folder(output, _is_restored) as partial:
         checkpoints.save_init(partial, {"backbone": backbone}, {"from_pretrained": str(pretrained), "model": section})
     print(f"{output}: start from it with launch/main.py --config.init_from={output}")
 
@@ -122,7 +121,7 @@ def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig)
 
 
 @contextlib.contextmanager
-def whole_folder(output: pathlib.Path, replaceable: Callable[[pathlib.Path], bool]) -> Iterator[pathlib.Path]:
+def output_folder(output: pathlib.Path, replaceable: Callable[[pathlib.Path], bool]) -> Iterator[pathlib.Path]:
     """A new folder beside `output`, which becomes `output` when the block ends without an exception.
 
     Raises:
@@ -131,19 +130,11 @@ def whole_folder(output: pathlib.Path, replaceable: Callable[[pathlib.Path], boo
     output = output.absolute()
     if output.exists() and not (output.is_dir() and (not any(output.iterdir()) or replaceable(output))):
         raise UserError(f"--output {output}: there already, and not made by this command; write a new folder")
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    old = output.with_name(f".{output.name}.{os.getpid()}.old")
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        if output.exists():
-            output.rename(old)
-        partial.rename(output)
+        with files.whole_folder(output) as partial:
+            yield partial
     except (OSError, safetensors.SafetensorError) as e:
         raise UserError(f"--output {output}: cannot write there ({e}); write a folder of yours with space left") from e
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _is_restored(folder: pathlib.Path) -> bool:
