@@ -5,7 +5,6 @@ of the raw pixels. A trained backbone that does not beat the other two has learn
 """
 
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
+from curia2_jax import files
 from curia2_jax.curiabench import comparison, features, heads, pictures, report, scores, tasks
 from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.protocol import ROWS, Scoring, scoring_of
@@ -91,12 +91,9 @@ def _writable(folder: Path) -> None:
 
 def _write(path: Path, text: str) -> None:
     """Replaces a file whole: under its name there is never half of it."""
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        files.write_text(path, text)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise UserError(f"--output: cannot write {path}: {error.strerror}; write another folder") from None
 
 
