@@ -105,3 +105,15 @@ def test_the_glossary_names_files_that_are_there_and_planes_as_they_are_cut():
     for (name, expression), number in zip(planes, at.values(), strict=True):
         shown = eval(expression, {"voxels": voxels} | at)
         np.testing.assert_array_equal(in_plane(voxels, name)[number], shown)
+
+
+def test_the_errands_name_files_that_are_there():
+    """But for those that were made for the trial."""
+    text = (ROOT / "docs" / "extending.md").read_text()
+    files = set(re.findall(r"`((?:[a-z_]+/)+\w+\.py)`", text)) - {
+        "losses/x.py",
+        "losses/variance.py",
+        "data/readers/npy.py",
+    }
+    assert len(files) > 15
+    assert not {name for name in files if not any((root / name).exists() for root in (ROOT, ROOT / "curia2_jax"))}
