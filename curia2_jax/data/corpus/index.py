@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from curia2_jax.data.corpus import layout
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
-# Keys are salted hashes. Positions count slices along the normal of the plane; distances are in millimetres; anatomy_*
+# Keys are salted hashes. Positions count slices along the normal of the plane; distances are in millimeters; anatomy_*
 # are in pixels of the stored slice, pixel i covering [i, i + 1); stored * slope + intercept is HU or the scanner's
 # unit.
 SCHEMA = pa.schema(

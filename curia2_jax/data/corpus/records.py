@@ -2,7 +2,7 @@
 
 A record is a 16-byte head followed by the compressed pixels. The head holds four little-endian uint32: format version,
 height, width, and the CRC-32 of the first twelve bytes and the pixels. Neither codec notices every flipped bit (HTJ2K
-decodes to another picture without an error), and CRC-32 notices every flip of up to 32 neighbouring bits, hence the
+decodes to another picture without an error), and CRC-32 notices every flip of up to 32 neighboring bits, hence the
 head. The version says how the pixels are compressed, always without loss:
 
 1. HTJ2K (ISO/IEC 15444-15) of the pixels as uint16, the smallest; also decoded at half the size, in a quarter of the
