@@ -190,7 +190,7 @@ def read_names(path: str) -> dict:
       UserError: the file cannot be read, or is no such table.
     """
     try:
-        names = json.loads(pathlib.Path(path).read_text())
+        names = json.loads(pathlib.Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"--label-names {path}: cannot be read ({error}); write JSON such as {{'1': 'liver'}}"
@@ -231,4 +231,4 @@ def _write_task(
 
 def rank(patient: str) -> str:
     """Order of a patient in the split, from the identifier as it is in the source."""
-    return hashlib.sha256(f"benchmark {patient}".encode()).hexdigest()
+    return hashlib.sha256(f"benchmark {patient}".encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,13 +1,13 @@
 """Who the patient of a scan is, and the salted keys that stand for patients, studies and series in a corpus."""
 
-import csv
 import hmac
+import os
 import pathlib
 import re
 
+from curia2_jax.data.ingest import tables
 from curia2_jax.data.readers.archive import Scan
 from curia2_jax.data.readers.volume import Volume
-from curia2_jax.errors import UserError
 
 ASSUMED_PATIENT = "patient_assumed"
 Note = tuple[str, str]  # what was corrected or assumed, and the detail
@@ -23,7 +23,8 @@ class Keys:
 
     def key(self, kind: str, identifier: str) -> str:
         """16 hexadecimal digits that lead back to nobody without the secret (HMAC-SHA-256, RFC 2104)."""
-        return hmac.new(self._salt, f"{kind} {identifier}".encode(), "sha256").hexdigest()[:16]
+        text = f"{kind} {identifier}".encode("utf-8", "surrogateescape")  # the bytes of a file name as they are
+        return hmac.new(self._salt, text, "sha256").hexdigest()[:16]
 
     def patient(self, scan: Scan, volume: Volume) -> tuple[str, list[Note]]:
         """Identifier of the patient: the CSV's, the regular expression's, the file's, or one assumed; and a note of
@@ -45,14 +46,8 @@ def read_patients(path: str) -> dict[str, str]:
     """Patients by absolute path, from a CSV with the columns file,patient; paths relative to it.
 
     Raises:
-      UserError: the file cannot be read, or lacks a column.
+      UserError: the file cannot be read, or lacks a column or a cell.
     """
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        base = pathlib.Path(path).parent.resolve()
-        return {str(base / row["file"]): row["patient"] for row in rows}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--patients {path}: cannot be read ({error}); write a CSV with columns file,patient") from None
-    except KeyError as error:
-        raise UserError(f"--patients {path}: no column {error}; write a CSV with the columns file,patient") from None
+    base = pathlib.Path(path).parent.resolve()
+    rows = tables.read(path, "--patients", ("file", "patient"))
+    return {os.path.normpath(base / row["file"]): row["patient"] for row in rows}

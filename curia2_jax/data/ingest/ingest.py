@@ -12,7 +12,6 @@ mapped), blocks of slices of 32 MiB, and the index rows of one shard.
 
 import collections
 import collections.abc
-import csv
 import dataclasses
 import importlib.metadata
 import itertools
@@ -25,11 +24,12 @@ from concurrent.futures.process import BrokenProcessPool
 
 from curia2_jax import files
 from curia2_jax.data.corpus import index, layout, records
-from curia2_jax.data.ingest import benchmark, foreground, identity, intensity, parts, plan, publish, slicing
+from curia2_jax.data.ingest import benchmark, foreground, identity, intensity, parts, plan, publish, slicing, tables
 from curia2_jax.data.ingest.plan import Options, Progress
 from curia2_jax.data.ingest.runners import Pool, Runner
 from curia2_jax.data.ingest.shard_maker import make_shard
 from curia2_jax.data.readers import archive
+from curia2_jax.data.readers.faults import MachineFault
 from curia2_jax.errors import UserError
 
 
@@ -57,8 +57,8 @@ def ingest(
     this machine when it is None.
 
     Raises:
-      UserError: an option that makes no sense, other options than the corpus was begun with, or no slice that was
-        accepted.
+      UserError: an option that makes no sense, other options than the corpus was begun with, no slice that was
+        accepted, or a machine that cannot go on reading, as when TMPDIR is full.
       OSError: `output` cannot be written or is full.
     """
     started = time.perf_counter()
@@ -70,10 +70,12 @@ def ingest(
         contract = json.loads((output / layout.CONTRACT).read_text())
         return Summary(contract, **json.loads((output / layout.LOCAL / layout.SUMMARY).read_text()))
     _begin(output, options)
-    if not (work / layout.PLAN).exists():
-        with Pool(workers) as pool:
-            plan.make(work, options, pool, progress)
-    made = _make_shards(output, workers, progress, runner)
+    try:
+        if not (work / layout.PLAN).exists():
+            plan.make(work, options, workers, progress)
+        made = _make_shards(output, workers, progress, runner)
+    except MachineFault as fault:
+        raise UserError(f"{fault.line}, then call again: it carries on") from fault
     summary = _finish(output, options)
     return dataclasses.replace(summary, made=made, seconds=time.perf_counter() - started)
 
@@ -106,12 +108,15 @@ def _begin(output: pathlib.Path, options: Options) -> None:
     try:
         work.mkdir(parents=True, exist_ok=True)
         local.mkdir(exist_ok=True)
+        local.chmod(0o700)  # who is in the corpus is for its owner alone
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror}; write a folder that can be made") from None
     for temporary in work.glob(f"*{files.SUFFIX}"):
         temporary.unlink(missing_ok=True)
     if not options.salt and not (local / layout.SALT).exists():
         files.write_text(local / layout.SALT, secrets.token_hex(32))
+    if (local / layout.SALT).exists():
+        (local / layout.SALT).chmod(0o600)
     # Workers elsewhere find the files of the user by absolute paths.
     absolute = {
         name: value and str(pathlib.Path(value).absolute())
@@ -159,9 +164,10 @@ def _make_alone(work: pathlib.Path, task: tuple[str, int]) -> int:
         except BrokenProcessPool:
             at, fatal = work / layout.part_now(task[1]), work / layout.FATAL
             known = json.loads(fatal.read_text()) if fatal.exists() else []
-            if not at.exists() or at.read_text() in known:
+            series = at.read_text(encoding="utf-8", errors="surrogateescape") if at.exists() else None
+            if series is None or series in known:
                 raise
-            files.write_text(fatal, json.dumps([*known, at.read_text()]))
+            files.write_text(fatal, json.dumps([*known, series]))
 
 
 def _finish(output: pathlib.Path, options: Options) -> Summary:
@@ -216,10 +222,6 @@ def _write_tables(
     """Write what must not leave the site, one table in memory at a time; returns how often each reason of a refusal and
     each correction occurs."""
 
-    def write(name: str, head: tuple[str, ...], rows: list[tuple]) -> None:
-        with open(local / name, "w", newline="") as file:
-            csv.writer(file).writerows([head, *sorted(rows)])
-
     roots = [pathlib.Path(root) for root in made["roots"]]
     named = {*drop, *drop.values()}
     source = {one.key: one.source for report in reports() for one in _series(report) if one.key in named}
@@ -229,15 +231,15 @@ def _write_tables(
         for file, *why in report["refused"]
     ]
     refused += [(source[key], "duplicate", f"the same voxels as {source[first]}") for key, first in drop.items()]
-    write(layout.QUARANTINE, ("file", "reason", "detail"), refused)
+    tables.write(local / layout.QUARANTINE, ("file", "reason", "detail"), sorted(refused))
     reasons = collections.Counter(reason for _, reason, _ in refused)
     del refused
     corrected = [tuple(c) for report in reports() for c in report["corrected"]]
-    write(layout.CORRECTIONS, ("file", "what", "detail"), corrected)
+    tables.write(local / layout.CORRECTIONS, ("file", "what", "detail"), sorted(corrected))
     kinds = collections.Counter(what for _, what, _ in corrected)
     del corrected
     kept = [(one.key, one.source) for report in reports() for one in _series(report) if one.key not in drop]
-    write(layout.SOURCES, ("series", "file"), kept)
+    tables.write(local / layout.SOURCES, ("series", "file"), sorted(kept))
     return reasons, kinds
 
 

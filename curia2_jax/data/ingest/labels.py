@@ -1,18 +1,17 @@
 """Label maps: which files they are, which image each belongs to, and whether it fits."""
 
 import collections.abc
-import csv
 import dataclasses
 import os
 import pathlib
 
 import numpy as np
 
+from curia2_jax.data.ingest import tables
 from curia2_jax.data.ingest.intensity import flatness
 from curia2_jax.data.readers import header_of
 from curia2_jax.data.readers.archive import Scan, read_any, relative
 from curia2_jax.data.readers.volume import Refusal, Volume
-from curia2_jax.errors import UserError
 
 DEFAULT = "*_seg.nii.gz,labels/*"
 
@@ -30,7 +29,7 @@ def pairs(spec: str, roots: list[pathlib.Path], files: list[str]) -> list[Pair]:
     """Label maps among `files`, by a CSV file or by comma-separated glob patterns.
 
     Raises:
-      UserError: the CSV cannot be read, or lacks a column.
+      UserError: the CSV cannot be read, or lacks a column or a cell.
     """
     if spec.lower().endswith(".csv"):
         return _from_csv(pathlib.Path(spec))
@@ -60,22 +59,14 @@ def _partner(label: pathlib.PurePath, pattern: str, known: set[str]) -> str:
 
 
 def _from_csv(path: pathlib.Path) -> list[Pair]:
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"--labels {path}: cannot be read ({error}); write a CSV with the columns image,label"
-        ) from None
-    if not rows or not {"image", "label"} <= set(rows[0]):
-        found = ",".join(rows[0]) if rows else "no rows"
-        raise UserError(
-            f"--labels {path}: found {found}; write a CSV with the columns image,label and, if you like, kind"
-        )
     base = path.parent.resolve()
     return [
-        Pair(str(base / row["label"]), str(base / row["image"]), (row.get("kind") or "segmentation").strip())
-        for row in rows
+        Pair(
+            os.path.normpath(base / row["label"]),
+            os.path.normpath(base / row["image"]),
+            row.get("kind") or "segmentation",
+        )
+        for row in tables.read(path, "--labels", ("image", "label"))
     ]
 
 

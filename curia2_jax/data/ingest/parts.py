@@ -69,7 +69,7 @@ class Part:
         """Append one slice int16 (height, width); `row` has the index columns but shard, row, height and width."""
         record = records.encode(pixels, self._codec)
         row = row | {"height": pixels.shape[0], "width": pixels.shape[1], "shard": 0, "row": len(self._rows)}
-        self._writer.write(shards.to_example(record))
+        written(self._writer.write, shards.to_example(record))
         digest = hashlib.sha256(record).digest()  # one scan writes equal slices as equal records
         meaning = np.array([row["slope"], row["intercept"]], "<f4").tobytes() + row["modality"].encode()
         self._voxels.update(digest + meaning)

@@ -1,6 +1,5 @@
 """One entry of the plan -> one finished part. The unit of work that every runner runs and may run again."""
 
-import errno
 import json
 import pathlib
 
@@ -11,6 +10,7 @@ from curia2_jax.data.ingest import benchmark, intensity, labels, parts, plan, sl
 from curia2_jax.data.ingest.foreground import MIN_FOREGROUND
 from curia2_jax.data.ingest.identity import Keys, Note
 from curia2_jax.data.readers import archive
+from curia2_jax.data.readers.faults import machine_fault
 from curia2_jax.data.readers.volume import Refusal, Volume
 
 
@@ -20,7 +20,7 @@ def make_shard(output: str, number: int) -> int:
     What is wrong with a scan is reported in the part.
 
     Raises:
-      OSError: the disk is full or cannot be written.
+      OSError: the disk or the temporary folder is full or cannot be written.
     """
     folder = pathlib.Path(output)
     work = folder / layout.WORK
@@ -36,13 +36,16 @@ def make_shard(output: str, number: int) -> int:
             maker = _Maker(work, options, keys, part)
             for scan in plan.read_shard(work, number):
                 # Should reading this scan end the process, ingest finds its name here and leaves it out.
-                now.write_text(scan.series)
+                now.write_text(scan.series, encoding="utf-8", errors="surrogateescape")
                 try:
                     if scan.series in fatal:
                         raise Refusal("reader_failed", "reading it ended the process, twice")
                     for one in archive.each_frame(scan) if options.every_frame else (scan,):
                         maker.add(one)
-                except Refusal as refusal:
+                except parts.CannotWrite:
+                    raise
+                except Exception as error:  # a fault of ours or of a library must not stop an archive of millions
+                    refusal = refusal_of(error)
                     maker.report["refused"].append((scan.name, refusal.reason, refusal.detail))
             return part.finish(maker.report | {"seconds": maker.timer.seconds})
     finally:
@@ -62,20 +65,8 @@ class _Maker:
 
         Raises:
           Refusal: it gives none.
-          OSError: they cannot be written.
+          CannotWrite: the corpus cannot be written.
         """
-        try:
-            self._add(scan)
-        except (Refusal, MemoryError, parts.CannotWrite):
-            raise
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of the temporary folder
-                raise
-            raise Refusal("unreadable", error.strerror or str(error)) from error
-        except Exception as error:  # a fault of ours or of a library must not stop an archive of millions
-            raise Refusal("reader_failed", f"{type(error).__name__}: {error}") from error
-
-    def _add(self, scan: archive.Scan) -> None:
         with self.timer("read"):
             volume = archive.read(scan, self._options.orientation)
             if not scan.labels and intensity.looks_like_labels(volume):
@@ -94,7 +85,10 @@ class _Maker:
         notes, plane = self._add_slices(volume, ids, scan.name)
         with self.timer("labels"):
             if maps:
-                self.report["samples"] += benchmark.set_aside(self._work, volume, maps, ids, plane, patient)
+                try:
+                    self.report["samples"] += benchmark.set_aside(self._work, volume, maps, ids, plane, patient)
+                except OSError as error:
+                    raise parts.CannotWrite(error.errno, error.strerror, error.filename) from error
         self.report["corrected"] += [(scan.name, what, detail) for what, detail in (*volume.notes, *assumed, *notes)]
 
     def _add_slices(self, volume: Volume, ids: dict[str, str], source: str) -> tuple[list[Note], str]:
@@ -121,6 +115,20 @@ class _Maker:
         for file, label_set in scan.labels:
             try:
                 maps.append((label_set, labels.read(file, volume)))
-            except Refusal as refusal:
+            except Exception as error:  # a label map that cannot be read leaves its image as it is
+                refusal = refusal_of(error)
                 self.report["refused"].append((file, refusal.reason, refusal.detail))
         return maps
+
+
+def refusal_of(error: Exception) -> Refusal:
+    """What a file is refused for, by what reading it raised; raises MachineFault where that is not its fault."""
+    if fault := machine_fault(error):
+        raise fault from error
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, MemoryError):
+        return Refusal("too_large", "it takes more memory than there is")
+    if isinstance(error, OSError):
+        return Refusal("unreadable", error.strerror or str(error))
+    return Refusal("reader_failed", f"{type(error).__name__}: {error}")
