@@ -5,11 +5,18 @@ import os
 import pathlib
 import re
 
-from curia2_jax.data.ingest import tables
+from curia2_jax.data.ingest import layouts, tables
 from curia2_jax.data.readers.archive import Scan
 from curia2_jax.data.readers.volume import Volume
 
-ASSUMED_PATIENT = "patient_assumed"
+ASSUMED_PATIENT, NOBODY = "patient_assumed", "patient_placeholder"
+# What de-identification writes for everybody.
+_NOBODY = re.compile(
+    r"(anon(ymous|ymized|ymised|ym)?|unknown|none|null|n/?a|no[ _-]?name|patient|test|removed|redacted|de-?identified"
+    r"|x+|0+)"
+    r"([ _^-]*(anon(ymous|ymized|ymised|ym)?|patient|id))*",
+    re.IGNORECASE,
+)
 Note = tuple[str, str]  # what was corrected or assumed, and the detail
 
 
@@ -26,20 +33,32 @@ class Keys:
         text = f"{kind} {identifier}".encode("utf-8", "surrogateescape")  # the bytes of a file name as they are
         return hmac.new(self._salt, text, "sha256").hexdigest()[:16]
 
-    def patient(self, scan: Scan, volume: Volume) -> tuple[str, list[Note]]:
-        """Identifier of the patient: the CSV's, the regular expression's, the file's, or one assumed; and a note of
-        the assumption."""
+    def patient(self, scan: Scan, volume: Volume) -> tuple[str, str, list[Note]]:
+        """Identifier of the patient: the CSV's, the regular expression's, the file's, the layout's, or one assumed; the
+        study that the layout names, "" if none; and notes of what was assumed.
+
+        Identifiers are compared without case and padding, which systems that exchange DICOM do not keep.
+        """
+        case = None if scan.gathered else layouts.case_of(scan.name)
+        patient, notes = self._patient(scan, volume, case)
+        return " ".join(patient.replace("\0", " ").split()).upper(), case.study if case else "", notes
+
+    def _patient(self, scan: Scan, volume: Volume, case: layouts.Case | None) -> tuple[str, list[Note]]:
         for file in scan.files:
             if file in self._known:
                 return self._known[file], []
         match = self._regex.search(scan.name) if self._regex else None
         if match:
             return match.group(1) if match.groups() else match.group(), []
-        if volume.patient:
-            return volume.patient, []
+        if volume.patient.strip(" \0"):
+            nobody = [(NOBODY, "a name that stands for nobody")] if _NOBODY.fullmatch(volume.patient.strip()) else []
+            return volume.patient, nobody
+        if case is not None:
+            return case.patient, [] if case.known else [(ASSUMED_PATIENT, "the case of the data set")]
         if scan.gathered:
             return volume.study or scan.series, [(ASSUMED_PATIENT, "no PatientID: one patient a study")]
-        return pathlib.PurePath(scan.name).name.split(".")[0], [(ASSUMED_PATIENT, "the name of the file")]
+        base = pathlib.PurePath(scan.name).name.split(".")[0]
+        return layouts.without_channel(base), [(ASSUMED_PATIENT, "the name of the file")]
 
 
 def read_patients(path: str) -> dict[str, str]:

@@ -193,6 +193,10 @@ def _finish(output: pathlib.Path, options: Options) -> Summary:
     assumed = corrected[identity.ASSUMED_PATIENT]
     poor = [task["name"] for task in tasks if len(task["classes"]) < 2]
     warnings = [f"{assumed} series name no patient, who was assumed; see --patient-regex"] if assumed else []
+    nobody = corrected[identity.NOBODY]
+    warnings += (
+        [f"{nobody} series name a patient such as ANONYMOUS, who is one patient; see --patient-regex"] if nobody else []
+    )
     warnings += [f"no benchmark {name}: it has fewer than two labels in both train and test" for name in poor]
     stages: collections.Counter[str] = collections.Counter()
     for report in reports():

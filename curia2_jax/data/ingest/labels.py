@@ -7,13 +7,13 @@ import pathlib
 
 import numpy as np
 
-from curia2_jax.data.ingest import tables
-from curia2_jax.data.ingest.intensity import flatness
+from curia2_jax.data.ingest import flatness, layouts, tables
 from curia2_jax.data.readers import header_of
 from curia2_jax.data.readers.archive import Scan, read_any, relative
 from curia2_jax.data.readers.volume import Refusal, Volume
 
 DEFAULT = "*_seg.nii.gz,labels/*"
+_IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".hdr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Pair:
 
 
 def pairs(spec: str, roots: list[pathlib.Path], files: list[str]) -> list[Pair]:
-    """Label maps among `files`, by a CSV file or by comma-separated glob patterns.
+    """Label maps among `files`, by a CSV file, or by the layout of a data set and comma-separated glob patterns. One
+    label map may be of several images, the channels of a case.
 
     Raises:
       UserError: the CSV cannot be read, or lacks a column or a cell.
@@ -35,12 +36,34 @@ def pairs(spec: str, roots: list[pathlib.Path], files: list[str]) -> list[Pair]:
         return _from_csv(pathlib.Path(spec))
     patterns = [pattern.strip() for pattern in spec.split(",") if pattern.strip()]
     known, out = set(files), []
-    for file in files:
-        name = pathlib.PurePath(relative(file, roots))
-        pattern = next((p for p in patterns if name.match(p)), None)
-        if pattern is not None:
-            out.append(Pair(file, _partner(pathlib.PurePath(file), pattern, known), "segmentation"))
+    names = {file: relative(file, roots) for file in files}
+    cases = {file: case for file, name in names.items() if (case := layouts.case_of(name))}
+    images: dict[str, list[str]] = {}
+    for file, case in cases.items():
+        if not case.labels:
+            images.setdefault(case.key, []).append(file)
+    for file, name in names.items():
+        case, pattern = cases.get(file), next((p for p in patterns if pathlib.PurePath(name).match(p)), None)
+        if case is not None and case.labels:
+            found, label_set = images.get(case.key, []), case.labels
+        elif pattern is not None:
+            found, label_set = _partners(pathlib.PurePath(file), pattern, known), "segmentation"
+        else:
+            continue
+        out += [Pair(file, image, label_set) for image in found or [""]]
     return out
+
+
+def _partners(label: pathlib.PurePath, pattern: str, known: set[str]) -> list[str]:
+    """Images of a label map: the one with the same name without what the pattern adds, here or in a sibling folder of
+    images; else the channels of the case."""
+    image = _partner(label, pattern, known)
+    tail = pattern.rpartition("/")[2].lstrip("*")
+    if image or not tail:
+        return [image] if image else []
+    case = label.name.removesuffix(tail)
+    names = (f"{case}{gap}{channel}{end}" for gap in "_-" for channel in layouts.CHANNELS for end in _IMAGE_ENDINGS)
+    return [file for file in (str(label.parent / name) for name in names) if file in known]
 
 
 def _partner(label: pathlib.PurePath, pattern: str, known: set[str]) -> str:
@@ -49,7 +72,7 @@ def _partner(label: pathlib.PurePath, pattern: str, known: set[str]) -> str:
     names = [label.name]
     if tail:
         stem = label.name.removesuffix(tail)
-        names = [f"{stem}{end}" for end in (".nii.gz", ".nii", ".nrrd", ".mha", ".hdr", "")]
+        names = [f"{stem}{end}" for end in (*_IMAGE_ENDINGS, "")]
         folders = [label.parent]
     else:
         above = label.parent.parent
@@ -103,13 +126,14 @@ def read(file: str, volume: Volume) -> np.ndarray:
     if np.abs(apart).max() > 0.5 * volume.spacing.min():
         raise Refusal("label_geometry", f"up to {np.abs(apart).max():.1f} mm beside the image")
     values = np.asarray(label.raw) if label.slope == 1 and label.intercept == 0 else label.voxels
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 65535) or (values.dtype.kind == "f" and np.any(values != np.rint(values))):
-        raise Refusal("label_values", f"values from {low:g} to {high:g}; labels are whole numbers from 0 to 65535")
-    distinct, flat = flatness(values)
-    if distinct > 16 and flat < 0.8:
-        raise Refusal("label_values", f"{distinct} values in smooth ramps: a probability map, not labels")
-    return np.ascontiguousarray(values, np.uint16)
+    whole = np.rint(values) if values.dtype.kind == "f" else values
+    off = np.abs(values - whole).max() if values.dtype.kind == "f" else 0
+    if not (off <= flatness.NEAR and whole.min() >= 0 and whole.max() <= 65535):
+        found = f"values from {values.min():g} to {values.max():g}" + (f", {off:.3g} off whole ones" if off else "")
+        raise Refusal("label_values", f"{found}; labels are whole numbers from 0 to 65535")
+    if whole.min() != whole.max() and not flatness.is_label_map(whole):
+        raise Refusal("label_values", f"{len(np.unique(whole))} values in smooth ramps: a probability map, not labels")
+    return np.ascontiguousarray(whole, np.uint16)
 
 
 def all_files(found: collections.abc.Iterable[Pair]) -> set[str]:

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from curia2_jax.data.corpus import layout
-from curia2_jax.data.ingest import benchmark, intensity, labels, parts, plan, slicing
+from curia2_jax.data.ingest import benchmark, flatness, intensity, labels, parts, plan, slicing
 from curia2_jax.data.ingest.foreground import MIN_FOREGROUND
 from curia2_jax.data.ingest.identity import Keys, Note
 from curia2_jax.data.readers import archive
@@ -69,15 +69,15 @@ class _Maker:
         """
         with self.timer("read"):
             volume = archive.read(scan, self._options.orientation)
-            if not scan.labels and intensity.looks_like_labels(volume):
+            if not scan.labels and flatness.is_label_map(volume.raw):
                 raise Refusal("label_map", "flat regions of whole numbers; name it with --labels if it is one")
             volume = intensity.settle(volume, self._options.modality)
-        patient, assumed = self._keys.patient(scan, volume)
+        patient, study, assumed = self._keys.patient(scan, volume)
         with self.timer("labels"):
             maps = self._label_maps(scan, volume)
         series = self._keys.key("series", scan.series)
         ids = {
-            "study": self._keys.key("study", volume.study or patient),
+            "study": self._keys.key("study", volume.study or study or patient),
             "series": series,
             "patient": self._keys.key("patient", patient),
             "label": layout.label_maps(series) if maps else "",
