@@ -76,7 +76,7 @@ def run(argv: list[str]) -> int | None:
 
 def _ingest(output: pathlib.Path) -> None:
     from curia2_jax.data.corpus import layout
-    from curia2_jax.data.ingest import ingest, runners
+    from curia2_jax.data.ingest import ingest, runners, shard_maker, tables
 
     options = ingest.Options(
         input=tuple(_INPUT.value),
@@ -94,10 +94,16 @@ def _ingest(output: pathlib.Path) -> None:
     if _BEAM.value and _RUNNER.value != "beam":
         raise UserError(f"--beam-options {','.join(_BEAM.value)}: only with --runner beam; write it too")
     runner = runners.beam(_BEAM.value) if _RUNNER.value == "beam" else None
-    with _bars() as progress:
+    with _bars(lambda: shard_maker.longest(output)) as progress:
         summary = ingest.ingest(output, options, _WORKERS.value, progress, runner)
     contract = summary.contract
     refused = {reason: n for reason, n in sorted(summary.refused.items()) if reason != "other_file"}
+    lost = {
+        reason: f"{refused[reason]}: {of['files']:,} files, {of['bytes']:,} bytes, "
+        f"{of['bytes'] / max(summary.bytes, 1):.1%} of all"
+        for reason, of in summary.lost.items()
+        if reason in refused
+    }
     rows = {
         "studies": contract["studies"],
         "series": contract["series"],
@@ -109,7 +115,7 @@ def _ingest(output: pathlib.Path) -> None:
         "labels": summary.label_maps,
         "benchmark tasks": len(summary.tasks),
         "refused": sum(refused.values()),
-        **{f"  {reason}": n for reason, n in refused.items()},
+        **{f"  {reason}": lost.get(reason, n) for reason, n in refused.items()},
         "other files": summary.refused.get("other_file", 0),
         "bytes": f"{contract['bytes']:,}",
         "seconds": f"{summary.seconds:.1f}",
@@ -118,9 +124,14 @@ def _ingest(output: pathlib.Path) -> None:
     _table(output, rows)
     stages = ", ".join(f"{stage} {1000 * s / contract['slices']:.2f}" for stage, s in summary.stages.items())
     print(f"milliseconds of a core for a slice: {stages}")
+    if summary.slowest:
+        slowest = ", ".join(f"{tables.shown(name)} {seconds:.1f} s" for seconds, name in summary.slowest)
+        print(f"slowest: {slowest}")
     for warning in summary.warnings:
         print(f"warning: {warning}")
-    print(f"why each file was refused: {output / layout.LOCAL / layout.QUARANTINE}")
+    print(
+        f"why each file was refused: {output / layout.LOCAL / layout.QUARANTINE}, pictures in {layout.QUARANTINE_PAGE}"
+    )
 
 
 def _verify(folder: pathlib.Path) -> int:
@@ -174,8 +185,13 @@ def _table(folder: pathlib.Path, rows: dict[str, object]) -> None:
 
 
 @contextlib.contextmanager
-def _bars() -> collections.abc.Iterator[collections.abc.Callable[[str, int, int, int], None]]:
-    """Progress bars on stderr with rate and time left; the stages appear as they begin. Yields a plan.Progress."""
+def _bars(
+    longest: collections.abc.Callable[[], tuple[str, float]] = lambda: ("", 0.0),
+) -> collections.abc.Iterator[collections.abc.Callable[[str, int, int, int], None]]:
+    """Progress bars on stderr with rate and time left; the stages appear as they begin. Yields a plan.Progress.
+
+    `longest` says what has taken the longest just now, and the seconds: it is named when it takes ten.
+    """
     from rich import progress as rich
     from rich.console import Console
 
@@ -187,6 +203,15 @@ def _bars() -> collections.abc.Iterator[collections.abc.Callable[[str, int, int,
         rich.TimeElapsedColumn(),
         rich.TimeRemainingColumn(),
     ]
+
+    class Longest(rich.ProgressColumn):
+        max_refresh = 1.0
+
+        def render(self, task: rich.Task) -> str:
+            name, seconds = longest()
+            return f"{ascii(name)[1:-1][-60:]} {seconds:.0f} s" if seconds > 10 and not task.finished else ""
+
+    columns.append(Longest())
     with rich.Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, int] = {}
 

@@ -30,9 +30,11 @@ ROWS = "rows"  # the column that holds several
 # In LOCAL; the options in WORK too.
 SALT, OPTIONS, SUMMARY = "salt", "options.json", "summary.json"
 QUARANTINE, CORRECTIONS, SOURCES = "quarantine.csv", "corrections.csv", "sources.csv"
+QUARANTINE_PAGE = "quarantine.html"
 
 # In WORK.
 PLAN, FATAL = "plan.json", "fatal.json"
+ANY_PART_NOW = "now-*"
 
 
 def shard(number: int, count: int) -> str:

@@ -24,10 +24,21 @@ from concurrent.futures.process import BrokenProcessPool
 
 from curia2_jax import files
 from curia2_jax.data.corpus import index, layout, records
-from curia2_jax.data.ingest import benchmark, foreground, identity, intensity, parts, plan, publish, slicing, tables
+from curia2_jax.data.ingest import (
+    benchmark,
+    foreground,
+    identity,
+    intensity,
+    parts,
+    plan,
+    publish,
+    quarantine,
+    slicing,
+    tables,
+)
 from curia2_jax.data.ingest.plan import Options, Progress
 from curia2_jax.data.ingest.runners import Pool, Runner
-from curia2_jax.data.ingest.shard_maker import make_shard
+from curia2_jax.data.ingest.shard_maker import SLOWEST, make_shard
 from curia2_jax.data.readers import archive
 from curia2_jax.data.readers.faults import MachineFault
 from curia2_jax.errors import UserError
@@ -36,10 +47,15 @@ from curia2_jax.errors import UserError
 @dataclasses.dataclass
 class Summary:
     """What an ingest did, for the closing table. `made` are the slices that this call made, the others were there
-    before; `stages` are seconds of one core."""
+    before; `refused` are lines of the quarantine a reason and `lost` the files and bytes behind them, of `files` and
+    `bytes` in all; `stages` are seconds of one core, `slowest` the seconds of the slowest scans."""
 
     contract: index.Contract
     refused: dict[str, int]
+    lost: dict[str, dict[str, int]]
+    files: int
+    bytes: int
+    slowest: list[tuple[float, str]]
     label_maps: int
     tasks: list[dict]
     stages: dict[str, float]
@@ -68,7 +84,8 @@ def ingest(
     if (output / layout.CONTRACT).exists():
         shutil.rmtree(work, ignore_errors=True)
         contract = json.loads((output / layout.CONTRACT).read_text())
-        return Summary(contract, **json.loads((output / layout.LOCAL / layout.SUMMARY).read_text()))
+        before = {"lost": {}, "files": 0, "bytes": 0, "slowest": []}  # younger than some corpora
+        return Summary(contract, **before | json.loads((output / layout.LOCAL / layout.SUMMARY).read_text()))
     _begin(output, options)
     try:
         if not (work / layout.PLAN).exists():
@@ -179,10 +196,11 @@ def _finish(output: pathlib.Path, options: Options) -> Summary:
         return (parts.report(work, number) for number in range(made["shards"]))
 
     drop = publish.duplicates(series for report in reports() for series in _series(report))
-    reasons, corrected = _write_tables(local, made, reports, drop)
+    lost, corrected = _write_tables(local, made, reports, drop)
     if not any(True for report in reports() for _ in _series(report)):
         shutil.rmtree(work)  # so that the folder can be used again
-        listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(5))
+        most = sorted(lost.items(), key=lambda item: -item[1]["listed"])[:5]
+        listed = ", ".join(f"{reason} {count['listed']}" for reason, count in most)
         raise UserError(
             f"--input {', '.join(options.input)}: no slice was accepted ({listed}); see {local / layout.QUARANTINE}"
         )
@@ -202,7 +220,11 @@ def _finish(output: pathlib.Path, options: Options) -> Summary:
     for report in reports():
         stages.update(report["seconds"])
     summary = {
-        "refused": dict(reasons),
+        "refused": {reason: count["listed"] for reason, count in lost.items()},
+        "lost": {reason: {name: count[name] for name in ("files", "bytes")} for reason, count in lost.items()},
+        "files": made["files"],
+        "bytes": made["bytes"],
+        "slowest": sorted((tuple(one) for report in reports() for one in report["slowest"]), reverse=True)[:SLOWEST],
         "label_maps": made["label_maps"],
         "tasks": [task for task in tasks if task["name"] not in poor],
         "stages": dict(stages),
@@ -222,21 +244,25 @@ def _write_tables(
     made: dict,
     reports: collections.abc.Callable[[], collections.abc.Iterator[dict]],
     drop: dict[str, str],
-) -> tuple[collections.Counter, collections.Counter]:
-    """Write what must not leave the site, one table in memory at a time; returns how often each reason of a refusal and
-    each correction occurs."""
+) -> tuple[dict[str, dict[str, int]], collections.Counter]:
+    """Write what must not leave the site, one table in memory at a time; returns what was lost to each reason, and how
+    often each correction occurs."""
 
     roots = [pathlib.Path(root) for root in made["roots"]]
     named = {*drop, *drop.values()}
-    source = {one.key: one.source for report in reports() for one in _series(report) if one.key in named}
+    source = {one.key: one for report in reports() for one in _series(report) if one.key in named}
     refused = [
-        (archive.relative(file, roots), *why)
+        archive.Refused(archive.relative(file, roots), *why)
         for report in itertools.chain([made], reports())
         for file, *why in report["refused"]
     ]
-    refused += [(source[key], "duplicate", f"the same voxels as {source[first]}") for key, first in drop.items()]
-    tables.write(local / layout.QUARANTINE, ("file", "reason", "detail"), sorted(refused))
-    reasons = collections.Counter(reason for _, reason, _ in refused)
+    refused += [
+        source[key].refused("duplicate", f"the same voxels as {source[first].source}") for key, first in drop.items()
+    ]
+    refused.sort()
+    tables.write(local / layout.QUARANTINE, ("file", "reason", "detail"), (item[:3] for item in refused))
+    lost = quarantine.count(refused)
+    quarantine.write_page(local / layout.QUARANTINE_PAGE, refused, lost, made["files"], made["bytes"])
     del refused
     corrected = [tuple(c) for report in reports() for c in report["corrected"]]
     tables.write(local / layout.CORRECTIONS, ("file", "what", "detail"), sorted(corrected))
@@ -244,7 +270,7 @@ def _write_tables(
     del corrected
     kept = [(one.key, one.source) for report in reports() for one in _series(report) if one.key not in drop]
     tables.write(local / layout.SOURCES, ("series", "file"), sorted(kept))
-    return reasons, kinds
+    return lost, kinds
 
 
 def _contract(options: Options) -> dict:

@@ -9,7 +9,7 @@ import numpy as np
 
 from curia2_jax.data.ingest import flatness, layouts, tables
 from curia2_jax.data.readers import header_of
-from curia2_jax.data.readers.archive import Scan, read_any, relative
+from curia2_jax.data.readers.archive import Refused, Scan, read_any, relative
 from curia2_jax.data.readers.volume import Refusal, Volume
 
 DEFAULT = "*_seg.nii.gz,labels/*"
@@ -91,6 +91,12 @@ def _from_csv(path: pathlib.Path) -> list[Pair]:
         )
         for row in tables.read(path, "--labels", ("image", "label"))
     ]
+
+
+def refused(label: str, reason: str, detail: str) -> Refused:
+    """A label map that is not used."""
+    size = os.path.getsize(label) if os.path.isfile(label) else 0
+    return Refused(label, reason, detail, 1, size, label)
 
 
 def attach(found: list[Pair], scans: list[Scan]) -> list[Pair]:

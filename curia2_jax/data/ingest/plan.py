@@ -93,9 +93,9 @@ def make(work: pathlib.Path, options: Options, workers: int, progress: Progress)
         (found if isinstance(item, archive.Found) else refused).append(item)
     scans = archive.scans(found, roots, options.every_frame)
     lost = labels.attach(maps, scans)
-    refused += [(pair.label, "label_unpaired", f"image {pair.image or 'not found'}") for pair in lost]
+    refused += [labels.refused(pair.label, "label_unpaired", f"image {pair.image or 'not found'}") for pair in lost]
     refused += [
-        (scan.files[0], "too_large", f"{scan.slices} slices, a shard holds {MAX_RECORDS}")
+        scan.refused("too_large", f"{scan.slices} slices, a shard holds {MAX_RECORDS}")
         for scan in scans
         if scan.slices > MAX_RECORDS
     ]
@@ -107,6 +107,8 @@ def make(work: pathlib.Path, options: Options, workers: int, progress: Progress)
         "shards": len(shards),
         "roots": [str(r) for r in roots],
         "label_maps": len(known),
+        "files": len(found) + sum(item.files for item in refused) + len(known),
+        "bytes": sum(item.size for item in (*found, *refused)) + sum(labels.refused(one, "", "").size for one in known),
         "refused": sorted(refused),
     }
     files.write_text(work / layout.PLAN, json.dumps(plan))
@@ -143,7 +145,7 @@ def _look_alone(file: str, planes: tuple[str, ...]) -> list[archive.Found | arch
         with Pool(1, own_process=True) as pool:
             return next(items for _, items in pool.each(_look, [([file], planes)]))
     except BrokenProcessPool:
-        return [(file, "reader_failed", "looking at it ended the process, twice")]
+        return [archive.Refused(file, "reader_failed", "looking at it ended the process, twice")]
 
 
 def _look(paths: list[str], planes: tuple[str, ...]) -> list[archive.Found | archive.Refused]:

@@ -1,7 +1,9 @@
 """One entry of the plan -> one finished part. The unit of work that every runner runs and may run again."""
 
+import contextlib
 import json
 import pathlib
+import time
 
 import numpy as np
 
@@ -12,6 +14,8 @@ from curia2_jax.data.ingest.identity import Keys, Note
 from curia2_jax.data.readers import archive
 from curia2_jax.data.readers.faults import machine_fault
 from curia2_jax.data.readers.volume import Refusal, Volume
+
+SLOWEST = 5  # scans that a report names
 
 
 def make_shard(output: str, number: int) -> int:
@@ -36,6 +40,7 @@ def make_shard(output: str, number: int) -> int:
             maker = _Maker(work, options, keys, part)
             for scan in plan.read_shard(work, number):
                 # Should reading this scan end the process, ingest finds its name here and leaves it out.
+                begun = time.time()
                 now.write_text(scan.series, encoding="utf-8", errors="surrogateescape")
                 try:
                     if scan.series in fatal:
@@ -46,7 +51,10 @@ def make_shard(output: str, number: int) -> int:
                     raise
                 except Exception as error:  # a fault of ours or of a library must not stop an archive of millions
                     refusal = refusal_of(error)
-                    maker.report["refused"].append((scan.name, refusal.reason, refusal.detail))
+                    maker.report["refused"].append(scan.refused(refusal.reason, refusal.detail))
+                maker.report["slowest"] = sorted([*maker.report["slowest"], (time.time() - begun, scan.name)])[
+                    -SLOWEST:
+                ]
             return part.finish(maker.report | {"seconds": maker.timer.seconds})
     finally:
         now.unlink(missing_ok=True)
@@ -58,7 +66,7 @@ class _Maker:
     def __init__(self, work: pathlib.Path, options: plan.Options, keys: Keys, part: parts.Part):
         self._work, self._options, self._keys, self._part = work, options, keys, part
         self.timer = slicing.Timer()
-        self.report: dict = {"refused": [], "corrected": [], "samples": []}
+        self.report: dict = {"refused": [], "corrected": [], "samples": [], "slowest": []}
 
     def add(self, scan: archive.Scan) -> None:
         """Add the slices of one scan.
@@ -82,7 +90,7 @@ class _Maker:
             "patient": self._keys.key("patient", patient),
             "label": layout.label_maps(series) if maps else "",
         }
-        notes, plane = self._add_slices(volume, ids, scan.name)
+        notes, plane = self._add_slices(volume, ids, scan)
         with self.timer("labels"):
             if maps:
                 try:
@@ -91,7 +99,7 @@ class _Maker:
                     raise parts.CannotWrite(error.errno, error.strerror, error.filename) from error
         self.report["corrected"] += [(scan.name, what, detail) for what, detail in (*volume.notes, *assumed, *notes)]
 
-    def _add_slices(self, volume: Volume, ids: dict[str, str], source: str) -> tuple[list[Note], str]:
+    def _add_slices(self, volume: Volume, ids: dict[str, str], scan: archive.Scan) -> tuple[list[Note], str]:
         """Adds the slices of a volume; returns what was corrected in them, and the plane of the first."""
         notes: list[Note] = []
         plane, is_whole = "", False
@@ -104,7 +112,8 @@ class _Maker:
             is_whole = True
         finally:
             if self._part.added:
-                self._part.end_series(ids["series"], bool(ids["label"]), source, broken=not is_whole)
+                origin = {"files": len(scan.files), "size": scan.size, "example": scan.files[len(scan.files) // 2]}
+                self._part.end_series(ids["series"], bool(ids["label"]), scan.name, broken=not is_whole, **origin)
         if not plane:
             raise Refusal("no_foreground", f"less than {MIN_FOREGROUND:.0%} of every slice")
         return notes, plane
@@ -117,8 +126,19 @@ class _Maker:
                 maps.append((label_set, labels.read(file, volume)))
             except Exception as error:  # a label map that cannot be read leaves its image as it is
                 refusal = refusal_of(error)
-                self.report["refused"].append((file, refusal.reason, refusal.detail))
+                self.report["refused"].append(labels.refused(file, refusal.reason, refusal.detail))
         return maps
+
+
+def longest(output: pathlib.Path) -> tuple[str, float]:
+    """The series that has been read for the longest time just now, and the seconds; ("", 0.0) if there is none."""
+    found = ("", 0.0)
+    for path in (output / layout.WORK).glob(layout.ANY_PART_NOW):
+        with contextlib.suppress(OSError):
+            seconds = time.time() - path.stat().st_mtime
+            if seconds > found[1]:
+                found = path.read_text(encoding="utf-8", errors="surrogateescape"), seconds
+    return found
 
 
 def refusal_of(error: Exception) -> Refusal:

@@ -10,6 +10,7 @@ import pathlib
 import re
 import shutil
 import stat
+from typing import NamedTuple
 
 from curia2_jax.data import readers
 from curia2_jax.data.readers import zips
@@ -17,25 +18,38 @@ from curia2_jax.data.readers.faults import machine_fault
 from curia2_jax.data.readers.volume import Header, Refusal, Volume
 
 Count = collections.abc.Callable[[Header], int]  # bounds the slices that a volume gives; raises Refusal
-Refused = tuple[str, str, str]  # a file, the reason, and what was found
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # how Python writes such bytes of a name
+
+
+class Refused(NamedTuple):
+    """What gives no slices: its `name`, a key of REASONS, and what was found; the number of `files` that it is, their
+    `size` in bytes, and one of them that could be looked at."""
+
+    name: str
+    reason: str
+    detail: str
+    files: int = 1
+    size: int = 0
+    example: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """One file that belongs to a scan. `group` is equal for the files of one series, `slices` bounds what it gives."""
+    """One file that belongs to a scan. `group` is equal for the files of one series, `slices` bounds what it gives,
+    `size` is in bytes."""
 
     file: str
     format: str
     group: str
     frames: int
     slices: int
+    size: int = 0
 
 
 @dataclasses.dataclass
 class Scan:
     """One volume to read: `name` is where it came from, `series` tells it from every other series, `slices` bounds the
-    slices it can give. `labels` are (file, label set) of its label maps."""
+    slices it can give. `labels` are (file, label set) of its label maps, `size` the bytes of its files."""
 
     name: str
     format: str
@@ -44,6 +58,11 @@ class Scan:
     frame: int
     slices: int
     labels: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    size: int = 0
+
+    def refused(self, reason: str, detail: str) -> Refused:
+        """This scan as one that gives no slices."""
+        return Refused(self.name, reason, detail, len(self.files), self.size, self.files[len(self.files) // 2])
 
     @property
     def gathered(self) -> bool:
@@ -66,14 +85,14 @@ def walk(root: pathlib.Path) -> collections.abc.Iterator[str | Refused]:
         except OSError as error:
             if fault := machine_fault(error):
                 raise fault from error
-            yield folder, "unreadable", f"a folder: {error.strerror}"
+            yield Refused(folder, "unreadable", f"a folder: {error.strerror}")
             continue
         inner = []
         for entry in entries:
             if _is_folder(entry):
                 inner.append(entry.path)
             elif entry.is_symlink() and os.path.isdir(entry.path):
-                yield entry.path, "other_file", "a link to a folder; links to folders are not followed"
+                yield Refused(entry.path, "other_file", "a link to a folder; links to folders are not followed")
             else:
                 yield entry.path
         folders += reversed(inner)
@@ -92,33 +111,37 @@ def look(file: str, count: Count) -> list[Found | Refused]:
     Raises:
       MachineFault: the machine cannot read on.
     """
-    path = pathlib.Path(file)
+    path, size = pathlib.Path(file), 0
     try:
-        check_plain(path)
+        size = check_plain(path)
         if path.suffix.lower() == zips.SUFFIX:
             return _look_into(file, count)
     except Refusal as refusal:
-        return [(file, refusal.reason, refusal.detail)]
-    item = _look(path, file, count)
+        return [Refused(file, refusal.reason, refusal.detail, 1, size, file)]
+    item = _look(path, file, size, count)
     return [] if item is None else [item]
 
 
-def check_plain(path: pathlib.Path) -> None:
-    """That a path, and what is read with it, are files with an end: no pipe, socket or device.
+def check_plain(path: pathlib.Path) -> int:
+    """That a path, and what is read with it, are files with an end: no pipe, socket or device; returns their bytes.
 
     Raises:
       Refusal: one is not.
     """
+    size = 0
     for one in [path, *_data_of(path)]:
         try:
-            mode = os.stat(one).st_mode
+            found = os.stat(one)
         except (OSError, ValueError) as error:
             if fault := machine_fault(error):
                 raise fault from error
             raise Refusal("unreadable", getattr(error, "strerror", None) or str(error)) from None
+        mode = found.st_mode
         if not stat.S_ISREG(mode):
             kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
             raise Refusal("other_file", f"{kinds.get(stat.S_IFMT(mode), 'a device')}, no file")
+        size += found.st_size
+    return size
 
 
 def _data_of(path: pathlib.Path) -> list[pathlib.Path]:
@@ -156,16 +179,17 @@ def opened(files: list[str]) -> collections.abc.Iterator[list[pathlib.Path]]:
         yield plain
 
 
-def _look(path: pathlib.Path, file: str, count: Count) -> Found | Refused | None:
+def _look(path: pathlib.Path, file: str, size: int, count: Count) -> Found | Refused | None:
     """`path` is where the file lies and `file` its name; None for the voxels of a header beside it."""
     try:
-        return _classify(path, file, count)
+        found = _classify(path, file, count)
+        return None if found is None else dataclasses.replace(found, size=size)
     except Exception as error:
         if fault := machine_fault(error):
             raise fault from error
         if isinstance(error, Refusal):
-            return file, error.reason, error.detail
-        return file, "reader_failed", f"{type(error).__name__}: {error}"
+            return Refused(file, error.reason, error.detail, 1, size, file)
+        return Refused(file, "reader_failed", f"{type(error).__name__}: {error}", 1, size, file)
 
 
 def _classify(path: pathlib.Path, file: str, count: Count) -> Found | None:
@@ -188,19 +212,19 @@ def _look_into(file: str, count: Count) -> list[Found | Refused]:
     """One member unpacked at a time. A damaged one stays with its series, which is refused when it is read."""
     out: list[Found | Refused] = []
     with zips.Archive(file) as archive, zips.temporary_folder() as folder:
-        for number, member in enumerate(archive.members):
-            name = f"{file}{zips.INSIDE}{member}"
+        for number, (member, info) in enumerate(archive.members.items()):
+            name, size = f"{file}{zips.INSIDE}{member}", info.compress_size
             if member.lower().endswith(zips.SUFFIX):
-                out.append((name, "other_file", "an archive inside of an archive"))
+                out.append(Refused(name, "other_file", "an archive inside of an archive", 1, size))
                 continue
             try:
                 path, fault = archive.unpack(member, folder / str(number))
             except Refusal as refusal:
-                out.append((name, refusal.reason, refusal.detail))
+                out.append(Refused(name, refusal.reason, refusal.detail, 1, size))
                 continue
-            item = _look(path, name, count)
+            item = _look(path, name, size, count)
             if item is not None and fault is not None and not isinstance(item, Found):
-                item = (name, fault.reason, fault.detail)
+                item = Refused(name, fault.reason, fault.detail, 1, size)
             out += [] if item is None else [item]
             shutil.rmtree(path.parent, ignore_errors=True)
     return out
@@ -220,7 +244,8 @@ def scans(found: list[Found], roots: list[pathlib.Path], every_frame: bool) -> l
         slices = len(items) + max(item.slices for item in items) if len(items) > 1 else items[0].slices
         series = relative(group, roots) if group == files[0] else group
         for frame in range(items[0].frames if every_frame else 1):
-            out.append(Scan(name, name_of_format, files, series if frame == 0 else f"{series}#{frame}", frame, slices))
+            key = series if frame == 0 else f"{series}#{frame}"
+            out.append(Scan(name, name_of_format, files, key, frame, slices, size=sum(item.size for item in items)))
     return sorted(out, key=lambda scan: (scan.name, scan.series, scan.frame))
 
 
