@@ -3,6 +3,7 @@
 python launch/ingest.py --input DIR --output CORPUS [--labels GLOB|CSV] [--planes axial,coronal] [--workers N]
 python launch/ingest.py --input DIR --output CORPUS --runner beam [--beam-options=--runner=FlinkRunner,...]
 python launch/ingest.py --output CORPUS --preview 4 [--config=configs/vitg.py]
+python launch/ingest.py --output CORPUS --forget KEY
 python launch/ingest.py --verify CORPUS
 python launch/ingest.py --statistics CORPUS
 """
@@ -53,6 +54,9 @@ _PREVIEW = flags.DEFINE_integer(
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Whose crops and masks --preview draws; configs/vitb.py if not given.", lock_config=True
 )
+_FORGET = flags.DEFINE_multi_string(
+    "forget", [], "Patient who withdraws: key of the index column patient, or the archive's identifier; all slices go."
+)
 _VERIFY = flags.DEFINE_string("verify", None, "Read and check every record of a corpus.")
 _STATISTICS = flags.DEFINE_string("statistics", None, "Tell what is in a corpus.")
 
@@ -66,12 +70,30 @@ def run(argv: list[str]) -> int | None:
         from curia2_jax.data.ingest import audit
 
         return _table(pathlib.Path(_STATISTICS.value), audit.statistics(pathlib.Path(_STATISTICS.value)))
+    if _FORGET.value:
+        return _forget()
     if not _OUTPUT.value or not (_INPUT.value or _PREVIEW.value):
         raise UserError("nothing to do; write --input DIR --output CORPUS, --verify CORPUS or --statistics CORPUS")
     if _INPUT.value:
         _ingest(pathlib.Path(_OUTPUT.value))
     if _PREVIEW.value:
         _preview(pathlib.Path(_OUTPUT.value), _PREVIEW.value)
+
+
+def _forget() -> None:
+    from curia2_jax.data.corpus import layout
+    from curia2_jax.data.ingest import forget
+
+    if not _OUTPUT.value or _INPUT.value:
+        raise UserError("--forget: goes with --output CORPUS and no --input; ingest and forget one after the other")
+    folder = pathlib.Path(_OUTPUT.value)
+    contract = forget.forget(folder, _FORGET.value)
+    print(
+        f"{folder}: {contract['slices']} slices of {contract['patients']} patients are left, all others are as before"
+    )
+    print(f"runs on the corpus as it was do not go on; its contract is revision {contract['revision']}")
+    table = folder / layout.LOCAL / layout.QUARANTINE
+    print(f"not searched: copies and checkpoints elsewhere; {table} may name refused files of the patient")
 
 
 def _ingest(output: pathlib.Path) -> None:

@@ -35,13 +35,11 @@ class Keys:
 
     def patient(self, scan: Scan, volume: Volume) -> tuple[str, str, list[Note]]:
         """Identifier of the patient: the CSV's, the regular expression's, the file's, the layout's, or one assumed; the
-        study that the layout names, "" if none; and notes of what was assumed.
-
-        Identifiers are compared without case and padding, which systems that exchange DICOM do not keep.
+        study that the layout names, "" if none; and notes of what was assumed. Identifiers are `same`.
         """
         case = None if scan.gathered else layouts.case_of(scan.name)
         patient, notes = self._patient(scan, volume, case)
-        return " ".join(patient.replace("\0", " ").split()).upper(), case.study if case else "", notes
+        return same(patient), case.study if case else "", notes
 
     def _patient(self, scan: Scan, volume: Volume, case: layouts.Case | None) -> tuple[str, list[Note]]:
         for file in scan.files:
@@ -59,6 +57,11 @@ class Keys:
             return volume.study or scan.series, [(ASSUMED_PATIENT, "no PatientID: one patient a study")]
         base = pathlib.PurePath(scan.name).name.split(".")[0]
         return layouts.without_channel(base), [(ASSUMED_PATIENT, "the name of the file")]
+
+
+def same(patient: str) -> str:
+    """An identifier without what systems that exchange it do not keep: case and padding."""
+    return " ".join(patient.replace("\0", " ").split()).upper()
 
 
 def read_patients(path: str) -> dict[str, str]:

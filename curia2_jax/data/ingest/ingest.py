@@ -22,11 +22,14 @@ import shutil
 import time
 from concurrent.futures.process import BrokenProcessPool
 
+import pyarrow.parquet as pq
+
 from curia2_jax import files
 from curia2_jax.data.corpus import index, layout, records
 from curia2_jax.data.ingest import (
     benchmark,
     foreground,
+    forget,
     identity,
     intensity,
     parts,
@@ -80,6 +83,7 @@ def ingest(
     started = time.perf_counter()
     options.check()
     work = output / layout.WORK
+    forget.resume(output)
     _refuse_other_options(output, options)
     if (output / layout.CONTRACT).exists():
         shutil.rmtree(work, ignore_errors=True)
@@ -270,6 +274,12 @@ def _write_tables(
     del corrected
     kept = [(one.key, one.source) for report in reports() for one in _series(report) if one.key not in drop]
     tables.write(local / layout.SOURCES, ("series", "file"), sorted(kept))
+    with (
+        files.whole_file(local / layout.SERIES) as partial,
+        pq.ParquetWriter(partial, parts.SERIES, compression="zstd") as known,
+    ):
+        for report in reports():
+            known.write_table(parts.series_table(one for one in _series(report) if one.key not in drop))
     return lost, kinds
 
 

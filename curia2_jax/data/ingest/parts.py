@@ -14,10 +14,12 @@ import os
 import pathlib
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curia2_jax import files
 from curia2_jax.data.corpus import index, layout, records, shards, spans
+from curia2_jax.data.ingest.tables import shown
 from curia2_jax.data.readers.archive import Refused
 
 # The columns that say something about the pixels; keys and places in files differ between equal corpora.
@@ -46,6 +48,25 @@ class Series:
     def refused(self, reason: str, detail: str) -> Refused:
         """This series as one that is not kept."""
         return Refused(self.source, reason, detail, self.files, self.size, self.example)
+
+
+SERIES = pa.schema(
+    [
+        *((name, pa.string()) for name in ("series", "voxels", "digest", "source")),
+        *((name, pa.int64()) for name in ("records", "files", "size")),
+        ("labelled", pa.bool_()),
+    ]
+)
+
+
+def series_table(found: collections.abc.Iterable[Series]) -> pa.Table:
+    """What the local table of a corpus keeps of its series."""
+    rows = [
+        {name: getattr(one, name) for name in SERIES.names if name not in ("series", "source")}
+        | {"series": one.key, "source": shown(one.source)}
+        for one in found
+    ]
+    return pa.Table.from_pylist(rows, schema=SERIES)
 
 
 class Part:

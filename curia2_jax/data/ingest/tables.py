@@ -69,9 +69,16 @@ def read(path: str | pathlib.Path, flag: str, columns: tuple[str, ...]) -> list[
     return rows
 
 
+def read_own(path: pathlib.Path) -> list[dict[str, str]]:
+    """Rows of a table that `write` wrote, as they were shown. Raises OSError."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{name: _plain(text) for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _plain(text: str) -> str:
+    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
+
+
 def _native(text: str) -> str:
     """A cell as Python names files here, whatever the encoding of the locale."""
-    text = text.strip()
-    if text.startswith("'") and text[1:].startswith(_FORMULA):
-        text = text[1:]
-    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+    return os.fsdecode(_plain(text.strip()).encode("utf-8", "surrogateescape"))

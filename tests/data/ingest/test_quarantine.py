@@ -59,7 +59,7 @@ def test_the_page_shows_cases_and_no_names(made):
     sections = dict(re.findall(r'<h2 id="(\w+)">(.*?)(?=<h2|</body>)', page, re.DOTALL))
     assert set(sections) == set(summary.lost)
     pictures = {name for name, section in sections.items() if "<img" in section}
-    assert pictures == {"irregular_geometry", "label_map", "duplicate"}
+    assert pictures == {"corrupt", "irregular_geometry", "label_map", "duplicate"}
     (data,) = re.findall(r'src="data:image/png;base64,([^"]+)"', sections["label_map"])
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
     assert picture.shape == (40, 48) and set(np.unique(picture)) == {0, 255}  # small ones are not enlarged
