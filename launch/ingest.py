@@ -61,7 +61,7 @@ _VERIFY = flags.DEFINE_string("verify", None, "Read and check every record of a 
 _STATISTICS = flags.DEFINE_string("statistics", None, "Tell what is in a corpus.")
 
 
-def run(argv: list[str]) -> int | None:
+def run(argv: list[str]) -> int:
     if len(argv) > 1:
         raise UserError(f"found {argv[1]!r}; every argument is a flag, see --help")
     if _VERIFY.value:
@@ -69,15 +69,18 @@ def run(argv: list[str]) -> int | None:
     if _STATISTICS.value:
         from curia2_jax.data.ingest import audit
 
-        return _table(pathlib.Path(_STATISTICS.value), audit.statistics(pathlib.Path(_STATISTICS.value)))
+        _table(pathlib.Path(_STATISTICS.value), audit.statistics(pathlib.Path(_STATISTICS.value)))
+        return 0
     if _FORGET.value:
-        return _forget()
+        _forget()
+        return 0
     if not _OUTPUT.value or not (_INPUT.value or _PREVIEW.value):
         raise UserError("nothing to do; write --input DIR --output CORPUS, --verify CORPUS or --statistics CORPUS")
     if _INPUT.value:
         _ingest(pathlib.Path(_OUTPUT.value))
     if _PREVIEW.value:
         _preview(pathlib.Path(_OUTPUT.value), _PREVIEW.value)
+    return 0
 
 
 def _forget() -> None:
@@ -235,7 +238,7 @@ def _bars(
 
     columns.append(Longest())
     with rich.Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, rich.TaskID] = {}
 
         def progress(stage: str, done: int, total: int, slices: int) -> None:
             if stage not in tasks:

@@ -40,9 +40,9 @@ def linear_cross_entropy(
     Returns (loss, parts): loss () = sum of weights times cross-entropies, differentiable in features and kernel only;
     parts (R,) = the same sum by student row, for logging: no gradient flows through it.
     """
-    mixing = tuple(tuple(float(m) for m in row) for row in np.asarray(mixing))
+    rows = tuple(tuple(float(m) for m in row) for row in mixing)  # hashable
     bounded = None if bound is None else jax.lax.stop_gradient(bound) <= SAFE * temp
-    loss, parts = _fused(features, kernel, targets, weights, bounded, mixing, temp, chunk)
+    loss, parts = _fused(features, kernel, targets, weights, bounded, rows, temp, chunk)
     return loss, jax.lax.stop_gradient(parts)
 
 

@@ -1,5 +1,7 @@
 """Softmax attention between all tokens of a sequence, by the kernel that suits the accelerator."""
 
+from typing import Literal, cast, get_args
+
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -8,11 +10,12 @@ from jax.sharding import PartitionSpec
 from curia2_jax.errors import UserError
 from curia2_jax.models import attention_tpu
 
-IMPLEMENTATIONS = ("auto", "xla", "cudnn", "pallas")
+Kernel = Literal["xla", "cudnn", "pallas"]
+IMPLEMENTATIONS = ("auto", *get_args(Kernel))
 _CUDNN_DTYPES = ("bfloat16", "float16")
 
 
-def choose(platform: str, dtype: str, heads: int, head_dim: int, tokens: int) -> str:
+def choose(platform: str, dtype: str, heads: int, head_dim: int, tokens: int) -> Kernel:
     """The implementation that ``auto`` stands for: a pure function of the platform and the shapes.
 
     GPU: cuDNN's flash attention where it can run (16-bit, head size a multiple of 8 up to 128). TPU: the kernel of
@@ -49,13 +52,15 @@ def check(implementation: str, platform: str, dtype: str, heads: int, head_dim: 
             )
 
 
-def resolve(implementation: str, platform: str, dtype: str, heads: int, head_dim: int, tokens: int) -> str:
+def resolve(implementation: str, platform: str, dtype: str, heads: int, head_dim: int, tokens: int) -> Kernel:
     """``xla``, ``cudnn`` or ``pallas`` for what a config says. Raises UserError if that cannot run there."""
     check(implementation, platform, dtype, heads, head_dim, tokens)
-    return choose(platform, dtype, heads, head_dim, tokens) if implementation == "auto" else implementation
+    return (
+        choose(platform, dtype, heads, head_dim, tokens) if implementation == "auto" else cast(Kernel, implementation)
+    )
 
 
-def padded_tokens(implementation: str, tokens: int) -> int:
+def padded_tokens(implementation: Kernel, tokens: int) -> int:
     """How many tokens a stack of blocks carries so that no block pads for itself.
 
     cuDNN through JAX: an even number, since the rule for its gradient refuses odd ones. TPU: whole sublanes, so that
@@ -72,7 +77,7 @@ def attention(
     value: jax.Array,
     heads: int,
     tokens: int,
-    implementation: str = "xla",
+    implementation: Kernel = "xla",
     batch_spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """softmax(Q K^T / sqrt(d)) V over (batch, padded tokens, heads * d) arrays: the same shape and dtype.
@@ -85,18 +90,20 @@ def attention(
     if implementation == "pallas":
         out = _pallas_on_mesh(query, key, value, heads, tokens, batch_spec)
     else:
-        arrays = [x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value)]
+        q, k, v = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
         if query.dtype == jnp.float64:
-            out = _double(*arrays)
+            out = _double(q, k, v)
         elif query.shape[1] != tokens:
-            out = with_lengths(*arrays, tokens, implementation)
+            out = with_lengths(q, k, v, tokens, implementation)
         else:
-            out = jax.nn.dot_product_attention(*arrays, implementation=implementation)
+            out = jax.nn.dot_product_attention(q, k, v, implementation=implementation)
         out = out.reshape(query.shape)
     return checkpoint_name(out, "attn_out")
 
 
-def with_lengths(query: jax.Array, key: jax.Array, value: jax.Array, tokens: int, implementation: str) -> jax.Array:
+def with_lengths(
+    query: jax.Array, key: jax.Array, value: jax.Array, tokens: int, implementation: Literal["xla", "cudnn"]
+) -> jax.Array:
     """Attention among the first ``tokens`` of (batch, padded tokens, heads, d) arrays; the rest of the result is 0.
 
     The padding is zeroed on both sides of the kernel: what it reads, writes or makes of gradients there is not

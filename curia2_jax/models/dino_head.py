@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from curia2_jax.errors import UserError
-from curia2_jax.models.vit import Dense, gelu, wide
+from curia2_jax.models.dense import Dense, wide
+from curia2_jax.models.vit import gelu
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@ in ``promote_types(dtype, float32)``. Float64 parameters with ``dtype="float64"`
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -17,6 +16,8 @@ from jax.sharding import PartitionSpec
 
 from curia2_jax.errors import UserError
 from curia2_jax.models import attention, pos_embed
+from curia2_jax.models.dense import Dense, wide
+from curia2_jax.models.drop_path import on_subset
 from curia2_jax.models.layer_norm import LayerNorm
 from curia2_jax.models.swiglu import swiglu
 
@@ -82,11 +83,6 @@ class ViTConfig:
         return self.interpolation or ("antialias" if self.registers else "size")
 
 
-def subset_size(crops: int, rate: float) -> int:
-    """How many of ``crops`` crops a residual branch computes when drop path has this rate."""
-    return max(int(crops * (1 - rate)), 1)
-
-
 def _remat_policy(remat: str):
     if remat in _POLICIES:
         return getattr(jax.checkpoint_policies, remat)
@@ -101,33 +97,6 @@ def _remat_policy(remat: str):
 def gelu(x: jax.Array) -> jax.Array:
     """Exact GELU. In terms of erf, which the CPU vectorises; jax.nn.gelu uses erfc."""
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
-
-
-def wide(dtype: str) -> jnp.dtype:
-    """Where sums are accumulated: float32, or float64 for float64."""
-    return jnp.promote_types(dtype, jnp.float32)
-
-
-class Dense(nn.Module):
-    """Linear layer: the matmul in ``dtype``, the bias added in float32 or better, the result in ``dtype``.
-
-    Adding in float32 costs nothing once fused, and makes the bias's gradient, a sum over all tokens, a float32 sum.
-    ``as_rows`` multiplies one matrix of rows.
-    """
-
-    features: int
-    dtype: str
-    as_rows: bool = False
-
-    @nn.compact
-    def __call__(self, x):
-        kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        rows = x.astype(self.dtype)
-        rows = rows.reshape(-1, x.shape[-1]) if self.as_rows else rows
-        y = jnp.matmul(rows, kernel.astype(self.dtype)).astype(wide(self.dtype))
-        y = (y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))).astype(self.dtype)
-        return y.reshape(*x.shape[:-1], -1)
 
 
 class PatchEmbed(nn.Module):
@@ -163,7 +132,7 @@ class Execution:
 
     batch_spec: PartitionSpec | None  # mesh axes of the batch
     platform: str
-    implementation: str  # of attention
+    implementation: attention.Kernel
     tokens: int  # real ones; those behind them are padding
 
     @property
@@ -235,8 +204,8 @@ class Block(nn.Module):
             (LayerNorm(config.dtype, name="norm1"), Attention(config, self.execution, name="attn"), "ls1"),
             (LayerNorm(config.dtype, name="norm2"), FeedForward(config, self.execution, name="ffn"), "ls2"),
         )
-        for index, (norm, net, scale) in enumerate(branches):
-            scale = LayerScale(config.layerscale, name=scale)
+        for index, (norm, net, name) in enumerate(branches):
+            scale = LayerScale(config.layerscale, name=name)
 
             def branch(tokens, factor, norm=norm, net=net, scale=scale):
                 return scale(net(norm(tokens)), factor)
@@ -249,25 +218,6 @@ class Block(nn.Module):
         if batch_spec is not None:
             x = jax.lax.with_sharding_constraint(x, PartitionSpec(*batch_spec, None, None))
         return x, None
-
-
-def on_subset(branch: Callable, x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
-    """Batch-subset stochastic depth (DINOv2 section 5): x + branch(x, g / s) on s of the g crops of each group only.
-
-    ``x`` is (groups * g, T, D), ``keys`` (groups,). The s kept crops are a uniform subset without replacement; the
-    branch gets no others, and is told the factor g / s to multiply its result by. Gather and scatter are batched over
-    the groups, so a device that holds whole groups needs nothing from the others.
-    """
-    groups = keys.shape[0]
-    crops = x.shape[0] // groups
-    kept = subset_size(crops, rate)
-    # Sorted: the order inside the subset is of no consequence, and memory is read in order.
-    index = jax.vmap(lambda key: jnp.sort(jax.random.permutation(key, crops)[:kept]))(keys)
-    grouped = x.reshape(groups, crops, *x.shape[1:])
-    subset = jax.vmap(lambda group, i: group.at[i].get(indices_are_sorted=True, unique_indices=True))(grouped, index)
-    change = branch(subset.reshape(groups * kept, *x.shape[1:]), crops / kept).astype(x.dtype).reshape(subset.shape)
-    add = jax.vmap(lambda group, i, c: group.at[i].add(c, indices_are_sorted=True, unique_indices=True))
-    return add(grouped, index, change).reshape(x.shape)
 
 
 class ViT(nn.Module):

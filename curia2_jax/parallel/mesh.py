@@ -84,5 +84,6 @@ def local_rows(global_batch: int, mesh: Mesh) -> np.ndarray:
     """The rows of the global batch that this process's devices hold, ascending. (n,) int64."""
     sharding = NamedSharding(mesh, BATCH)
     index_map = sharding.addressable_devices_indices_map((global_batch,))
-    rows = {row for (piece,) in index_map.values() for row in range(*piece.indices(global_batch))}
+    pieces = [index[0] for index in index_map.values() if index is not None]
+    rows = {row for piece in pieces for row in range(*piece.indices(global_batch))}
     return np.array(sorted(rows), np.int64)

@@ -7,7 +7,8 @@ interpolation are matrix products too, so there are no convolutions. Elementwise
 
 import math
 
-from curia2_jax.models.vit import ViTConfig, subset_size
+from curia2_jax.models.drop_path import subset_size
+from curia2_jax.models.vit import ViTConfig
 from curia2_jax.training.recipe import Recipe
 from curia2_jax.training.terms import TERMS, Sizes
 
@@ -71,7 +72,7 @@ def update(recipe: Recipe, masked_per_group: int) -> dict[str, float]:
 
     sizes = Sizes(images, recipe.data.group_size, num_local, masked, m.width, recipe.dino_head, recipe.ibot_head)
     for term in TERMS:
-        config = getattr(recipe.objective, term.name)
+        config = recipe.objective.term(term.name)
         if config.weight:
             parts |= term.flops(sizes, config)
     return parts

@@ -3,7 +3,7 @@
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.errors import UserError
@@ -18,7 +18,7 @@ from curia2_jax.training.state import TrainState, abstract_state, from_params, i
 PyTree = Any
 
 
-def abstract_sharded_state(recipe: Recipe, mesh: Mesh) -> TrainState:
+def abstract_sharded_state(recipe: Recipe, mesh: Mesh | AbstractMesh) -> TrainState:
     """Shapes, dtypes and shardings of the state; nothing allocated."""
     abstract = abstract_state(recipe)
     shardings = sharding.state_shardings(abstract, mesh)

@@ -120,7 +120,8 @@ def _ibot(out: Outputs, _: Weighted) -> tuple[Array, dict[str, Array]]:
 
 
 def _koleo(out: Outputs, _: Weighted) -> tuple[Array, dict[str, Array]]:
-    loss = sum(koleo(out.layout.by_group(out.class_tokens[:, view])) for view in (0, 1))
+    first, second = (koleo(out.layout.by_group(out.class_tokens[:, view])) for view in (0, 1))
+    loss = first + second
     return loss, {"koleo": loss}
 
 

@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from curia2_jax.errors import UserError
 from curia2_jax.models import pos_embed
-from curia2_jax.models.vit import Dense, LayerScale, ViT, ViTConfig, gelu, on_subset, subset_size
+from curia2_jax.models.dense import Dense
+from curia2_jax.models.drop_path import on_subset, subset_size
+from curia2_jax.models.vit import LayerScale, ViT, ViTConfig, gelu
 from tests import reference
 
 FORWARD = reference.VALUES["vit_and_head_forward"]

@@ -120,12 +120,12 @@ def _dtype(name: str) -> np.dtype:
     return pa.array([], SCHEMA.field(name).type).to_numpy().dtype
 
 
-_PACKED = (
+PACKED = (
     *("offset", "shard", "span", "height", "width", "spacing_y", "spacing_x"),
     *("anatomy_y", "anatomy_x", "anatomy_std_y", "anatomy_std_x", "foreground"),
 )
 # One element of rows.npy, 56 bytes: columns as in SCHEMA, and whether the modality is CT.
-ROW = np.dtype([(name, _dtype(name)) for name in _PACKED] + [("is_ct", np.bool_)], align=True)
+ROW = np.dtype([(name, _dtype(name)) for name in PACKED] + [("is_ct", np.bool_)], align=True)
 
 
 def table(rows: list[Row]) -> pa.Table:
@@ -155,10 +155,10 @@ def write(folder: pathlib.Path, parts: collections.abc.Iterable[pa.Table], total
 
     rows = create(layout.ROWS, ROW)
     single = {
-        name: create(name, np.int32 if name in TEXT else _dtype(name)) for name in SCHEMA.names if name not in ROW.names
+        name: create(name, np.int32 if name in TEXT else _dtype(name)) for name in SCHEMA.names if name not in PACKED
     }
     vocabularies = {name: _Vocabulary() for name in TEXT}
-    counts = {name: collections.Counter() for name in ("modality", "plane")}
+    counts: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in ("modality", "plane")}
     largest, start = np.zeros(2, np.int64), 0
     with pq.ParquetWriter(folder / layout.INDEX, SCHEMA, compression="zstd") as parquet:
         for part in parts:
@@ -167,7 +167,7 @@ def write(folder: pathlib.Path, parts: collections.abc.Iterable[pa.Table], total
             for name in SCHEMA.names:
                 column = part.column(name)
                 values = vocabularies[name].encode(column) if name in TEXT else column.to_numpy()
-                (rows[name] if name in ROW.names else single[name])[start:stop] = values
+                (rows[name] if name in PACKED else single[name])[start:stop] = values
             rows["is_ct"][start:stop] = pc.equal(part.column("modality").cast(pa.string()), "CT").to_numpy()
             largest = np.maximum(largest, [rows[side][start:stop].max(initial=0) for side in ("height", "width")])
             for name, count in counts.items():
@@ -181,7 +181,8 @@ def write(folder: pathlib.Path, parts: collections.abc.Iterable[pa.Table], total
     return {
         "studies": len(vocabularies["study"].code),
         "patients": len(vocabularies["patient"].code),
-        **{f"slices_by_{name}": dict(count) for name, count in counts.items()},
+        "slices_by_modality": dict(counts["modality"]),
+        "slices_by_plane": dict(counts["plane"]),
         "largest": largest.tolist(),
     }
 

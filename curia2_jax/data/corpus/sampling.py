@@ -30,7 +30,9 @@ class Stratum:
         return int(self.slots[-1])
 
 
-def runs(groups: np.ndarray, keep: np.ndarray | None, cap: int | None, block: int = 1 << 24) -> tuple[np.ndarray, ...]:
+def runs(
+    groups: np.ndarray, keep: np.ndarray | None, cap: int | None, block: int = 1 << 24
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(start, length, slots) of the consecutive slices that are kept, split where `groups` (N,) changes.
 
     `keep` is bool (N,) or None for all. Slices of one group are consecutive. Reads `block` rows at a time.

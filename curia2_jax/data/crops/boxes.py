@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from curia2_jax.data.crops.gaussian import truncated
+from curia2_jax.data.crops.gaussian import Placement, truncated
 
 DRAWS = 5  # uniform numbers a view: size, aspect, centre y, centre x, flip
 
@@ -24,7 +24,7 @@ DRAWS = 5  # uniform numbers a view: size, aspect, centre y, centre x, flip
 class CropsConfig:
     """Two global and `num_local` local crops of every slice. `*_size` are pixels of the crop after resizing."""
 
-    placement: Literal["anatomical", "uniform"]  # of the centres
+    placement: Placement  # of the centres
     global_size: int
     local_size: int
     num_local: int
@@ -46,7 +46,7 @@ class Geometry(NamedTuple):
     std: np.ndarray  # float64, its spread in pixels; infinite where no anatomy is known
 
 
-def gaussians(geometry: Geometry, placement: str) -> tuple[np.ndarray, np.ndarray]:
+def gaussians(geometry: Geometry, placement: Placement) -> tuple[np.ndarray, np.ndarray]:
     """Mean and spread, (B, 2) each, of the places that `placement` asks for."""
     return geometry.mean, geometry.std if placement == "anatomical" else np.full_like(geometry.std, np.inf)
 

@@ -8,10 +8,12 @@ infinite in both axes, and the laws are uniform. `from_index` alone knows how th
 import bisect
 import random
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from scipy.special import log_ndtr, ndtr, ndtri_exp
 
+Placement = Literal["anatomical", "uniform"]  # by the Gaussian, or as if no anatomy were known
 _MIN_STD = 1e-3  # pixels; a smaller spread is a point
 
 

@@ -15,11 +15,10 @@ import dataclasses
 import functools
 import math
 import random
-from typing import Literal
 
 import numpy as np
 
-from curia2_jax.data.crops.gaussian import PatchGaussian
+from curia2_jax.data.crops.gaussian import PatchGaussian, Placement
 
 _MIN_BLOCK_PATCHES = 4  # patches of a block
 _ATTEMPTS = 10
@@ -30,7 +29,7 @@ _LOG_ASPECT = (math.log(0.3), math.log(1 / 0.3))
 class MasksConfig:
     """Which patches of the global crops the student does not see."""
 
-    placement: Literal["anatomical", "uniform"]  # of the block centres
+    placement: Placement  # of the block centres
     probability: float  # share of the global crops with a mask
     ratio: tuple[float, float]  # masked share of the patches of such a crop, from the least to the most masked one
 

@@ -52,7 +52,7 @@ def _index_problems(folder: pathlib.Path, contract: index.Contract) -> list[str]
             column = batch.column(name)
             values = np.array(column.to_pylist(), str) if name in index.TEXT else column.to_numpy()
             if not np.array_equal(values, corpus.take(name, rows), equal_nan=name in index.NUMBERS):
-                file = layout.ROWS if name in index.ROW.names else name
+                file = layout.ROWS if name in index.PACKED else name
                 problems.append(
                     f"{layout.column(file)}: {name} differs from {layout.INDEX} in rows {start} to {rows[-1]}"
                 )
