@@ -33,7 +33,7 @@ def verify(folder: pathlib.Path, workers: int, progress: Progress) -> list[str]:
             _check_shard, [(str(folder), n, len(lengths)) for n in range(len(lengths))]
         ):
             problems += found
-            digests += mine
+            digests += mine.values()
             done += 1
             progress("checking shards", done, len(lengths), done and sum(lengths[: shard + 1]))
     if not problems and parts.content_hash(digests) != contract["content_hash"]:
@@ -65,16 +65,27 @@ def _index_problems(folder: pathlib.Path, contract: index.Contract) -> list[str]
     return problems
 
 
-def _check_shard(folder: str, shard: int, count: int) -> tuple[list[str], list[str]]:
+def series_digests(folder: pathlib.Path) -> dict[str, str]:
+    """Digest of each series of a corpus: as ingest noted it, else from its records."""
+    known = folder / layout.LOCAL / layout.SERIES
+    if known.exists():
+        return dict(zip(*pq.read_table(known, columns=["series", "digest"]).to_pydict().values(), strict=True))
+    count, out = len(Corpus(folder).contract["shard_lengths"]), {}
+    for shard in range(count):
+        out |= _check_shard(str(folder), shard, count)[1]
+    return out
+
+
+def _check_shard(folder: str, shard: int, count: int) -> tuple[list[str], dict[str, str]]:
     """Problems of a shard and the digests of its series."""
     path = pathlib.Path(folder, layout.shard(shard, count))
     rows = pq.read_table(pathlib.Path(folder, layout.INDEX), filters=[("shard", "=", shard)]).to_pylist()
     try:
         found = shards.count(path)
     except records.CorruptRecord as error:
-        return [str(error)], []
+        return [str(error)], {}
     if found != len(rows):
-        return [f"{path.name}: {found} records, the index has {len(rows)}"], []
+        return [f"{path.name}: {found} records, the index has {len(rows)}"], {}
     reader, direct, problems, digests = shards.ShardReader([path]), spans.SpanReader([path]), [], {}
     for number, row in enumerate(rows):
         try:
@@ -89,7 +100,7 @@ def _check_shard(folder: str, shard: int, count: int) -> tuple[list[str], list[s
             )
         except records.CorruptRecord as error:
             problems.append(f"{path.name}, record {number}: {error}")
-    return problems, [digest.hexdigest() for digest in digests.values()]
+    return problems, {series: digest.hexdigest() for series, digest in digests.items()}
 
 
 def statistics(folder: pathlib.Path) -> dict[str, object]:

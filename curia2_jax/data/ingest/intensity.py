@@ -55,27 +55,6 @@ def looks_unsigned(values: np.ndarray) -> bool:
     return bool(soft > 0.65 and between < 0.1 and width < 200 and peak > 15 * counts[450:750].mean())
 
 
-def flatness(values: np.ndarray) -> tuple[int, float]:
-    """(number of distinct values, share of voxels off the commonest value that equal their neighbour) of (S, P, L)."""
-    some = np.asarray(values[:: max(1, len(values) // 32)])
-    distinct, counts = np.unique(some, return_counts=True)
-    inside = some[..., :-1] != distinct[counts.argmax()]
-    if len(distinct) < 2 or not inside.any():
-        return len(distinct), 0.0
-    return len(distinct), float(np.mean((some[..., :-1] == some[..., 1:])[inside]))
-
-
-def looks_like_labels(volume: Volume) -> bool:
-    """Whether a volume is a segmentation: whole numbers, at most 256 of them, in flat regions."""
-    raw = volume.raw[:: max(1, len(volume.raw) // 8)]
-    if raw.dtype.kind == "f" and not (np.isfinite(raw).all() and np.all(raw == np.rint(raw))):
-        return False
-    if float(raw.max()) - float(raw.min()) > 1 << 16 or len(np.unique(raw[..., ::4])) > 256:
-        return False
-    distinct, flat = flatness(volume.raw)
-    return 2 <= distinct <= 256 and (flat > 0.8 or (distinct <= 8 and flat > 0.5))
-
-
 def settle(volume: Volume, modality: str | None = None) -> Volume:
     """The volume with its modality decided (`modality` overrides) and a CT in HU; corrections are noted.
 
