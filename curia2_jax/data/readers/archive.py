@@ -1,7 +1,6 @@
 """What lies in an archive: folders of any depth, files and zip archives -> scans, each of which is one series to
 read."""
 
-import collections
 import collections.abc
 import contextlib
 import dataclasses
@@ -12,6 +11,7 @@ import tempfile
 import zipfile
 
 from curia2_jax.data import readers
+from curia2_jax.data.readers.series import Found, series_of
 from curia2_jax.data.readers.volume import Header, Refusal, Volume
 
 # A file inside of an archive is written ARCHIVE!MEMBER.
@@ -19,17 +19,6 @@ INSIDE = "!"
 _ZIP_BYTES = 64 << 30  # most that an archive may unpack to
 
 Count = collections.abc.Callable[[Header], int]  # bounds the slices that a volume gives; raises Refusal
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """One file that belongs to a scan. `group` is equal for the files of one series, `slices` bounds what it gives."""
-
-    file: str
-    format: str
-    group: str
-    frames: int
-    slices: int
 
 
 @dataclasses.dataclass
@@ -85,7 +74,7 @@ def _classify(path: pathlib.Path, file: str, count: Count) -> Found | None:
         group = file
         if reader.count_frames:  # a series without a name is what lies in one folder
             group = header.series or os.path.dirname(file)
-        return Found(file, reader.format, group, header.frames, count(header))
+        return Found(file, reader.format, group, header.frames, count(header), header.owner, header.stack, header.place)
     try:
         if path.stat().st_size and not os.access(path, os.R_OK):
             raise Refusal("unreadable", "no permission")
@@ -166,11 +155,8 @@ def _with_data(member: str, archive: zipfile.ZipFile) -> list[str]:
 
 def scans(found: list[Found], roots: list[pathlib.Path], every_frame: bool) -> list[Scan]:
     """Scans in an order that depends on names alone."""
-    groups: dict[tuple[str, str], list[Found]] = collections.defaultdict(list)
-    for item in found:
-        groups[item.format, item.group].append(item)
     out = []
-    for (name_of_format, group), items in groups.items():
+    for (name_of_format, group), items in series_of(found).items():
         files = sorted(item.file for item in items)
         name = relative(files[0], roots)
         if len(files) > 1:

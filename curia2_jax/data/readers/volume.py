@@ -65,6 +65,9 @@ class Header:
       affine: (4, 4) float64, (x, y, z, 1) -> RAS+ millimetres; None where the header does not say.
       across: axis of `shape` that counts acquired slices, None where the file does not say.
       series: name of the series that the file is a part of, "" where it has none.
+      owner: differs between patients, studies and frames of reference that share the name of a series.
+      stack: of a file with one slice, equal for those that may lie on one grid, "" where nothing says so.
+      place: millimetres of that slice along the normal of the stack.
     """
 
     shape: tuple[int, int, int]
@@ -72,6 +75,9 @@ class Header:
     affine: np.ndarray | None = None
     across: int | None = None
     series: str = ""
+    owner: str = ""
+    stack: str = ""
+    place: float = 0.0
 
 
 @dataclasses.dataclass
@@ -132,6 +138,17 @@ def from_xyz(raw: np.ndarray, affine: np.ndarray, across: int | None = None, **f
     if across is not None:
         across = int(transform[across, 0])
     return Volume(nib.apply_orientation(raw, transform), turned, across=across, **fields)
+
+
+def is_regular(places: np.ndarray, slack: float = 0.0) -> bool:
+    """Whether ascending places (n,), mm, follow each other at one distance, if each may be off by `slack`."""
+    steps = np.diff(places)
+    if len(steps) == 0 or np.abs(steps - np.median(steps)).max() <= max(0.05 * float(np.mean(steps)), 0.02):
+        return bool((steps > 1e-3).all())
+    count = np.arange(len(places))
+    line = np.polyval(np.polyfit(count, places, 1), count)
+    # A line through all slices within slack exists; that of least squares is at most half of it beside it.
+    return bool(np.abs(places - line).max() <= 1.5 * slack < 0.5 * float(np.mean(steps)))
 
 
 def check_affine(affine: np.ndarray) -> None:
