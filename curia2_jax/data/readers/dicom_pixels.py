@@ -8,7 +8,7 @@ import pydicom
 from pydicom import encaps
 
 from curia2_jax.data.readers import codestreams, dicom_file, dicom_mosaic
-from curia2_jax.data.readers.dicom_frames import Frame, element, numbers, whole
+from curia2_jax.data.readers.dicom_frames import Frame, element, whole
 from curia2_jax.data.readers.volume import Refusal
 
 _IN_MEMORY = 512 << 20
@@ -143,7 +143,7 @@ def _decoded(dataset: pydicom.Dataset, frame: Frame) -> _File:
 
 
 def _padding(dataset: pydicom.Dataset) -> tuple[float, float] | None:
-    """Numbers that stand for nothing, with the sign of the pixels whatever the sign of the element (63536 for -2000)."""
+    """Numbers that stand for nothing, with the sign of the pixels whatever that of the element (63536 for -2000)."""
     if element(dataset, "PixelPaddingValue") in (None, ""):
         return None
     bits, signed = whole(dataset, "BitsAllocated", 16), whole(dataset, "PixelRepresentation", 0)

@@ -5,6 +5,7 @@ of their own where they lie between or on top of each other; where they lie side
 step-and-shoot CT, they are one.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,10 +24,8 @@ def volumes_of(frames: list[Frame]) -> tuple[list[list[Frame]], str, int]:
     Raises:
       Refusal: slices of several patients, or several at one position that nothing tells apart.
     """
-    for what, owners in zip(
-        ("patients", "studies", "frames of reference"), zip(*(f.owner for f in frames)), strict=False
-    ):
-        if len(set(owners)) > 1:
+    for n, what in enumerate(("patients", "studies", "frames of reference")):
+        if len({frame.owner[n] for frame in frames}) > 1:
             raise Refusal("irregular_geometry", f"mixed: slices of several {what} in one series")
     groups, told = [frames], []
     for tag in SEPARATING_TAGS:
@@ -55,7 +54,7 @@ def _parts(group: list[Frame], tag: str) -> list[list[Frame]]:
     if tag in _TIMES and not (len({len(part) for part in parts}) == 1 and all(map(_distinct, places))):
         return [group]
     ends = sorted((place.min(), place.max()) for place in places)
-    between = any(low <= high + _SAME_PLACE for (_, high), (low, _) in zip(ends, ends[1:], strict=False))
+    between = any(low <= high + _SAME_PLACE for (_, high), (low, _) in itertools.pairwise(ends))
     return parts if between else [group]
 
 

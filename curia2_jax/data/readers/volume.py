@@ -19,6 +19,7 @@ REASONS = {
     "no_geometry": "nothing says where left is",
     "irregular_geometry": "tilted, sheared, unevenly spaced, repeated or mixed slices",
     "not_hounsfield": "a CT whose values are not Hounsfield units and whose offset cannot be found",
+    "unknown_modality": "neither the file nor its numbers say whether it is CT or MR",
     "too_small": "a side of the slices is under 32 pixels",
     "too_large": "more slices in one series than a shard holds",
     "no_foreground": "nothing but background in every slice",
