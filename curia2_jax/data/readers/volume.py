@@ -29,7 +29,7 @@ REASONS = {
     "derived_object": "secondary capture, dose, structure set, segmentation, presentation or report",
     "localizer": "a scout view",
     "lossy_compression": "compressed with loss",
-    "unsafe_archive": "an archive with paths that leave it, or with too much in it",
+    "unsafe_archive": "an archive or a header with paths that leave it, or an archive with too much in it",
     "unreadable": "the operating system does not let the file be read",
     "reader_failed": "a fault of a reader, worth reporting",
     "other_file": "not a medical image format",
@@ -41,6 +41,8 @@ REASONS = {
 
 # Cosine between two axes of a volume above which it counts as sheared: 0.3 degrees off the right angle.
 _MAX_SHEAR = 0.005
+# Millimetres between voxels; other numbers are another unit.
+_SPACINGS = (0.05, 50.0)
 
 
 class Refusal(ValueError):
@@ -152,6 +154,12 @@ def is_regular(places: np.ndarray, slack: float = 0.0) -> bool:
     return bool(np.abs(places - line).max() <= 1.5 * slack < 0.5 * float(np.mean(steps)))
 
 
+def assumed_affine(orientation: str, spacings: np.ndarray) -> np.ndarray:
+    """(4, 4) affine of voxels `spacings` (3,) mm apart whose axes run to `orientation`, such as "RAS"."""
+    turn = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(orientation), (1, 1, 1))
+    return turn @ np.diag([*spacings, 1.0])
+
+
 def check_affine(affine: np.ndarray) -> None:
     """That an affine (4, 4) is finite with three independent, orthogonal axes.
 
@@ -160,7 +168,7 @@ def check_affine(affine: np.ndarray) -> None:
     """
     axes = affine[:3, :3]
     length = np.linalg.norm(axes, axis=0)
-    if not np.isfinite(affine).all() or not (length > 1e-6).all() or not (length < 1e4).all():
+    if not np.isfinite(affine).all() or not (length >= _SPACINGS[0]).all() or not (length <= _SPACINGS[1]).all():
         raise Refusal("no_geometry", f"voxel sizes {length.tolist()} mm")
     unit = axes / length
     cosine = max(abs(float(unit[:, a] @ unit[:, b])) for a, b in itertools.combinations(range(3), 2))
