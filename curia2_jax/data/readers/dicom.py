@@ -31,7 +31,8 @@ from curia2_jax.data.readers.volume import Header, Refusal, Volume, from_xyz
 
 _CLASSES = "1.2.840.10008.5.1.4.1.1."
 _SAME_IN_A_STACK = [
-    (name, Tag(name)) for name in ("SeriesDescription", "ImageType", "EchoTime", "ConvolutionKernel", "Modality")
+    (name, Tag(name))
+    for name in ("FrameOfReferenceUID", "SeriesDescription", "ImageType", "EchoTime", "ConvolutionKernel", "Modality")
 ]
 _IMAGES = {_CLASSES + end for end in ("2", "2.1", "2.2", "4", "4.1", "4.4")}  # CT, MR; enhanced; legacy converted
 _DERIVED_MODALITIES = {
@@ -134,7 +135,7 @@ def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None 
         series = _text(first, "SeriesInstanceUID")
         if _text(first, "RescaleType") not in ("", "HU", "US") and modality == "CT":
             raise Refusal("not_hounsfield", f"RescaleType {_text(first, 'RescaleType')}")
-    patient, study, _ = frames[0].owner
+    patient, study = frames[0].owner
     fields = {"patient": patient, "study": study, "series": series, "modality": modality, "notes": notes + pixels.notes}
     fields |= {"slope": pixels.slope, "intercept": pixels.intercept, "padding": pixels.padding}
     return from_xyz(pixels.raw.transpose(2, 1, 0), affine, across=2, **fields)

@@ -15,7 +15,7 @@ SEPARATING_TAGS = (
     *("StackID", "EchoTime", "EchoNumbers", "ImageType", "InversionTime", "DiffusionBValue", "KVP"),
     *("ConvolutionKernel", "AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime"),
     *("NominalPercentageOfCardiacPhase", "SeriesNumber", "SeriesDescription", "SequenceName", "ContrastBolusAgent"),
-    "DimensionIndexValues",
+    *("DimensionIndexValues", "FrameOfReferenceUID"),
 )
 # What tells the order in time of frames at one position.
 ORDERING_TAGS = ("TemporalPositionIdentifier", "TriggerTime", "InstanceNumber")
@@ -30,7 +30,7 @@ _DECIMALS = {
         *("RescaleSlope", "RescaleIntercept", "NumberOfFrames"),
     )
 }
-_OWNER = [(name, Tag(name)) for name in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")]
+_OWNER = [(name, Tag(name)) for name in ("PatientID", "StudyInstanceUID")]
 _BINARY = {"DiffusionBValue", "NominalPercentageOfCardiacPhase"}
 # (functional group, element in it, the name that the element has outside of enhanced objects)
 _GROUPS = (
@@ -63,7 +63,7 @@ class Frame:
     slope: float
     intercept: float
     tags: dict[str, str]  # of SEPARATING_TAGS and ORDERING_TAGS, those that the object has
-    owner: tuple[str, str, str] = ("", "", "")  # patient, study, frame of reference
+    owner: tuple[str, str] = ("", "")  # patient, study
     side: int = 1  # tiles in a row of the mosaic
     acquired: bool = True  # no word of a mosaic, or no larger than AcquisitionMatrix
 
@@ -123,8 +123,8 @@ def functional(dataset: pydicom.Dataset, number: int, sequence: str) -> pydicom.
     return pydicom.Dataset()
 
 
-def owner_of(dataset: pydicom.Dataset) -> tuple[str, str, str]:
-    """(patient, study, frame of reference), "" for what the object does not say."""
+def owner_of(dataset: pydicom.Dataset) -> tuple[str, str]:
+    """(patient, study), "" for what the object does not say."""
     return tuple(said(dataset, name, tag) for name, tag in _OWNER)
 
 
@@ -184,7 +184,7 @@ def _enhanced(
     number: int,
     size: tuple[int, int],
     tags: dict[str, str],
-    owner: tuple[str, str, str],
+    owner: tuple[str, str],
 ) -> Frame:
     """A frame of an object with functional groups; what these do not have is looked for beside them."""
     origin = numbers(functional(dataset, number, "PlanePositionSequence"), "ImagePositionPatient", 3)
@@ -218,7 +218,7 @@ def _assumed(
     count: int,
     size: tuple[int, int],
     tags: dict[str, str],
-    owner: tuple[str, str, str],
+    owner: tuple[str, str],
 ) -> list[Frame]:
     """Frames of an enhanced object that lost its functional groups: DICOM pixels are stored as they are viewed, which
     is PL for axial slices; the frames follow each other at SpacingBetweenSlices, and nothing is known of the pixels.

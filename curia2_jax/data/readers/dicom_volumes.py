@@ -24,7 +24,7 @@ def volumes_of(frames: list[Frame]) -> tuple[list[list[Frame]], str, int]:
     Raises:
       Refusal: slices of several patients, or several at one position that nothing tells apart.
     """
-    for n, what in enumerate(("patients", "studies", "frames of reference")):
+    for n, what in enumerate(("patients", "studies")):
         if len({frame.owner[n] for frame in frames}) > 1:
             raise Refusal("irregular_geometry", f"mixed: slices of several {what} in one series")
     groups, told = [frames], []
@@ -46,7 +46,11 @@ def _parts(group: list[Frame], tag: str) -> list[list[Frame]]:
     for frame in group:
         by_value.setdefault(frame.tags.get(tag, ""), []).append(frame)
     parts = [by_value[value] for value in sorted(by_value, key=_natural)]
-    if len(parts) == 1 or tag == "StackID":  # PS3.3 C.7.6.16.2.2.4: a stack is a volume
+    if len(parts) == 1:
+        return parts
+    if tag in ("StackID", "FrameOfReferenceUID"):  # PS3.3 C.7.6.16.2.2.4, C.7.4.1: one place means nothing in another
+        if min(map(len, parts)) == 1:
+            raise Refusal("irregular_geometry", f"mixed: single slices by {tag}")
         return parts
     places = [_places(part) for part in parts]
     if max(map(len, parts)) == 1 and np.ptp(np.concatenate(places)) > _SAME_PLACE:

@@ -11,7 +11,7 @@ from curia2_jax.data.readers.volume import is_regular
 @dataclasses.dataclass(frozen=True)
 class Found:
     """One file that belongs to a scan. `group` is equal for the files of one series, `slices` bounds what it gives,
-    `owner` differs between patients, studies and frames of reference. Of a file with one slice, `stack` is equal for
+    `owner` differs between patients and studies. Of a file with one slice, `stack` is equal for
     the slices that may lie on one grid, and `place` is its millimetre there."""
 
     file: str
@@ -27,8 +27,8 @@ class Found:
 def series_of(found: list[Found]) -> dict[tuple[str, str], list[Found]]:
     """Files by (format, name of the series).
 
-    A UID that several patients, studies or frames of reference share is a series for each, unless that leaves single
-    slices: those stay together, for the reader to refuse. Series of one slice each that lie on one grid are one: some
+    A UID that several patients or studies share is a series for each, unless that leaves single slices: those stay
+    together, for the reader to refuse. Series of one slice each that lie on one grid are one: some
     scanners give every slice a UID of its own.
     """
     groups: dict[tuple[str, str], list[Found]] = collections.defaultdict(list)

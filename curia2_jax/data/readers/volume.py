@@ -68,7 +68,7 @@ class Header:
       affine: (4, 4) float64, (x, y, z, 1) -> RAS+ millimetres; None where the header does not say.
       across: axis of `shape` that counts acquired slices, None where the file does not say.
       series: name of the series that the file is a part of, "" where it has none.
-      owner: differs between patients, studies and frames of reference that share the name of a series.
+      owner: differs between patients and studies that share the name of a series.
       stack: of a file with one slice, equal for those that may lie on one grid, "" where nothing says so.
       place: millimetres of that slice along the normal of the stack.
     """
