@@ -170,11 +170,17 @@ def _all_frames(files: Sequence[pathlib.Path]) -> tuple[list[Frame], pydicom.Dat
 
 
 def _is_repeat(some: list[Frame], other: list[Frame]) -> bool:
-    """Whether two objects of one SOPInstanceUID are the same: some de-identifiers give one UID to all slices."""
+    """Whether two objects of one SOPInstanceUID are the same: some de-identifiers give one UID to all slices.
+
+    Raises:
+      Refusal: they lie at one place and differ.
+    """
     if len(some) != len(other) or any(not np.allclose(a.origin, b.origin) for a, b in zip(some, other, strict=True)):
         return False
     pixels = [dicom_pixels.read(frames, "CT") for frames in (some, other)]
-    return np.array_equal(*(p.raw for p in pixels)) and pixels[0].slope == pixels[1].slope
+    if not np.array_equal(*(p.raw for p in pixels)) or pixels[0].slope != pixels[1].slope:
+        raise Refusal("irregular_geometry", "mixed: one SOPInstanceUID, one place and two pictures")
+    return True
 
 
 def _check_mosaics(frames: list[Frame]) -> None:

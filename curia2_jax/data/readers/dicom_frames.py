@@ -137,7 +137,7 @@ def said(dataset: pydicom.Dataset, name: str, tag: BaseTag | None = None) -> str
     value = dataset.get_item(tag).value
     if isinstance(value, bytes) and name not in _BINARY:
         return value.decode("latin-1").strip(" \0")
-    return _as_text(element(dataset, tag))
+    return _as_text(element(dataset, name))
 
 
 def _as_text(value: object) -> str:
