@@ -24,7 +24,10 @@ def check(stream: bytes, size: tuple[int, int]) -> None:
       Refusal: it is not.
     """
     if stream[: len(_JP2)] == _JP2:
-        stream = stream[max(0, stream.find(_JPEG2000)) :]
+        start = stream.find(_JPEG2000)
+        if start < 0:
+            raise Refusal("corrupt", "a JP2 file without a codestream")
+        stream = stream[start:]
     try:
         if stream[: len(_JPEG2000)] == _JPEG2000:
             _check_jpeg2000(stream, size)
