@@ -9,7 +9,7 @@ Arrow file `columns/NAME.vocabulary.arrow`.
 import collections
 import collections.abc
 import pathlib
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -113,6 +113,17 @@ class Contract(Counts):
     shard_lengths: list[int]
     content_hash: str
     hash: str
+    revision: NotRequired[int]  # how often the corpus was changed; absent in the first one
+    replaces: NotRequired[list[str]]  # hashes of what it was before
+
+
+class Mixture(TypedDict):
+    """The contracts of the corpora of a mixture, their weights, and what is said of all of them."""
+
+    corpora: list[Contract]
+    weights: list[float]
+    largest: list[int]
+    hash: str
 
 
 def _dtype(name: str) -> np.dtype:
@@ -128,7 +139,7 @@ PACKED = (
 ROW = np.dtype([(name, _dtype(name)) for name in PACKED] + [("is_ct", np.bool_)], align=True)
 
 
-def table(rows: list[Row]) -> pa.Table:
+def table(rows: collections.abc.Sequence[Row]) -> pa.Table:
     """Arrow table of index rows, one dict a row with every column of SCHEMA."""
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 

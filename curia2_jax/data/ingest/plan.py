@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from curia2_jax import files
 from curia2_jax.data.corpus import layout
@@ -69,8 +70,9 @@ class Options:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
-    def from_json(cls, fields: dict) -> "Options":
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    def from_json(cls, fields: dict[str, Any]) -> "Options":
+        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in fields.items()}
+        return cls(**values)
 
 
 def make(work: pathlib.Path, options: Options, workers: int, progress: Progress) -> None:
@@ -88,9 +90,13 @@ def make(work: pathlib.Path, options: Options, workers: int, progress: Progress)
     maps = labels.pairs(options.labels, roots, paths)
     known = labels.all_files(maps)
     images = [file for file in dict.fromkeys(paths) if file not in known]
-    found, refused = [], [item for item in walked if not isinstance(item, str)]
+    found: list[archive.Found] = []
+    refused = [item for item in walked if not isinstance(item, str)]
     for item in _look_at(images, options.planes, workers, progress):
-        (found if isinstance(item, archive.Found) else refused).append(item)
+        if isinstance(item, archive.Found):
+            found.append(item)
+        else:
+            refused.append(item)
     scans = archive.scans(found, roots, options.every_frame)
     lost = labels.attach(maps, scans)
     refused += [labels.refused(pair.label, "label_unpaired", f"image {pair.image or 'not found'}") for pair in lost]

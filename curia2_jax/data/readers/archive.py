@@ -285,7 +285,7 @@ def read_any(path: pathlib.Path) -> Volume:
         raise Refusal("other_file", "a folder without the files of a series")
     with opened([str(path)]) as (file,):
         check_plain(file)
-        reader = readers.reader_for(file)
-        if reader is None:
+        suited = readers.reader_for(file)
+        if suited is None:
             raise Refusal("other_file", path.suffix or "no suffix")
-        return reader.read([file])
+        return suited.read([file])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -68,7 +69,7 @@ class Frame:
     acquired: bool = True  # no word of a mosaic, or no larger than AcquisitionMatrix
 
 
-def element(dataset: pydicom.Dataset, tag: str) -> object:
+def element(dataset: pydicom.Dataset, tag: str) -> Any:
     """Value of an element, None when it is missing or empty. pydicom parses values when they are first asked for, and
     may raise any exception on malformed bytes: that is a Refusal here."""
     try:
@@ -83,6 +84,7 @@ def numbers(dataset: pydicom.Dataset, tag: str, count: int, default: float | Non
     Raises:
       Refusal: it is no number, or missing and there is no default.
     """
+    value: Any
     if tag in _DECIMALS:
         text = said(dataset, tag)
         value = text and (text.split("\\") if count > 1 else text)
@@ -125,7 +127,8 @@ def functional(dataset: pydicom.Dataset, number: int, sequence: str) -> pydicom.
 
 def owner_of(dataset: pydicom.Dataset) -> tuple[str, str]:
     """(patient, study), "" for what the object does not say."""
-    return tuple(said(dataset, name, tag) for name, tag in _OWNER)
+    patient, study = (said(dataset, name, tag) for name, tag in _OWNER)
+    return patient, study
 
 
 def said(dataset: pydicom.Dataset, name: str, tag: BaseTag | None = None) -> str:

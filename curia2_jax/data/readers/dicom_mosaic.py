@@ -8,6 +8,7 @@ tile lies half the difference further (https://nipy.org/nibabel/dicom/dicom_mosa
 
 import dataclasses
 import struct
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -69,7 +70,7 @@ def is_one_slice(dataset: pydicom.Dataset) -> bool:
     return bool(acquired) and max(dataset.Rows, dataset.Columns) <= max(acquired)
 
 
-def _private(dataset: pydicom.Dataset, group: int, creator: str, element: int) -> object:
+def _private(dataset: pydicom.Dataset, group: int, creator: str, element: int) -> Any:
     """Value of a private element, None where there is none."""
     for block in range(0x10, 0x18):
         if (group << 16 | block) in dataset and str(dataset[group << 16 | block].value).strip() == creator:
