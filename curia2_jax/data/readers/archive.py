@@ -1,7 +1,6 @@
 """What lies in an archive: folders of any depth, files and zip archives -> scans, each of which is one series to
 read."""
 
-import collections
 import collections.abc
 import contextlib
 import dataclasses
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from curia2_jax.data import readers
 from curia2_jax.data.readers import zips
 from curia2_jax.data.readers.faults import machine_fault
+from curia2_jax.data.readers.series import Found, series_of
 from curia2_jax.data.readers.volume import Header, Refusal, Volume
 
 Count = collections.abc.Callable[[Header], int]  # bounds the slices that a volume gives; raises Refusal
@@ -31,19 +31,6 @@ class Refused(NamedTuple):
     files: int = 1
     size: int = 0
     example: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """One file that belongs to a scan. `group` is equal for the files of one series, `slices` bounds what it gives,
-    `size` is in bytes."""
-
-    file: str
-    format: str
-    group: str
-    frames: int
-    slices: int
-    size: int = 0
 
 
 @dataclasses.dataclass
@@ -202,7 +189,7 @@ def _classify(path: pathlib.Path, file: str, count: Count) -> Found | None:
         group = file
         if reader.count_frames:  # a series without a name is what lies in one folder
             group = header.series or os.path.dirname(file)
-        return Found(file, reader.format, group, header.frames, count(header))
+        return Found(file, reader.format, group, header.frames, count(header), header.owner, header.stack, header.place)
     if path.stat().st_size and not os.access(path, os.R_OK):
         raise Refusal("unreadable", "no permission")
     raise Refusal("other_file", path.suffix or "no suffix")
@@ -232,11 +219,8 @@ def _look_into(file: str, count: Count) -> list[Found | Refused]:
 
 def scans(found: list[Found], roots: list[pathlib.Path], every_frame: bool) -> list[Scan]:
     """Scans in an order that depends on names alone."""
-    groups: dict[tuple[str, str], list[Found]] = collections.defaultdict(list)
-    for item in found:
-        groups[item.format, item.group].append(item)
     out = []
-    for (name_of_format, group), items in groups.items():
+    for (name_of_format, group), items in series_of(found).items():
         files = sorted(item.file for item in items)
         name = relative(files[0], roots)
         if len(files) > 1:
