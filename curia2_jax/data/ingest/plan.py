@@ -114,7 +114,9 @@ def make(work: pathlib.Path, options: Options, workers: int, progress: Progress)
         "roots": [str(r) for r in roots],
         "label_maps": len(known),
         "files": len(found) + sum(item.files for item in refused) + len(known),
-        "bytes": sum(item.size for item in (*found, *refused)) + sum(labels.refused(one, "", "").size for one in known),
+        "bytes": sum(item.size for item in found)
+        + sum(item.size for item in refused)
+        + sum(labels.refused(one, "", "").size for one in known),
         "refused": sorted(refused),
     }
     files.write_text(work / layout.PLAN, json.dumps(plan))
