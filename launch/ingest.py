@@ -199,7 +199,7 @@ def _preview(folder: pathlib.Path, pages: int) -> None:
     print(pictures / "placement.png")
 
 
-def _table(folder: pathlib.Path, rows: dict[str, object]) -> None:
+def _table(folder: pathlib.Path, rows: collections.abc.Mapping[str, object]) -> None:
     from rich.console import Console
     from rich.table import Table
 

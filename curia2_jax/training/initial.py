@@ -54,7 +54,8 @@ def initial_state(saved: Checkpoints, recipe: Recipe, mesh: Mesh, contract_hash:
 
 def _of_another_corpus(corpus: str, found: str, before: str) -> str:
     """Why a run does not go on, and what to write."""
-    if before in Corpus(corpus).contract.get("replaces", ()):
+    contract: dict = {**Corpus(corpus).contract}
+    if before in contract.get("replaces", ()):
         return (
             f"config.data.corpus: {corpus} was changed after this run began (its contract was {before[:12]}, now it is "
             f"{found[:12]}: slices were added, or patients withdrew); write another --workdir, and "

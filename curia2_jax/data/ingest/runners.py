@@ -35,7 +35,7 @@ class Pool:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def each(
-        self, function: collections.abc.Callable, tasks: list[tuple]
+        self, function: collections.abc.Callable, tasks: collections.abc.Iterable[tuple]
     ) -> collections.abc.Iterator[tuple[int, object]]:
         """(index of the task, result of function(*task)) as they get done; few tasks are handed out ahead.
 
