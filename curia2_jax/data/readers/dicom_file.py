@@ -48,6 +48,15 @@ def parse(path: pathlib.Path, **options) -> pydicom.Dataset:
         raise Refusal("corrupt", f"{type(error).__name__}: {error}") from None
 
 
+def element(dataset: pydicom.Dataset, tag: str) -> object:
+    """Value of an element, None when it is missing or empty. pydicom parses values when they are first asked for, and
+    may raise any exception on malformed bytes: that is a Refusal here."""
+    try:
+        return dataset.get(tag)
+    except Exception as error:
+        raise Refusal("corrupt", f"{tag}: {error}") from None
+
+
 def _check_deflated(path: pathlib.Path) -> None:
     """That the deflated dataset of a file ends as it should and fits in memory (PS3.5 A.5)."""
     with open(path, "rb") as file:

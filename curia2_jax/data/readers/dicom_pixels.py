@@ -8,7 +8,8 @@ import pydicom
 from pydicom import encaps
 
 from curia2_jax.data.readers import codestreams, dicom_file, dicom_mosaic
-from curia2_jax.data.readers.dicom_frames import Frame, element, whole
+from curia2_jax.data.readers.dicom_file import element
+from curia2_jax.data.readers.dicom_frames import Frame, whole
 from curia2_jax.data.readers.volume import Refusal
 
 _IN_MEMORY = 512 << 20
