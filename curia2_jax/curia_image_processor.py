@@ -15,15 +15,15 @@ import torch
 try:
     from transformers import BaseImageProcessor, BatchFeature
 except ImportError:
-    BatchFeature = dict
+    BatchFeature = dict  # type: ignore[misc, assignment]
 
-    class BaseImageProcessor:
+    class BaseImageProcessor:  # type: ignore[no-redef]
         def __init__(self, **kwargs):
             for name, value in kwargs.items():
                 setattr(self, name, value)
 
         def __call__(self, images, *args, **kwargs):
-            return self.preprocess(images, *args, **kwargs)
+            return self.preprocess(images, *args, **kwargs)  # type: ignore[attr-defined]
 
 
 AIR = -1000.0  # HU

@@ -79,7 +79,7 @@ def run(_: list[str]) -> None:
         )
     result = {
         "what": _WHAT.value,
-        "config": flags.FLAGS["config"].config_filename,
+        "config": command.config_file(),
         "machine": clocks.machine(),
         **result,
     }

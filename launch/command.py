@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from curia2_jax.errors import UserError
 
@@ -41,8 +42,19 @@ def config_of(holder: flags.FlagHolder) -> dict[str, Any]:
     try:
         return holder.value.to_dict()
     except OSError:
-        name = flags.FLAGS["config"].config_filename
-        raise UserError(f"--config={name}: cannot be read; write a file such as configs/vitb.py") from None
+        raise UserError(f"--config={config_file()}: cannot be read; write a file such as configs/vitb.py") from None
+
+
+def config_file() -> str:
+    """The file that --config names."""
+    return config_flags.get_config_filename(flags.FLAGS["config"])
+
+
+def required(flag: flags.FlagHolder[str | None]) -> str:
+    """The value of a flag that has no default. Raises UserError when it is missing."""
+    if not flag.value:
+        raise UserError(f"--{flag.name}: missing; write --{flag.name}=... (--help says what)")
+    return flag.value
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -97,7 +97,7 @@ def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig)
     images = {f"{s}": draw.standard_normal((2, model.in_channels, s, s), np.float32) for s in sizes}
     with tempfile.TemporaryDirectory() as scratch:
         inputs, outputs = pathlib.Path(scratch, "images.npz"), pathlib.Path(scratch, "tokens.npz")
-        np.savez(inputs, **images)
+        np.savez(inputs, allow_pickle=False, **images)
         script = pathlib.Path(__file__).with_name("torch_features.py")
         subprocess.run([sys.executable, str(script), str(folder), str(inputs), str(outputs)], check=True)
         with np.load(outputs) as arrays:
@@ -151,13 +151,11 @@ def run(argv: list[str]) -> int:
         raise UserError(f"found {argv[1]!r}; every argument is a flag, see --help")
     if (_CHECKPOINT.value is None) == (_PRETRAINED.value is None):
         raise UserError("write either --checkpoint RUN or --from-pretrained HF_DIR")
-    if not _OUTPUT.value:
-        raise UserError("--output: missing; write the folder to make")
-    output = pathlib.Path(_OUTPUT.value)
+    output = pathlib.Path(command.required(_OUTPUT))
     try:
         if _CHECKPOINT.value is not None:
             export(_CHECKPOINT.value, output, _VERIFY.value)
-        else:
+        elif _PRETRAINED.value is not None:
             restore(pathlib.Path(_PRETRAINED.value), output)
     except Mismatch as e:
         print(f"error: {e}", file=sys.stderr)

@@ -29,17 +29,15 @@ _TRUST = flags.DEFINE_bool(
 
 def run(argv: list[str]) -> int:
     """Checks every flag, then scores and prints the table and the verdict."""
-    for flag in (_MODEL, _DATA, _OUTPUT):
-        if not flag.value:
-            raise UserError(f"--{flag.name}: missing; write --{flag.name}={'REPORT' if flag is _OUTPUT else 'DIR'}")
+    model, data, output = (command.required(flag) for flag in (_MODEL, _DATA, _OUTPUT))
     if argv[1:] and not _TASK.value:
         raise UserError(f"found {argv[1]!r} without a flag; write --task {argv[1]}")
     for flag in (_MODEL, _DATA, _RUN):
         if flag.value and not pathlib.Path(flag.value).is_dir():
             raise UserError(f"--{flag.name}: found {flag.value}, which is no folder")
-    folder = benchmark_folder(_DATA.value)
+    folder = benchmark_folder(data)
     if folder is None:
-        print(f"no labels in {_DATA.value}: nothing to score. Ingest with --labels to get a benchmark.")
+        print(f"no labels in {data}: nothing to score. Ingest with --labels to get a benchmark.")
         return 0
     try:
         from curia2_jax.curiabench import report, results
@@ -48,12 +46,12 @@ def run(argv: list[str]) -> int:
         raise UserError(f"{e.name} is not installed; write: pip install -e '.[eval]'") from None
     names = [*_TASK.value, *argv[1:]] or task_names(folder)
     run_pictures = sorted(pathlib.Path(_RUN.value, "images").glob("*.png")) if _RUN.value else []
-    scored = evaluate(_MODEL.value, folder, names, _OUTPUT.value, _DEVICE.value, run_pictures, _TRUST.value)
+    scored = evaluate(model, folder, names, output, _DEVICE.value, run_pictures, _TRUST.value)
     print()
     print(report.table(scored))
     print()
     print(scored["verdict"])
-    print(f"report: {pathlib.Path(_OUTPUT.value) / results.PAGE}")
+    print(f"report: {pathlib.Path(output) / results.PAGE}")
     return 0
 
 

@@ -44,7 +44,7 @@ def run(_: list[str]) -> int:
 
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/curia2_jax/xla"))
     jax.config.update("jax_compilation_cache_dir", cache)
-    workdir = pathlib.Path(_WORKDIR.value or f"runs/{pathlib.Path(flags.FLAGS['config'].config_filename).stem}")
+    workdir = pathlib.Path(_WORKDIR.value or f"runs/{pathlib.Path(command.config_file()).stem}")
     return train(config, workdir, lambda: bool(requests), profile=_PROFILE.value)
 
 

@@ -110,7 +110,7 @@ def run(argv: list[str]) -> None:
     if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
         raise UserError(f"--json={_JSON.value}: its folder is not there; write a file in a folder that is")
     os.environ |= ENVIRONMENT
-    out = {"config": flags.FLAGS["config"].config_filename, **plan(sections)}
+    out = {"config": command.config_file(), **plan(sections)}
     show(out)
     if _JSON.value:
         files.write_text(pathlib.Path(_JSON.value), json.dumps(out, indent=1, default=str) + "\n")

@@ -8,10 +8,10 @@ stand behind a lone `--`.
 """
 
 import csv
-import importlib.util
 import itertools
 import pathlib
 import re
+import runpy
 import shlex
 
 import matplotlib
@@ -28,6 +28,8 @@ _CORPUS = flags.DEFINE_string("corpus", None, "Corpus to train on.")
 _DATA = flags.DEFINE_string("data", None, "Benchmark to score on; default: the corpus, if it has labels.")
 _DRY_RUN = flags.DEFINE_bool("dry-run", False, "Print the commands and run none of them.")
 
+Interval = tuple[float, float, float]  # value, lower, upper
+
 
 def stages_of(sweep: str) -> dict[str, list[tuple[str, dict]]]:
     """The runs of `FILE:NAME`: name -> (config, overrides) of every stage.
@@ -39,12 +41,10 @@ def stages_of(sweep: str) -> dict[str, list[tuple[str, dict]]]:
     path = pathlib.Path(file)
     if not path.is_file():
         raise UserError(f"--sweep={sweep}: no file {file!r}; write configs/ablations.py:ladder")
-    spec = importlib.util.spec_from_file_location("sweep_file", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if name not in module.SWEEPS:
-        raise UserError(f"--sweep={sweep}: no sweep {name!r} in {file}; write one of {', '.join(module.SWEEPS)}")
-    return module.SWEEPS[name]
+    sweeps = runpy.run_path(str(path)).get("SWEEPS", {})
+    if name not in sweeps:
+        raise UserError(f"--sweep={sweep}: no sweep {name!r} in {file}; write one of {', '.join(sweeps)}")
+    return sweeps[name]
 
 
 def slug(name: str) -> str:
@@ -72,30 +72,26 @@ def commands(
 
 def run(argv: list[str]) -> int:
     """Checks the flags, then runs what is not finished and sums it up."""
-    for flag in (_SWEEP, _WORKDIR, _CORPUS):
-        if not flag.value:
-            raise UserError(f"--{flag.name}: missing")
-    runs = stages_of(_SWEEP.value)
-    data = _DATA.value or _CORPUS.value
-    for flag, folder in ((_CORPUS, _CORPUS.value.split(",")[0].split(":")[0]), (_DATA, data)):
-        if not pathlib.Path(folder).is_dir():
-            raise UserError(f"--{flag.name}: no folder {folder}")
+    sweep, workdir, corpus = (command.required(flag) for flag in (_SWEEP, _WORKDIR, _CORPUS))
+    runs, data = stages_of(sweep), _DATA.value or corpus
+    for flag, path in ((_CORPUS, corpus.split(",")[0].split(":")[0]), (_DATA, data)):
+        if not pathlib.Path(path).is_dir():
+            raise UserError(f"--{flag.name}: no folder {path}")
     if benchmark_folder(data) is None:  # found out now, not after days of training
         raise UserError(f"--corpus: {data} has no labels to score on; write --data=BENCHMARK")
-    workdir = pathlib.Path(_WORKDIR.value)
     for number, (name, stages) in enumerate(runs.items()):
-        folder = workdir / f"{number}_{slug(name)}"
+        folder = pathlib.Path(workdir) / f"{number}_{slug(name)}"
         if (folder / "report" / results.FILE).exists():
             print(f"{name}: done before, {folder}", flush=True)
             continue
         print(f"{name}: {folder}", flush=True)
-        for line in commands(folder, stages, _CORPUS.value, data, argv[1:]):
+        for line in commands(folder, stages, corpus, data, argv[1:]):
             if _DRY_RUN.value:
                 print("$ python " + shlex.join(line))
             else:
                 command.call(line)
     if not _DRY_RUN.value:
-        summarize(workdir, runs)
+        summarize(pathlib.Path(workdir), runs)
     return 0
 
 
@@ -107,7 +103,10 @@ def summarize(workdir: pathlib.Path, runs: dict[str, list]) -> None:
     scoring = protocol.scoring_behind(next(iter(reports.values())))
     metric = scoring.primary.metric
     scores = {
-        name: [report["mean"]["rows"][protocol.TRAINED.name][head.name][metric.name] for head in scoring.heads]
+        name: [
+            results.defined(report["mean"]["rows"][protocol.TRAINED.name][head.name][metric.name])
+            for head in scoring.heads
+        ]
         for name, report in reports.items()
     }
     header = ["run", *(f"{head.name}{part}" for head in scoring.heads for part in ("", " low", " high"))]
@@ -124,7 +123,7 @@ def summarize(workdir: pathlib.Path, runs: dict[str, list]) -> None:
     print(f"\n{text}\n{workdir / 'table.md'}, table.csv, picture.png")
 
 
-def draw(path: pathlib.Path, scores: dict[str, list[results.Score]], titles: list[str], label: str) -> None:
+def draw(path: pathlib.Path, scores: dict[str, list[Interval]], titles: list[str], label: str) -> None:
     """Intervals of every run, one marker a title: the scores of a run come in the order of the titles."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt

@@ -38,9 +38,12 @@ def patch_mask(mask: np.ndarray, resolution: int, patch_size: int) -> torch.Tens
     As in CuriaBench: resized to the resolution of the model with antialiased bilinear weights, cut at 0.5, or at half
     of the maximum where nothing reaches 0.5, so that small structures stay, then max-pooled to the grid.
     """
-    mask = torch.from_numpy(mask.astype(np.float32))[None, None]
     weight = functional.interpolate(
-        mask, size=(resolution, resolution), mode="bilinear", antialias=True, align_corners=False
+        torch.from_numpy(mask.astype(np.float32))[None, None],
+        size=(resolution, resolution),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
     )
     inside = weight > 0.5
     if not inside.any():

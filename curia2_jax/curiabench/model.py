@@ -6,9 +6,9 @@ image processor is the one of this package when the folder holds the same file.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 import transformers
@@ -17,7 +17,15 @@ from safetensors import SafetensorError
 from curia2_jax import curia_image_processor
 from curia2_jax.errors import UserError
 
-Processor = Callable[..., dict[str, torch.Tensor]]
+
+class Processor(Protocol):
+    """Turns slices into pixels, as an image processor of transformers does."""
+
+    crop_size: int
+
+    def __call__(self, images: Any, **kwargs: Any) -> Mapping[str, Any]: ...
+
+
 PROCESSOR = Path(curia_image_processor.__file__)
 SETTINGS = "preprocessor_config.json"
 
@@ -25,7 +33,7 @@ SETTINGS = "preprocessor_config.json"
 class Backbone(NamedTuple):
     """A frozen model on its device. `prefix`: number of tokens before the patches (class and registers)."""
 
-    model: torch.nn.Module
+    model: transformers.PreTrainedModel
     patch_size: int
     prefix: int
 
@@ -71,8 +79,7 @@ def load_model(folder: str | Path, device: str, trust_remote_code: bool = False,
             while block := file.read(1 << 24):
                 digest.update(block)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    frozen = [_freeze(one, device) for one in (model, random)]
-    return Model(*frozen, processor, digest.hexdigest(), parameters)
+    return Model(_freeze(model, device), _freeze(random, device), processor, digest.hexdigest(), parameters)
 
 
 def _load_weights(folder: Path) -> transformers.PreTrainedModel:
@@ -114,7 +121,7 @@ def load_processor(folder: Path, trust_remote_code: bool = False) -> Processor:
         raise UserError(f"{path}: not JSON ({error}); write the folder that launch/convert.py made") from None
     path = folder / PROCESSOR.name
     if path.read_bytes() == PROCESSOR.read_bytes():
-        return curia_image_processor.CuriaImageProcessor(**settings)
+        return cast(Processor, curia_image_processor.CuriaImageProcessor(**settings))
     if not trust_remote_code:
         raise UserError(
             f"{path}: not the image processor of this version; export the run anew with launch/convert.py, or write "

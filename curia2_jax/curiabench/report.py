@@ -6,7 +6,7 @@ import jinja2
 
 from curia2_jax.curiabench.pictures import SlicePicture
 from curia2_jax.curiabench.protocol import BASELINES, ROWS, TRAINED, scoring_behind
-from curia2_jax.curiabench.results import Results, Score
+from curia2_jax.curiabench.results import Results, Score, defined
 
 CAPTIONS = {"crops": "What the student saw of the first images", "curves": "How training went"}
 
@@ -19,11 +19,11 @@ def verdict(results: Results) -> str:
     """
     head, metric = scoring_behind(results).primary
     mean, tasks = results["mean"], results["tasks"].values()
-    value = mean["rows"][TRAINED.name][head.name][metric.name][0]
+    value = defined(mean["rows"][TRAINED.name][head.name][metric.name])[0]
     parts = []
     for row in reversed(BASELINES):
-        other = mean["rows"][row.name][head.name][metric.name][0]
-        difference, low, high = mean["trained_minus"][row.name][head.name][metric.name]
+        other = defined(mean["rows"][row.name][head.name][metric.name])[0]
+        difference, low, high = defined(mean["trained_minus"][row.name][head.name][metric.name])
         word = "better than" if low > 0 else "worse than" if high < 0 else "not distinguishable from"
         interval = f"difference {difference:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
         parts.append(f"{word} {row.phrase} ({other:.3f}; {interval})")
@@ -38,7 +38,7 @@ def table(results: Results) -> str:
     """The rows of every task as text: each head's scores but those not `in_brief`, with their 95 % intervals."""
 
     def cell(score: Score) -> str:
-        return "undefined" if score[0] is None else "{:.3f} [{:.3f}, {:.3f}]".format(*score)
+        return "undefined" if score[0] is None else "{:.3f} [{:.3f}, {:.3f}]".format(*defined(score))
 
     scoring = scoring_behind(results)
     parts = results["tasks"] | ({"mean of the tasks": results["mean"]} if len(results["tasks"]) > 1 else {})

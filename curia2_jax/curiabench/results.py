@@ -13,6 +13,18 @@ Score = list[float | None]  # [value, lower, upper] of a 95 % interval; None whe
 Table = dict[str, dict[str, dict[str, Score]]]  # row -> head -> metric -> score
 
 
+def defined(score: Score) -> tuple[float, float, float]:
+    """A score as numbers.
+
+    Raises:
+      UserError: it is undefined, as an AUROC is where a task has one class.
+    """
+    value, low, high = score
+    if value is None or low is None or high is None:
+        raise UserError(f"{FILE}: found the score {score}; write tasks of which every class has test samples")
+    return value, low, high
+
+
 class Comparison(TypedDict):
     """Scores of every row, and of the trained row minus each other row on the same resamples."""
 

@@ -9,7 +9,7 @@ def print_scores(found: results.Results) -> None:
     metric = scoring.primary.metric
     print(f"{metric.phrase + ', mean of the tasks':<38}" + "".join(f"{head.short:<24}" for head in scoring.heads))
     for row in protocol.ROWS:
-        scores = (found["mean"]["rows"][row.name][head.name][metric.name] for head in scoring.heads)
+        scores = (results.defined(found["mean"]["rows"][row.name][head.name][metric.name]) for head in scoring.heads)
         cells = "".join(f"{'{:.3f} [{:.3f}, {:.3f}]'.format(*score):<24}" for score in scores)
         print(f"{row.title:<38}{cells}")
     print(f"\n{found['verdict']}")
@@ -26,9 +26,9 @@ def print_evidence(reports: list[results.Results]) -> None:
         wins = 0
         for seed, report in enumerate(reports):
             mean = report["mean"]
-            difference = mean["trained_minus"][baseline.name][head.name][metric.name]
+            difference = results.defined(mean["trained_minus"][baseline.name][head.name][metric.name])
             wins += difference[1] > 0
-            scores = (mean["rows"][row.name][head.name][metric.name][0] for row in protocol.ROWS)
-            cells = "".join(f"{score:<10.3f}" for score in scores)
+            values = (results.defined(mean["rows"][row.name][head.name][metric.name])[0] for row in protocol.ROWS)
+            cells = "".join(f"{score:<10.3f}" for score in values)
             print(f"{head.short:<14}{seed:<6}{cells}{difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]")
         print(f"{head.short}: above random weights with the whole interval in {wins} of {len(reports)} seeds\n")

@@ -258,7 +258,7 @@ def _axes(path: str) -> tuple[int, ...]:
 
 
 def _shapes_on_disk(model: ViTConfig) -> dict[str, tuple[int, ...]]:
-    out = {}
+    out: dict[str, tuple[int, ...]] = {}
     for path, shape in shapes(model).items():
         stacked = path.startswith("blocks/")
         one = shape[1:] if stacked else shape

@@ -38,11 +38,11 @@ def cluster(
     Raises:
       UserError: a description that is incomplete or contradicts itself.
     """
-    given = [value is not None for value in (coordinator, processes, process)]
-    if given[1] or given[2]:
-        if not all(given):
-            missing = [flag for flag, there in zip(EXPLICIT, given, strict=True) if not there]
-            raise UserError(f"{missing[0]}: missing; write all of {', '.join(EXPLICIT)}, or none of them")
+    if processes is not None or process is not None:
+        if coordinator is None or processes is None or process is None:
+            given = zip(EXPLICIT, (coordinator, processes, process), strict=True)
+            missing = next(flag for flag, value in given if value is None)
+            raise UserError(f"{missing}: missing; write all of {', '.join(EXPLICIT)}, or none of them")
         return _checked(Cluster("flags", coordinator, processes, process))
     for read in (_jax, _open_mpi, _slurm, _tpu, _indexed_job):
         found = read(env)
@@ -93,7 +93,7 @@ def _jax(env: Mapping[str, str]) -> Cluster | None:
 
 
 def _indexed_job(env: Mapping[str, str]) -> Cluster | None:
-    """A pod of an Indexed Job of which nobody has said how many pods it has."""
+    """An Indexed Job without JAX_NUM_PROCESSES."""
     if "JOB_COMPLETION_INDEX" in env:
         raise UserError(
             "Kubernetes: JOB_COMPLETION_INDEX is set, JAX_NUM_PROCESSES is not; set it and JAX_COORDINATOR_ADDRESS as "
@@ -128,8 +128,8 @@ def _slurm(env: Mapping[str, str]) -> Cluster | None:
         return None
     count, process = (_number(env, name, "SLURM") for name in ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"))
     address = f"{first_host(env['SLURM_STEP_NODELIST'])}:{_port(_number(env, 'SLURM_JOB_ID', 'SLURM'))}"
-    tasks = re.match(r"\d+", env.get("SLURM_STEP_TASKS_PER_NODE", "1"))  # such as 8(x4)
-    return Cluster("SLURM", address, count, process, _own_device(env, env.get("SLURM_LOCALID"), tasks.group()))
+    tasks = env.get("SLURM_STEP_TASKS_PER_NODE", "1").split("(")[0].split(",")[0]  # such as 8(x4),7
+    return Cluster("SLURM", address, count, process, _own_device(env, env.get("SLURM_LOCALID"), tasks))
 
 
 def _tpu(env: Mapping[str, str]) -> Cluster | None:

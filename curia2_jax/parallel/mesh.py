@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from curia2_jax.errors import UserError
 
@@ -52,6 +52,11 @@ def make_mesh(c: ParallelConfig, devices: list[jax.Device] | None = None) -> Mes
     return Mesh(array, BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
 
 
+def abstract_mesh(devices: int, fsdp: int) -> AbstractMesh:
+    """The shape of `make_mesh` for so many devices, none of which has to be there."""
+    return AbstractMesh((devices // fsdp, fsdp), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+
+
 def platform_of(mesh: Mesh | None) -> str:
     """What the devices of a mesh are, "cpu", "gpu" or "tpu"; off a mesh "cpu", whose program runs everywhere."""
     return "cpu" if mesh is None else mesh.devices.flat[0].platform
@@ -84,5 +89,6 @@ def local_rows(global_batch: int, mesh: Mesh) -> np.ndarray:
     """The rows of the global batch that this process's devices hold, ascending. (n,) int64."""
     sharding = NamedSharding(mesh, BATCH)
     index_map = sharding.addressable_devices_indices_map((global_batch,))
-    rows = {row for (piece,) in index_map.values() for row in range(*piece.indices(global_batch))}
+    pieces = [index[0] for index in index_map.values() if index is not None]
+    rows = {row for piece in pieces for row in range(*piece.indices(global_batch))}
     return np.array(sorted(rows), np.int64)

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from curia2_jax.parallel.mesh import BATCH_AXES, FSDP
@@ -38,12 +38,12 @@ def path_of(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def state_shards(mesh: Mesh) -> int:
+def state_shards(mesh: Mesh | AbstractMesh) -> int:
     """Into how many pieces the state is split."""
     return mesh.shape[FSDP]
 
 
-def spec_of(path: str, shape: tuple[int, ...], itemsize: int, mesh: Mesh) -> tuple[P, str]:
+def spec_of(path: str, shape: tuple[int, ...], itemsize: int, mesh: Mesh | AbstractMesh) -> tuple[P, str]:
     """(spec, why) of one array: a rule, or replicated with the reason."""
     if math.prod(shape) * itemsize < SMALL:
         return P(), f"replicated: under {SMALL // 2**10} KiB"
@@ -62,7 +62,7 @@ def spec_of(path: str, shape: tuple[int, ...], itemsize: int, mesh: Mesh) -> tup
     return P(), "replicated: no rule"
 
 
-def state_shardings(abstract_state: PyTree, mesh: Mesh) -> PyTree:
+def state_shardings(abstract_state: PyTree, mesh: Mesh | AbstractMesh) -> PyTree:
     """A NamedSharding for every array of the state."""
 
     def one(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:

@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.crops.batches import batches
@@ -25,11 +24,11 @@ from curia2_jax.data.crops.masks import masked_per_group
 from curia2_jax.errors import UserError
 from curia2_jax.losses.targets import Targets, sinkhorn_knopp
 from curia2_jax.parallel import compiler
-from curia2_jax.parallel.mesh import BATCH, batch_shards, check_batch, make_mesh
+from curia2_jax.parallel.mesh import batch_shards, check_batch, make_mesh
 from curia2_jax.planning import chips, flops, synthetic
 from curia2_jax.training import augment
 from curia2_jax.training.initial import abstract_sharded_state
-from curia2_jax.training.loop import to_devices
+from curia2_jax.training.prepare import to_devices
 from curia2_jax.training.recipe import Recipe
 from curia2_jax.training.state import init_state
 from curia2_jax.training.step import train_step, update
@@ -56,7 +55,7 @@ def as_compared(sections: dict[str, Any]) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What results have to be read with."""
+    """Host, device and library versions."""
     return {
         "host": platform.node(),
         "device": jax.devices()[0].device_kind,
@@ -99,7 +98,7 @@ def time_step(recipe: Recipe, steps: int, *, with_crops: bool = True) -> dict[st
         recipe = dataclasses.replace(recipe, data=fitted(recipe.data, Corpus(recipe.data.corpus)))
     mesh = make_mesh(recipe.parallel)
     check_batch(recipe.data.global_batch, recipe.data.group_size, recipe.parallel.accumulation, batch_shards(mesh))
-    put = functools.partial(to_devices, sharding=NamedSharding(mesh, BATCH))
+    put = functools.partial(to_devices, mesh=mesh)
     waited: list[float] = []
     with jax.set_mesh(mesh):
         shardings = jax.tree.map(lambda a: a.sharding, abstract_sharded_state(recipe, mesh))
@@ -193,13 +192,13 @@ def time_losses(recipe: Recipe, steps: int) -> dict[str, Any]:
         for name, logits in targets.items()
     }
     for term in TERMS:
-        config = getattr(recipe.objective, term.name)
+        config = recipe.objective.term(term.name)
         value = lambda x, t, term=term, config=config: term.loss(_outputs(recipe, x, t), config)[0]  # noqa: E731
         record(term.name, jax.value_and_grad(value), arguments, found)
     return out
 
 
-def _noise_of_outputs(recipe: Recipe) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+def _noise_of_outputs(recipe: Recipe) -> tuple[dict[str, Any], dict[str, jax.Array]]:
     """Float arrays of `training.terms.Outputs`, and teacher logits (1, rows, K), of the sizes of a recipe."""
     images, size, dtype = recipe.data.global_batch, recipe.data.group_size, recipe.model.dtype
     masked = images // size * masked_per_group(size, recipe.model.grid**2, recipe.masks)
@@ -224,7 +223,7 @@ def _noise_of_outputs(recipe: Recipe) -> tuple[dict[str, jax.Array], dict[str, j
     return arrays, logits
 
 
-def _outputs(recipe: Recipe, arrays: dict[str, jax.Array], targets: dict[str, Targets]) -> Outputs:
+def _outputs(recipe: Recipe, arrays: dict[str, Any], targets: dict[str, Targets]) -> Outputs:
     images = recipe.data.global_batch
     return Outputs(
         **arrays,
@@ -245,7 +244,7 @@ def time_torch(recipe: Recipe, steps: int) -> dict[str, Any]:
                f"--channels={m.in_channels}", f"--ffn={m.ffn}", f"--images={recipe.data.global_batch}",
                f"--global={c.global_size}", f"--local={c.local_size}", f"--num-local={c.num_local}",
                f"--prototypes={h.prototypes}", f"--hidden={h.hidden}", f"--bottleneck={h.bottleneck}",
-               f"--regularizer={'koleo' if recipe.objective.koleo.weight else 'sigreg'}"]  # fmt: skip
+               f"--regularizer={'koleo' if recipe.objective.term('koleo').weight else 'sigreg'}"]  # fmt: skip
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"--against=torch: {line[2]} failed: {done.stderr.strip().splitlines()[-1:]}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 import time
 from typing import Any
@@ -19,6 +20,8 @@ from curia2_jax.training.initial import abstract_sharded_state
 from curia2_jax.training.recipe import Recipe
 from curia2_jax.training.state import count
 from curia2_jax.training.step import train_step
+
+PyTree = Any
 
 NOTES = {  # of the compilers
     "tpu": "",
@@ -129,18 +132,21 @@ def kernels_on(recipe: Recipe, chip: Chip) -> bool:
     return attention.resolve(wanted, platform, model.dtype, model.heads, head_dim, tokens) != "xla"
 
 
-def program(recipe: Recipe, mesh: Mesh, chip: Chip, params: Any) -> Program:
+def program(recipe: Recipe, mesh: Mesh, chip: Chip, params: PyTree) -> Program:
     """The step, compiled for the devices of the mesh."""
     platform = platform_of(mesh)
     began = time.perf_counter()
     compiled = compile_step(recipe, mesh)
-    seconds, text = time.perf_counter() - began, compiled.as_text()
+    seconds = time.perf_counter() - began
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    if text is None or memory is None:
+        raise RuntimeError(f"the compiler for {platform} shows neither its program nor its memory")
     return Program(
         compiler=platform,
         compile_s=seconds,
-        peak_bytes=None if platform == "cpu" else compiled.memory_analysis().peak_memory_in_bytes,
+        peak_bytes=None if platform == "cpu" else memory.peak_memory_in_bytes,
         collectives=estimates.collective_table(text, params, recipe),
-        wire_bytes=sum(hlo.wire_bytes(text).values()),
+        wire_bytes=math.fsum(hlo.wire_bytes(text).values()),
         flops=hlo.total_flops(text),
         kernels={name: runs for name, runs in hlo.custom_calls(text).items() if re.search(r"fmha|tpu_custom", name)},
         cycles=cycles.table(text, chip) if platform == "tpu" else [],
@@ -148,7 +154,7 @@ def program(recipe: Recipe, mesh: Mesh, chip: Chip, params: Any) -> Program:
     )
 
 
-def step_of(recipe: Recipe, chip: Chip, devices: int, params: Any) -> tuple[dict[str, Any], float]:
+def step_of(recipe: Recipe, chip: Chip, devices: int, params: PyTree) -> tuple[dict[str, Any], float]:
     """Work and times of a step by arithmetic, and the seconds that are expected of it."""
     masked, images = masked_of_a_group(recipe), recipe.data.global_batch
     work, again, crops = flops.update(recipe, masked), flops.recomputed(recipe), flops.crops(recipe)

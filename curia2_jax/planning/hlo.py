@@ -80,7 +80,7 @@ def size(text: str) -> int:
     """Bytes of a shape."""
     total = 0.0
     for dtype, dims in shapes(text):
-        bits = _BITS.get(dtype) or int(re.search(r"\d+", dtype).group())
+        bits = _BITS.get(dtype) or int(re.findall(r"\d+", dtype)[0])
         total += math.prod(dims) * bits / 8
     return int(total)
 
@@ -99,13 +99,15 @@ def _members(shape: str) -> list[str]:
 
 def computations(text: str) -> tuple[str, dict[str, list[Instruction]]]:
     """The name of the entry, and the lines of every computation by its name."""
-    entry, found, current = "", {}, None
+    entry, current = "", None
+    found: dict[str, list[Instruction]] = {}
     for line in _COMMENT.sub("", text).splitlines():
         if line and not line[0].isspace() and (m := _COMPUTATION.match(line)):
             current = found.setdefault(m.group(2), [])
             entry = m.group(2) if m.group(1) else entry
         elif current is not None and (m := _INSTRUCTION.match(line.strip())):
-            current.append(Instruction(*m.groups(), root=line.strip().startswith("ROOT ")))
+            name, shape, opcode, rest = m.groups()
+            current.append(Instruction(name, shape, opcode, rest, root=line.strip().startswith("ROOT ")))
     return entry, found
 
 
@@ -113,13 +115,13 @@ def trips_of(loop: Instruction, found: dict[str, list[Instruction]]) -> int:
     """How often a loop runs: as noted by XLA, else the constant that its condition compares the counter with."""
     if m := _TRIPS.search(loop.rest):
         return int(m.group(1))
-    condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
-    instructions = {i.name: i for i in found.get(condition.group(1), [])}
+    condition = re.findall(r"condition=%?([\w.\-]+)", loop.rest)[0]
+    instructions = {i.name: i for i in found.get(condition, [])}
     for i in instructions.values():
         if i.opcode == "compare" and "direction=LT" in i.rest:
             bound = instructions.get(_operands(i.rest).split("%")[-1].strip())
             if bound is not None and bound.opcode == "constant":
-                return int(re.search(r"\d+", bound.rest).group())
+                return int(re.findall(r"\d+", bound.rest)[0])
     return 1
 
 
@@ -243,8 +245,7 @@ def _convolution(i: Instruction, operand_shapes: list[str], times: int, loop: in
     has one place; the others are axes of the batch, where a dilated window meets one place of the left side."""
     left, right = (shapes(s)[0][1] for s in operand_shapes[:2])
     result = shapes(i.shape)[0][1]
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", i.rest)
-    l_axes, r_axes, out_axes = (labels.group(n) for n in (1, 2, 3))
+    l_axes, r_axes, out_axes = re.findall(r"dim_labels=(\w+)_(\w+)->(\w+)", i.rest)[0]
     spatial = [c for c in r_axes if c.isdigit()]
     window = {key: value.split("x") for key, value in re.findall(r"(\w+)=([\d_x]+)", _window(i.rest))}
     pairs = 1.0

@@ -49,7 +49,7 @@ def run(recipe: Recipe, *, seconds: float = 10.0, nifti: str | None = None) -> l
     loader = _loader(recipe)
     rows, corpus = len(loader.rows), loader.corpus
     extent = np.mean([loader(step)["extent"].prod(-1).mean() for step in range(2)])
-    for contract in corpus.contract.get("corpora", [corpus.contract]):
+    for contract in corpus.contracts:
         print(f"{contract['bytes'] / contract['slices'] / 1000:.0f} kB a slice: {contract['record']['codec']}")
     print(f"{rows} slices a batch, on average {extent**0.5:.0f} pixels a side, canvas {loader.data.side}")
     print(f"first batch after {first:.2f} s ({recipe.data.num_threads} threads, {recipe.data.num_workers} processes)")
@@ -63,9 +63,9 @@ def run(recipe: Recipe, *, seconds: float = 10.0, nifti: str | None = None) -> l
         rates.append(_rate("loader, config.data.reduce=1", rows, seconds, lambda: half(next(steps))))
     rates.append(_rate("loader + crops by PIL", rows, seconds, lambda: _pil(loader(next(steps)), recipe)))
     if files:
-        stream = _monai(files, recipe)
-        next(stream)
-        rates.append(_rate("MONAI + DataLoader, .nii.gz", 1, seconds, lambda: next(stream)))
+        volumes = _monai(files, recipe)
+        next(volumes)
+        rates.append(_rate("MONAI + DataLoader, .nii.gz", 1, seconds, lambda: next(volumes)))
     for rate in rates:
         print(f"{rate.what:32s} {rate.per_core:8.1f} slices/s per core {rate.wall:8.1f} by the clock")
     return rates

@@ -59,5 +59,7 @@ def crops(recipe: Recipe, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Global (2B, R, R, C) and local (LB, r, r, C) crops, float32 noise."""
     rng, c = np.random.default_rng(seed), recipe.crops
     images, channels = recipe.data.global_batch, recipe.model.in_channels
-    sizes = ((2 * images, c.global_size), (c.num_local * images, c.local_size))
-    return tuple(rng.standard_normal((n, size, size, channels), np.float32) for n, size in sizes)
+    return (
+        rng.standard_normal((2 * images, c.global_size, c.global_size, channels), np.float32),
+        rng.standard_normal((c.num_local * images, c.local_size, c.local_size, channels), np.float32),
+    )

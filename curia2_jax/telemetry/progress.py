@@ -1,7 +1,9 @@
 """The one line that says how a run is doing."""
 
+import contextlib
 import dataclasses
 import time
+from collections.abc import Iterator
 
 
 def duration(seconds: float) -> str:
@@ -24,6 +26,16 @@ class Progress:
     since: float = dataclasses.field(default_factory=time.monotonic)
     waited: float = 0.0  # seconds spent waiting for data since then
     saved_at: float | None = None  # monotonic time of the newest checkpoint
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside as waiting for data."""
+        began = time.monotonic()
+        yield
+        self.waited += time.monotonic() - began
+
+    def saved(self) -> None:
+        self.saved_at = time.monotonic()
 
     def interval(self, step: int) -> dict[str, float]:
         """Figures since the last call: `images_per_s`, `data_wait` (share of the time), `eta_s`."""

@@ -6,7 +6,8 @@ device's own rows and needs no collective.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +40,20 @@ class Program:
     platform: str
     layout: Layout
 
-    @property
-    def backbone(self) -> ViT:
-        return ViT(self.recipe.model, None if self.mesh is None else BATCH, self.platform)
+    def backbone(
+        self, params: PyTree, images: Array, masks: Array | None = None, drop_path_keys: Array | None = None
+    ) -> dict[str, Array]:
+        """See `ViT.__call__`."""
+        vit = ViT(self.recipe.model, None if self.mesh is None else BATCH, self.platform)
+        return cast(dict[str, Array], vit.apply({"params": params}, images, masks, drop_path_keys=drop_path_keys))
+
+    def head(self, params: PyTree, name: str, tokens: Array) -> Array:
+        """The bottleneck of the head `name` of `params`: (n, D) -> (n, bottleneck). iBOT may share DINO's."""
+        config = self.recipe.ibot_head if name == "ibot" and not self.recipe.heads.shared else self.recipe.dino_head
+        return cast(Array, DINOHead(config).apply({"params": self.head_params(params, name)}, tokens))
+
+    def head_params(self, params: PyTree, name: str) -> PyTree:
+        return params["dino_head" if self.recipe.heads.shared else f"{name}_head"]
 
 
 def gradients(
@@ -62,57 +74,63 @@ def gradients(
 
     Args and shapes: see `step.update`.
     """
-    c, parts = recipe.objective, recipe.parallel.accumulation
-    images, shards = masks.shape[0], batch_shards(mesh)
-    layout = Layout(images // parts, images // parts // recipe.data.group_size, shards)
-    program = Program(recipe, mesh, platform, layout)
-    micro = {
-        "global_crops": crops[0],
-        "local_crops": crops[1],
-        "masks": masks,
-        "group": jnp.arange(images // recipe.data.group_size),
-    }
-    micro = {name: _split(x, parts, program) for name, x in micro.items()}
+    parts, images, groups = recipe.parallel.accumulation, masks.shape[0], masks.shape[0] // recipe.data.group_size
+    program = Program(recipe, mesh, platform, Layout(images // parts, groups // parts, batch_shards(mesh)))
+    batch = {"global_crops": crops[0], "local_crops": crops[1], "masks": masks, "group": jnp.arange(groups)}
+    micro = {name: _split(x, parts, program) for name, x in batch.items()}
+    targets, centers = _targets(state, micro, teacher_temp, program)
+    done = state.step + 1
+    due = (done % recipe.log.every_steps == 0) | (done == recipe.schedule.total_steps)
+    loss_and_grad = jax.value_and_grad(_student_loss, has_aux=True)
 
+    def part(number: Array | int) -> tuple[tuple[PyTree, dict[str, Array]], Array]:
+        own = {name: _rows_of_part(t, number, parts) for name, t in targets.items()}
+        this = {name: x[number] for name, x in micro.items()}
+        (loss, (metrics, tokens)), grads = loss_and_grad(state.params, this, own, key, program)
+        return (grads, {"loss": loss, **metrics}), _sample(tokens, due, mesh)
+
+    (grads, metrics), tokens = _mean_over_parts(part, parts)
+    metrics[CLASS_TOKENS] = tokens.reshape(-1, tokens.shape[-1])[:RANKME_IMAGES]
+    metrics["teacher_entropy"] = entropy(targets["dino"], recipe.objective.chunk).mean()
+    if "dino_global" in metrics:
+        den = 2 + max(2 * recipe.crops.num_local, 1)
+        metrics["teacher_kl"] = metrics["dino_global"] * den / 2 - metrics["teacher_entropy"]
+    return grads, centers, metrics
+
+
+def _mean_over_parts(part: Callable[[Array | int], tuple[PyTree, Array]], parts: int) -> tuple[PyTree, Array]:
+    """The mean of the first results of `part(0)` to `part(parts - 1)`, one after another, and all of the second."""
+    if parts == 1:
+        return part(0)
+
+    def add(total: PyTree, number: Array) -> tuple[PyTree, Array]:
+        means, tokens = part(number)
+        return jax.tree.map(jnp.add, total, means), tokens
+
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(part, 0)[0])
+    total, tokens = jax.lax.scan(add, zeros, jnp.arange(parts))
+    return jax.tree.map(lambda x: x / parts, total), tokens
+
+
+def _targets(
+    state: TrainState, micro: dict[str, Array], teacher_temp: Array, program: Program
+) -> tuple[dict[str, Targets], dict[str, Array]]:
+    """The teacher's targets for the whole batch, {dino, ibot}, and the moved centers."""
+    recipe, shards = program.recipe, program.layout.shards
+    config = recipe.objective
     logits = jax.lax.map(lambda m: _teacher_logits(state.teacher, m, program), micro)
     # (parts, shards, rows, K) -> (shards, parts * rows, K)
     logits = {name: jnp.moveaxis(z, 0, 1).reshape(shards, -1, z.shape[-1]) for name, z in logits.items()}
     targets, centers = {}, dict(state.centers)
     with jax.named_scope("targets"):
         for name, z in logits.items():
-            if c.centering == "sinkhorn_knopp":
-                head = state.teacher["dino_head" if recipe.heads.shared else f"{name}_head"]
-                targets[name] = sinkhorn_knopp(z, teacher_temp, c.chunk, bound=largest_logit(head))
+            if config.centering == "sinkhorn_knopp":
+                bound = largest_logit(program.head_params(state.teacher, name))
+                targets[name] = sinkhorn_knopp(z, teacher_temp, config.chunk, bound=bound)
             else:
-                targets[name] = softmax_centering(z, state.centers[name], teacher_temp, c.chunk)
+                targets[name] = softmax_centering(z, state.centers[name], teacher_temp, config.chunk)
                 centers[name] = update_center(state.centers[name], z)
-
-    den = 2 + max(2 * recipe.crops.num_local, 1)
-    done = state.step + 1
-    due = (done % recipe.log.every_steps == 0) | (done == recipe.schedule.total_steps)
-    loss_and_grad = jax.value_and_grad(_student_loss, has_aux=True)
-
-    def part(number: Array | int) -> tuple[tuple[PyTree, dict[str, Array]], Array]:
-        batch = {name: x[number] for name, x in micro.items()}
-        own = {name: _rows_of_part(t, number, parts) for name, t in targets.items()}
-        (loss, (metrics, tokens)), grads = loss_and_grad(state.params, batch, own, key, program)
-        return (grads, {"loss": loss, **metrics}), _sample(tokens, due, mesh)
-
-    def add(total: PyTree, number: Array) -> tuple[PyTree, Array]:
-        means, tokens = part(number)
-        return jax.tree.map(jnp.add, total, means), tokens
-
-    if parts == 1:
-        (grads, metrics), tokens = part(0)
-    else:
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(part, 0)[0])
-        total, tokens = jax.lax.scan(add, zeros, jnp.arange(parts))
-        grads, metrics = jax.tree.map(lambda x: x / parts, total)
-    metrics[CLASS_TOKENS] = tokens.reshape(-1, tokens.shape[-1])[:RANKME_IMAGES]
-    metrics["teacher_entropy"] = entropy(targets["dino"], c.chunk).mean()
-    if "dino_global" in metrics:
-        metrics["teacher_kl"] = metrics["dino_global"] * den / 2 - metrics["teacher_entropy"]
-    return grads, centers, metrics
+    return targets, centers
 
 
 def _split(x: Array, parts: int, program: Program) -> Array:
@@ -148,22 +166,19 @@ def _teacher_logits(teacher: PyTree, m: dict[str, Array], program: Program) -> d
     They are kept for the whole step, so in two bytes where the model computes in two: as float16, whose step near 1 is
     an eighth of bfloat16's. Divided by a temperature of 0.04, bfloat16's would be an error of 0.1 in the exponent.
     """
-    recipe, mesh = program.recipe, program.mesh
-    out = program.backbone.apply({"params": teacher["backbone"]}, m["global_crops"])
+    mesh = program.mesh
+    out = program.backbone(teacher["backbone"], m["global_crops"])
     patches, _ = _masked(out["patches"], m["masks"], program)
-    ibot_params = teacher["dino_head" if recipe.heads.shared else "ibot_head"]
 
-    def logits(params: PyTree, head: DINOHead, tokens: Array) -> Array:
-        features = program.layout.by_shard(head.apply({"params": params}, tokens.reshape(-1, tokens.shape[-1])))
-        kernel = sharding.gathered(last_layer_kernel(params), mesh).astype(features.dtype)
+    def logits(name: str, tokens: Array) -> Array:
+        features = program.layout.by_shard(program.head(teacher, name, tokens))
+        kernel = last_layer_kernel(program.head_params(teacher, name))
+        kernel = sharding.gathered(kernel, mesh).astype(features.dtype)
         accumulator = jnp.promote_types(features.dtype, jnp.float32)
         z = jnp.einsum("srb,bk->srk", features, kernel, preferred_element_type=accumulator)
         return sharding.spread(z.astype(jnp.float16 if features.dtype == jnp.bfloat16 else features.dtype), mesh)
 
-    return {
-        "dino": logits(teacher["dino_head"], DINOHead(recipe.dino_head), out["cls"]),
-        "ibot": logits(ibot_params, DINOHead(recipe.ibot_head), patches),
-    }
+    return {"dino": logits("dino", out["cls"]), "ibot": logits("ibot", patches.reshape(-1, patches.shape[-1]))}
 
 
 def _prototypes(head: PyTree, mesh: Mesh | None) -> Prototypes:
@@ -175,31 +190,28 @@ def _student_outputs(
     params: PyTree, m: dict[str, Array], targets: dict[str, Targets], key: Array, program: Program
 ) -> Outputs:
     """One forward pass over the crops of a micro-batch; from it every term takes what it needs."""
-    recipe, layout, vit = program.recipe, program.layout, program.backbone
+    recipe, layout = program.recipe, program.layout
 
     def drop_path_keys(use: int) -> Array | None:
         own = jax.random.fold_in(key, use)
         return jax.vmap(lambda g: jax.random.fold_in(own, g))(m["group"]) if recipe.model.drop_path else None
 
-    backbone = {"params": params["backbone"]}
-    masks = m["masks"].reshape(-1, m["masks"].shape[-1])
-    out = vit.apply(backbone, m["global_crops"], masks, drop_path_keys=drop_path_keys(DROP_PATH_GLOBAL))
-    local_cls = vit.apply(backbone, m["local_crops"], drop_path_keys=drop_path_keys(DROP_PATH_LOCAL))["cls"]
+    backbone, masks = params["backbone"], m["masks"].reshape(-1, m["masks"].shape[-1])
+    out = program.backbone(backbone, m["global_crops"], masks, drop_path_keys(DROP_PATH_GLOBAL))
+    local_cls = program.backbone(backbone, m["local_crops"], None, drop_path_keys(DROP_PATH_LOCAL))["cls"]
 
-    def features(head: str, tokens: Array) -> Array:
-        config = recipe.dino_head if head == "dino_head" else recipe.ibot_head
+    def features(name: str, tokens: Array) -> Array:
         # Where a kernel is larger than the tokens, the partitioner for GPUs moves these, an all-to-all of half a MiB.
         # Their gradient is to come back by rows before it becomes one of all tokens, of which it would move all.
-        return DINOHead(config).apply({"params": params[head]}, sharding.spread(tokens, program.mesh))
+        return program.head(params, name, sharding.spread(tokens, program.mesh))
 
-    ibot_head = "dino_head" if recipe.heads.shared else "ibot_head"
     patches, weights = _masked(out["patches"], m["masks"], program)
     dino = _prototypes(params["dino_head"], program.mesh)
     return Outputs(
         class_tokens=out["cls"].reshape(layout.images, 2, -1),
-        class_features=features("dino_head", out["cls"]).reshape(layout.images, 2, -1),
-        local_features=features("dino_head", local_cls).reshape(layout.images, recipe.crops.num_local, -1),
-        patch_features=layout.by_shard(features(ibot_head, patches.reshape(-1, patches.shape[-1]))),
+        class_features=features("dino", out["cls"]).reshape(layout.images, 2, -1),
+        local_features=features("dino", local_cls).reshape(layout.images, recipe.crops.num_local, -1),
+        patch_features=layout.by_shard(features("ibot", patches.reshape(-1, patches.shape[-1]))),
         patch_weights=weights.reshape(layout.shards, -1),
         dino=dino,
         ibot=dino if recipe.heads.shared else _prototypes(params["ibot_head"], program.mesh),
@@ -216,9 +228,10 @@ def _student_loss(
 ) -> tuple[Array, tuple[dict[str, Array], Array]]:
     """The objective on one micro-batch; metrics that cost no second forward; (images, D) class tokens, one an image."""
     out = _student_outputs(params, m, targets, key, program)
-    loss, metrics = jnp.zeros((), jnp.promote_types(out.class_tokens.dtype, jnp.float32)), {}
+    metrics: dict[str, Array] = {}
+    loss = jnp.zeros((), jnp.promote_types(out.class_tokens.dtype, jnp.float32))
     for term in TERMS:
-        config = getattr(program.recipe.objective, term.name)
+        config = program.recipe.objective.term(term.name)
         if config.weight:
             with jax.named_scope(f"term_{term.name}"):
                 value, found = term.loss(out, config)

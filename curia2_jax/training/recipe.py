@@ -61,16 +61,21 @@ class HeadsConfig:
     weight_norm: bool
 
 
-# What all terms share, and a section for each of them: config.objective.sigreg.weight.
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What the terms share. Beside it stands a section for each of TERMS: config.objective.sigreg.weight."""
+
+    centering: Literal["sinkhorn_knopp", "softmax_centering"]
+    student_temp: float
+    chunk: int  # rows of prototype logits in float32 at a time, on each device
+
+    def term(self, name: str) -> Any:
+        """The section of a term."""
+        return getattr(self, name)
+
+
 ObjectiveConfig = dataclasses.make_dataclass(
-    "ObjectiveConfig",
-    [
-        ("centering", Literal["sinkhorn_knopp", "softmax_centering"]),
-        ("student_temp", float),
-        ("chunk", int),  # rows of prototype logits in float32 at a time, on each device
-        *((term.name, term.config) for term in TERMS),
-    ],
-    frozen=True,
+    "ObjectiveConfig", [(term.name, term.config) for term in TERMS], bases=(Objective,), frozen=True
 )
 
 
@@ -135,7 +140,7 @@ class Recipe:
     augment: AugmentConfig
     model: ViTConfig
     heads: HeadsConfig
-    objective: ObjectiveConfig
+    objective: Objective
     optim: OptimConfig
     schedule: ScheduleConfig
     parallel: ParallelConfig
@@ -163,7 +168,7 @@ def recipe_from(config: Mapping[str, Any]) -> Recipe:
     """
     config = dict(config)
     total_steps = _value("config.total_steps", config.pop("total_steps", None), int)
-    fields = typing.get_type_hints(Recipe)
+    fields = typing.get_type_hints(Recipe) | {"objective": ObjectiveConfig}
     _known("", config, fields)
     sections: dict[str, Any] = {}
     for name, kind in fields.items():
@@ -204,6 +209,9 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
             "knots": objective.pop("sigreg_knots"),
             "t_max": objective.pop("sigreg_t_max"),
         }
+    for term in TERMS:  # one that is younger than the run
+        if objective and term.name not in objective:
+            objective[term.name] = dataclasses.asdict(term.config(weight=0.0))
     return new
 
 
@@ -257,7 +265,7 @@ def _value(where: str, value: Any, kind: Any) -> Any:
             raise UserError(f"{where}: found {value!r}; write {len(args)} numbers in parentheses")
         inner = [args[0]] * len(value) if args[-1] is ... else args
         return tuple(_value(where, v, k) for v, k in zip(value, inner, strict=True))
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _section(where.removeprefix("config."), kind, value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -18,7 +18,7 @@ from curia2_jax.training.state import TrainState
 AUGMENT, OBJECTIVE = 0, 1
 
 
-def step_key(recipe: Recipe, step: Array, use: int) -> Array:
+def step_key(recipe: Recipe, step: Array | int, use: int) -> Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(recipe.seed), step), use)
 
 

@@ -93,7 +93,8 @@ class SigRegConfig:
 
 class Term(NamedTuple):
     """`loss` gives the unweighted value () and metrics; `flops` the matrix products of a step, forward and backward, by
-    part; `curve` is a panel of the run's picture: its title and the metrics in it."""
+    part; `curve` is a panel of the run's picture: its title and the metrics in it. In a new term all that `config` has
+    beside `weight` has a default, so that runs that are older than the term go on without it."""
 
     name: str
     config: type
@@ -120,7 +121,8 @@ def _ibot(out: Outputs, _: Weighted) -> tuple[Array, dict[str, Array]]:
 
 
 def _koleo(out: Outputs, _: Weighted) -> tuple[Array, dict[str, Array]]:
-    loss = sum(koleo(out.layout.by_group(out.class_tokens[:, view])) for view in (0, 1))
+    first, second = (koleo(out.layout.by_group(out.class_tokens[:, view])) for view in (0, 1))
+    loss = first + second
     return loss, {"koleo": loss}
 
 

@@ -12,8 +12,8 @@ from curia2_jax.parallel.mesh import ParallelConfig, make_mesh
 from curia2_jax.training import checkpoints
 from curia2_jax.training import state as states
 from curia2_jax.training.initial import abstract_sharded_state, initial_state
-from curia2_jax.training.loop import warn_if_kept
 from curia2_jax.training.recipe import CheckpointConfig, recipe_from
+from curia2_jax.training.reports import warn_if_kept
 from tests.training.tiny import tiny_config
 
 

@@ -12,6 +12,7 @@ import mmap
 import pathlib
 import re
 import threading
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,17 +52,22 @@ class Corpus:
         return int(self._offsets[-1])
 
     @property
-    def contract(self) -> index.Contract | dict:
+    def contract(self) -> index.Contract | index.Mixture:
         """What every slice went through: options, versions, counts, the `largest` height and width, hash. Of a
         mixture: the contracts, weights, largest and hash."""
         if len(self._parts) == 1:
             return self._parts[0][0].contract
-        contracts = [folder.contract for folder, _ in self._parts]
+        contracts = self.contracts
         weights = [weight for _, weight in self._parts]
         text = json.dumps([[c["hash"] for c in contracts], weights])
         largest = np.max([c["largest"] for c in contracts], axis=0).tolist()
         digest = hashlib.sha256(text.encode()).hexdigest()
         return {"corpora": contracts, "weights": weights, "largest": largest, "hash": digest}
+
+    @property
+    def contracts(self) -> list[index.Contract]:
+        """The contract of every folder."""
+        return [folder.contract for folder, _ in self._parts]
 
     def column(self, name: str) -> np.ndarray:
         """Index column (N,), kept once asked for. Numbers of a single corpus are memory-mapped; text becomes an array
@@ -88,13 +94,13 @@ class Corpus:
     def take(self, name: str, indices: np.ndarray) -> np.ndarray:
         """Values of an index column at `indices`, without loading the whole column of a mixture."""
         part = np.searchsorted(self._offsets, indices, side="right") - 1
-        values = None
-        for number, (folder, _) in enumerate(self._parts):
-            here = part == number
-            some = folder.take(name, indices[here] - self._offsets[number])
-            values = (
-                np.empty(len(indices), some.dtype) if values is None else values.astype(np.result_type(values, some))
-            )
+        places = [part == number for number in range(len(self._parts))]
+        found = [
+            folder.take(name, indices[here] - offset)
+            for (folder, _), here, offset in zip(self._parts, places, self._offsets, strict=False)
+        ]
+        values = np.empty(len(indices), np.result_type(*found))
+        for here, some in zip(places, found, strict=True):
             values[here] = some
         return values
 
@@ -155,11 +161,12 @@ class Corpus:
             raise UserError(f"temperature: found {temperature}; write a number of 1 or more")
         if cap is not None and cap < 1:
             raise UserError(f"cap: found {cap}; write 1 or more slices a series")
-        strata, several = [], len(self._parts) > 1
+        strata: list[Stratum] = []
+        several = len(self._parts) > 1
         for (folder, weight), offset in zip(self._parts, self._offsets, strict=False):
             keep = folder.select(where, split, held_out)
             series, _ = folder.codes("series")
-            mine = []
+            mine: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
             if temperature is None:
                 mine.append(("", *runs(series, keep, cap)))
             else:
@@ -214,7 +221,7 @@ class _Folder:
         if self.contract.get("version") != VERSION:
             found = self.contract.get("version")
             raise UserError(f"{file}: corpus version {found}, this code reads {VERSION}; ingest the studies again")
-        self._kept: dict[str, np.ndarray | pa.StringArray] = {}
+        self._kept: dict[str, Any] = {}  # arrays of NumPy, and of Arrow where it is text
         lengths = self.contract["shard_lengths"]
         self._records = SpanReader([path / layout.shard(i, len(lengths)) for i in range(len(lengths))])
 
@@ -226,7 +233,7 @@ class _Folder:
             return self._kept[name]
         if name not in index.SCHEMA.names:
             raise KeyError(f"index column {name!r}; there are {', '.join(index.SCHEMA.names)}")
-        array = self._load(layout.ROWS)[name] if name in index.ROW.names else self._load(name)
+        array = self._load(layout.ROWS)[name] if name in index.PACKED else self._load(name)
         return self._kept.setdefault(name, array)
 
     def _load(self, name: str) -> np.memmap:
@@ -240,7 +247,8 @@ class _Folder:
     def rows(self) -> np.memmap:
         """index.ROW of every slice (N,). A mapping of its own, advised MADV_RANDOM: columns keep their read-ahead."""
         rows = self._load(layout.ROWS)
-        rows.base.madvise(mmap.MADV_RANDOM)
+        if isinstance(rows.base, mmap.mmap):
+            rows.base.madvise(mmap.MADV_RANDOM)
         return rows
 
     def codes(self, name: str) -> tuple[np.ndarray, pa.StringArray]:

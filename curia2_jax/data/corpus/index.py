@@ -9,7 +9,7 @@ Arrow file `columns/NAME.vocabulary.arrow`.
 import collections
 import collections.abc
 import pathlib
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from curia2_jax.data.corpus import layout
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
-# Keys are salted hashes. Positions count slices along the normal of the plane; distances are in millimetres; anatomy_*
+# Keys are salted hashes. Positions count slices along the normal of the plane; distances are in millimeters; anatomy_*
 # are in pixels of the stored slice, pixel i covering [i, i + 1); stored * slope + intercept is HU or the scanner's
 # unit.
 SCHEMA = pa.schema(
@@ -113,6 +113,17 @@ class Contract(Counts):
     shard_lengths: list[int]
     content_hash: str
     hash: str
+    revision: NotRequired[int]  # how often the corpus was changed; absent in the first one
+    replaces: NotRequired[list[str]]  # hashes of what it was before
+
+
+class Mixture(TypedDict):
+    """The contracts of the corpora of a mixture, their weights, and what is said of all of them."""
+
+    corpora: list[Contract]
+    weights: list[float]
+    largest: list[int]
+    hash: str
 
 
 def _dtype(name: str) -> np.dtype:
@@ -120,15 +131,15 @@ def _dtype(name: str) -> np.dtype:
     return pa.array([], SCHEMA.field(name).type).to_numpy().dtype
 
 
-_PACKED = (
+PACKED = (
     *("offset", "shard", "span", "height", "width", "spacing_y", "spacing_x"),
     *("anatomy_y", "anatomy_x", "anatomy_std_y", "anatomy_std_x", "foreground"),
 )
 # One element of rows.npy, 56 bytes: columns as in SCHEMA, and whether the modality is CT.
-ROW = np.dtype([(name, _dtype(name)) for name in _PACKED] + [("is_ct", np.bool_)], align=True)
+ROW = np.dtype([(name, _dtype(name)) for name in PACKED] + [("is_ct", np.bool_)], align=True)
 
 
-def table(rows: list[Row]) -> pa.Table:
+def table(rows: collections.abc.Sequence[Row]) -> pa.Table:
     """Arrow table of index rows, one dict a row with every column of SCHEMA."""
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
@@ -155,10 +166,10 @@ def write(folder: pathlib.Path, parts: collections.abc.Iterable[pa.Table], total
 
     rows = create(layout.ROWS, ROW)
     single = {
-        name: create(name, np.int32 if name in TEXT else _dtype(name)) for name in SCHEMA.names if name not in ROW.names
+        name: create(name, np.int32 if name in TEXT else _dtype(name)) for name in SCHEMA.names if name not in PACKED
     }
     vocabularies = {name: _Vocabulary() for name in TEXT}
-    counts = {name: collections.Counter() for name in ("modality", "plane")}
+    counts: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in ("modality", "plane")}
     largest, start = np.zeros(2, np.int64), 0
     with pq.ParquetWriter(folder / layout.INDEX, SCHEMA, compression="zstd") as parquet:
         for part in parts:
@@ -167,7 +178,7 @@ def write(folder: pathlib.Path, parts: collections.abc.Iterable[pa.Table], total
             for name in SCHEMA.names:
                 column = part.column(name)
                 values = vocabularies[name].encode(column) if name in TEXT else column.to_numpy()
-                (rows[name] if name in ROW.names else single[name])[start:stop] = values
+                (rows[name] if name in PACKED else single[name])[start:stop] = values
             rows["is_ct"][start:stop] = pc.equal(part.column("modality").cast(pa.string()), "CT").to_numpy()
             largest = np.maximum(largest, [rows[side][start:stop].max(initial=0) for side in ("height", "width")])
             for name, count in counts.items():
@@ -181,7 +192,8 @@ def write(folder: pathlib.Path, parts: collections.abc.Iterable[pa.Table], total
     return {
         "studies": len(vocabularies["study"].code),
         "patients": len(vocabularies["patient"].code),
-        **{f"slices_by_{name}": dict(count) for name, count in counts.items()},
+        "slices_by_modality": dict(counts["modality"]),
+        "slices_by_plane": dict(counts["plane"]),
         "largest": largest.tolist(),
     }
 

@@ -9,12 +9,14 @@ CORPUS/
   labels/SERIES.npz                     label maps
   benchmark/TASK/                       benchmarks cut from them
   preview/                              pictures
-  local/                                what must not leave the site: salt, options, sources, quarantine, corrections
+  local/                                what must not leave the site: salt, options, sources, quarantine, corrections,
+                                        what is known of each series, and hashes of the keys of patients who withdrew
   work/                                 only while an ingest goes on
     options.json plan.json              what was asked for; how many parts there are
     plan-NNNNN.json                     the scans of a part
     now-NNNNN                           the scan that a part is at
     fatal.json                          scans that ended the process which read them
+    forget.json                         what is left to do so that patients are gone
     shard-NNNNN.array_record .parquet   the records and index rows of a part
     shard-NNNNN.json                    its report, written last: with it the part is finished
     labels-SERIES.npz samples-*.npz     label maps and samples of benchmarks
@@ -30,9 +32,14 @@ ROWS = "rows"  # the column that holds several
 # In LOCAL; the options in WORK too.
 SALT, OPTIONS, SUMMARY = "salt", "options.json", "summary.json"
 QUARANTINE, CORRECTIONS, SOURCES = "quarantine.csv", "corrections.csv", "sources.csv"
+QUARANTINE_PAGE, SERIES, FORGOTTEN = "quarantine.html", "series.parquet", "forgotten.json"
 
 # In WORK.
-PLAN, FATAL = "plan.json", "fatal.json"
+PLAN, FATAL, FORGET = "plan.json", "fatal.json", "forget.json"
+ANY_PART_NOW = "now-*"
+
+
+ANY_SHARD = f"{DATASET}-{SPLIT}.array_record-*"
 
 
 def shard(number: int, count: int) -> str:

@@ -2,7 +2,7 @@
 
 A sampler splits a corpus into strata (one a corpus of a mixture and, with a temperature, one a modality of it) and each
 stratum into slots. Without a cap a slot is a slice. With a cap a longer series has `cap` slots, each standing for a run
-of neighbouring slices of which every draw takes one: a series counts at most `cap` times in an epoch, yet all of its
+of neighboring slices of which every draw takes one: a series counts at most `cap` times in an epoch, yet all of its
 slices are seen in the end. What is kept in memory is a table of runs of consecutive slices, about one a series.
 """
 
@@ -30,7 +30,9 @@ class Stratum:
         return int(self.slots[-1])
 
 
-def runs(groups: np.ndarray, keep: np.ndarray | None, cap: int | None, block: int = 1 << 24) -> tuple[np.ndarray, ...]:
+def runs(
+    groups: np.ndarray, keep: np.ndarray | None, cap: int | None, block: int = 1 << 24
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(start, length, slots) of the consecutive slices that are kept, split where `groups` (N,) changes.
 
     `keep` is bool (N,) or None for all. Slices of one group are consecutive. Reads `block` rows at a time.

@@ -20,14 +20,14 @@ import numpy as np
 
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.crops.boxes import DRAWS, CropsConfig, Geometry, draw_boxes, gaussians
-from curia2_jax.data.crops.gaussian import PatchGaussian, into_crop
+from curia2_jax.data.crops.gaussian import PatchGaussian, Placement, into_crop
 from curia2_jax.data.crops.loader import geometry_of
 from curia2_jax.data.crops.masks import MasksConfig, draw_mask
 
 # Number of a slice -> its foreground, bool (h, w) in cells, and the pixels along a cell.
 Body = Callable[[int], tuple[np.ndarray, int]]
 
-_PLACEMENTS = ("uniform", "anatomical")
+_PLACEMENTS: tuple[Placement, ...] = ("uniform", "anatomical")
 _BORDER = 1.0  # pixel
 _BINS = np.linspace(0, 1, 26)
 _COLORS = {"uniform": "0.45", "anatomical": "tab:blue"}
@@ -63,17 +63,18 @@ def statistics(
     integrals = [_integral(*body(int(i))) for i in chosen]
     geometry = geometry_of(corpus.rows(chosen))
     uniform = rng.random((len(chosen), 2 + crops_config.num_local, DRAWS))
-    rows, global_boxes, flips = [], None, None
+    rows: list[Row] = []
     for placement in _PLACEMENTS:
-        config = dataclasses.replace(crops_config, placement=placement)
-        global_boxes, local_boxes, flips = draw_boxes(uniform, geometry, config)
+        crops = dataclasses.replace(crops_config, placement=placement)
+        global_boxes, local_boxes, flips = draw_boxes(uniform, geometry, crops)
         for what, boxes in (("global crops", global_boxes), ("local crops", local_boxes)):
             shares = np.array([share(integral, b) for integral, b in zip(integrals, boxes, strict=True)])
             gap = np.minimum(boxes[..., :2], geometry.extent[:, None] - boxes[..., 2:]).min(-1)
             rows.append(Row(what, placement, *_shares(shares, gap)))
     for placement in _PLACEMENTS:
-        config = dataclasses.replace(masks_config, placement=placement)
-        shares = _mask_shares(integrals, geometry, global_boxes[:, :1], flips[:, :1], config, grid, seed)
+        masks = dataclasses.replace(masks_config, placement=placement)
+        # In the crops of the placement drawn last, the anatomical one.
+        shares = _mask_shares(integrals, geometry, global_boxes[:, :1], flips[:, :1], masks, grid, seed)
         rows.append(Row("masked patches", placement, *_shares(shares, None)))
     return rows
 

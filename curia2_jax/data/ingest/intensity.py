@@ -5,6 +5,7 @@ volume, with slope and intercept kept, so that the error is at most half of rang
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -24,27 +25,6 @@ def sample(volume: Volume) -> np.ndarray:
     some = np.asarray(volume.raw[step // 2 :: step, step // 2 :: step, step // 2 :: step], np.float64).ravel()
     some = some * volume.slope + volume.intercept
     return some[np.isfinite(some)]
-
-
-def flatness(values: np.ndarray) -> tuple[int, float]:
-    """(number of distinct values, share of voxels off the commonest value that equal their neighbour) of (S, P, L)."""
-    some = np.asarray(values[:: max(1, len(values) // 32)])
-    distinct, counts = np.unique(some, return_counts=True)
-    inside = some[..., :-1] != distinct[counts.argmax()]
-    if len(distinct) < 2 or not inside.any():
-        return len(distinct), 0.0
-    return len(distinct), float(np.mean((some[..., :-1] == some[..., 1:])[inside]))
-
-
-def looks_like_labels(volume: Volume) -> bool:
-    """Whether a volume is a segmentation: whole numbers, at most 256 of them, in flat regions."""
-    raw = volume.raw[:: max(1, len(volume.raw) // 8)]
-    if raw.dtype.kind == "f" and not (np.isfinite(raw).all() and np.all(raw == np.rint(raw))):
-        return False
-    if float(raw.max()) - float(raw.min()) > 1 << 16 or len(np.unique(raw[..., ::4])) > 256:
-        return False
-    distinct, flat = flatness(volume.raw)
-    return 2 <= distinct <= 256 and (flat > 0.8 or (distinct <= 8 and flat > 0.5))
 
 
 def settle(volume: Volume, modality: str | None = None) -> Volume:
@@ -130,7 +110,7 @@ class Quantizer:
         if whole and high - low <= 65535:
             shift = 0.0 if low >= -32768 and high <= 32767 else -32768.0 - low
             return cls(slope, intercept - shift * slope, gain=1.0, bias=shift, fill=low + shift)
-        step = max((high - low) / 65535, np.finfo(np.float32).tiny)
+        step = max((high - low) / 65535, float(np.finfo(np.float32).tiny))
         lowest = (low + 32768 * step) * slope + intercept
         return cls(step * slope, lowest, gain=1 / step, bias=-32768 - low / step, fill=-32768.0)
 
@@ -143,6 +123,7 @@ class Quantizer:
 
     def __call__(self, raw: np.ndarray) -> np.ndarray:
         """int16 of the shape of `raw`, contiguous."""
+        stored: np.ndarray[Any, np.dtype[Any]]
         if raw.dtype.kind in "iu" and self.gain == 1 and self.bias == round(self.bias):
             low, high = int(raw.min()) + int(self.bias), int(raw.max()) + int(self.bias)
             fits = raw.dtype == np.int16 and low >= -32768 and high <= 32767
@@ -163,11 +144,11 @@ class Quantizer:
             if count:
                 stored[wrong] = self.fill
         if self.is_ct:
-            low = stored < PADDING_BELOW
+            holes = stored < PADDING_BELOW
             if hole is not None:
-                low |= hole
-            self.padded += int(np.count_nonzero(low))
-            stored[low] = AIR
+                holes |= hole
+            self.padded += int(np.count_nonzero(holes))
+            stored[holes] = AIR
         over = int(np.count_nonzero(stored > 32767)) + int(np.count_nonzero(stored < -32768))
         self.clipped += over
         if over:
@@ -179,7 +160,7 @@ def _without_outliers(volume: Volume, low: float, high: float) -> tuple[float, f
     """The range to quantise: a few voxels far outside of all others are clipped, as they would take all the steps."""
     some = volume.raw[:: max(1, len(volume.raw) // 32)]
     inner = np.percentile(some[np.isfinite(some)] if some.dtype.kind == "f" else some, (0.1, 99.9))
-    reach = max(float(np.ptp(inner)), np.finfo(np.float32).tiny)
+    reach = max(float(np.ptp(inner)), float(np.finfo(np.float32).tiny))
     if high - low <= _MOST_OUTLYING * reach:
         return low, high
     return max(low, float(inner[0]) - _MOST_OUTLYING / 4 * reach), min(

@@ -1,20 +1,19 @@
 """Label maps: which files they are, which image each belongs to, and whether it fits."""
 
 import collections.abc
-import csv
 import dataclasses
 import os
 import pathlib
 
 import numpy as np
 
-from curia2_jax.data.ingest.intensity import flatness
+from curia2_jax.data.ingest import flatness, layouts, tables
 from curia2_jax.data.readers import header_of
-from curia2_jax.data.readers.archive import Scan, read_any, relative
+from curia2_jax.data.readers.archive import Refused, Scan, read_any, relative
 from curia2_jax.data.readers.volume import Refusal, Volume
-from curia2_jax.errors import UserError
 
 DEFAULT = "*_seg.nii.gz,labels/*"
+_IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".hdr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,21 +26,44 @@ class Pair:
 
 
 def pairs(spec: str, roots: list[pathlib.Path], files: list[str]) -> list[Pair]:
-    """Label maps among `files`, by a CSV file or by comma-separated glob patterns.
+    """Label maps among `files`, by a CSV file, or by the layout of a data set and comma-separated glob patterns. One
+    label map may be of several images, the channels of a case.
 
     Raises:
-      UserError: the CSV cannot be read, or lacks a column.
+      UserError: the CSV cannot be read, or lacks a column or a cell.
     """
     if spec.lower().endswith(".csv"):
         return _from_csv(pathlib.Path(spec))
     patterns = [pattern.strip() for pattern in spec.split(",") if pattern.strip()]
     known, out = set(files), []
-    for file in files:
-        name = pathlib.PurePath(relative(file, roots))
-        pattern = next((p for p in patterns if name.match(p)), None)
-        if pattern is not None:
-            out.append(Pair(file, _partner(pathlib.PurePath(file), pattern, known), "segmentation"))
+    names = {file: relative(file, roots) for file in files}
+    cases = {file: case for file, name in names.items() if (case := layouts.case_of(name))}
+    images: dict[str, list[str]] = {}
+    for file, case in cases.items():
+        if not case.labels:
+            images.setdefault(case.key, []).append(file)
+    for file, name in names.items():
+        case, pattern = cases.get(file), next((p for p in patterns if pathlib.PurePath(name).match(p)), None)
+        if case is not None and case.labels:
+            found, label_set = images.get(case.key, []), case.labels
+        elif pattern is not None:
+            found, label_set = _partners(pathlib.PurePath(file), pattern, known), "segmentation"
+        else:
+            continue
+        out += [Pair(file, image, label_set) for image in found or [""]]
     return out
+
+
+def _partners(label: pathlib.PurePath, pattern: str, known: set[str]) -> list[str]:
+    """Images of a label map: the one with the same name without what the pattern adds, here or in a sibling folder of
+    images; else the channels of the case."""
+    image = _partner(label, pattern, known)
+    tail = pattern.rpartition("/")[2].lstrip("*")
+    if image or not tail:
+        return [image] if image else []
+    case = label.name.removesuffix(tail)
+    names = (f"{case}{gap}{channel}{end}" for gap in "_-" for channel in layouts.CHANNELS for end in _IMAGE_ENDINGS)
+    return [file for file in (str(label.parent / name) for name in names) if file in known]
 
 
 def _partner(label: pathlib.PurePath, pattern: str, known: set[str]) -> str:
@@ -50,7 +72,7 @@ def _partner(label: pathlib.PurePath, pattern: str, known: set[str]) -> str:
     names = [label.name]
     if tail:
         stem = label.name.removesuffix(tail)
-        names = [f"{stem}{end}" for end in (".nii.gz", ".nii", ".nrrd", ".mha", ".hdr", "")]
+        names = [f"{stem}{end}" for end in (*_IMAGE_ENDINGS, "")]
         folders = [label.parent]
     else:
         above = label.parent.parent
@@ -60,23 +82,21 @@ def _partner(label: pathlib.PurePath, pattern: str, known: set[str]) -> str:
 
 
 def _from_csv(path: pathlib.Path) -> list[Pair]:
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"--labels {path}: cannot be read ({error}); write a CSV with the columns image,label"
-        ) from None
-    if not rows or not {"image", "label"} <= set(rows[0]):
-        found = ",".join(rows[0]) if rows else "no rows"
-        raise UserError(
-            f"--labels {path}: found {found}; write a CSV with the columns image,label and, if you like, kind"
-        )
     base = path.parent.resolve()
     return [
-        Pair(str(base / row["label"]), str(base / row["image"]), (row.get("kind") or "segmentation").strip())
-        for row in rows
+        Pair(
+            os.path.normpath(base / row["label"]),
+            os.path.normpath(base / row["image"]),
+            row.get("kind") or "segmentation",
+        )
+        for row in tables.read(path, "--labels", ("image", "label"))
     ]
+
+
+def refused(label: str, reason: str, detail: str) -> Refused:
+    """A label map that is not used."""
+    size = os.path.getsize(label) if os.path.isfile(label) else 0
+    return Refused(label, reason, detail, 1, size, label)
 
 
 def attach(found: list[Pair], scans: list[Scan]) -> list[Pair]:
@@ -112,13 +132,14 @@ def read(file: str, volume: Volume) -> np.ndarray:
     if np.abs(apart).max() > 0.5 * volume.spacing.min():
         raise Refusal("label_geometry", f"up to {np.abs(apart).max():.1f} mm beside the image")
     values = np.asarray(label.raw) if label.slope == 1 and label.intercept == 0 else label.voxels
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 65535) or (values.dtype.kind == "f" and np.any(values != np.rint(values))):
-        raise Refusal("label_values", f"values from {low:g} to {high:g}; labels are whole numbers from 0 to 65535")
-    distinct, flat = flatness(values)
-    if distinct > 16 and flat < 0.8:
-        raise Refusal("label_values", f"{distinct} values in smooth ramps: a probability map, not labels")
-    return np.ascontiguousarray(values, np.uint16)
+    whole = np.rint(values) if values.dtype.kind == "f" else values
+    off = np.abs(values - whole).max() if values.dtype.kind == "f" else 0
+    if not (off <= flatness.NEAR and whole.min() >= 0 and whole.max() <= 65535):
+        found = f"values from {values.min():g} to {values.max():g}" + (f", {off:.3g} off whole ones" if off else "")
+        raise Refusal("label_values", f"{found}; labels are whole numbers from 0 to 65535")
+    if whole.min() != whole.max() and not flatness.is_label_map(whole):
+        raise Refusal("label_values", f"{len(np.unique(whole))} values in smooth ramps: a probability map, not labels")
+    return np.ascontiguousarray(whole, np.uint16)
 
 
 def all_files(found: collections.abc.Iterable[Pair]) -> set[str]:

@@ -6,6 +6,8 @@ import functools
 import json
 import pathlib
 import re
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from curia2_jax import files
 from curia2_jax.data.corpus import layout
@@ -68,35 +70,38 @@ class Options:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
-    def from_json(cls, fields: dict) -> "Options":
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    def from_json(cls, fields: dict[str, Any]) -> "Options":
+        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in fields.items()}
+        return cls(**values)
 
 
-def make(work: pathlib.Path, options: Options, pool: Pool, progress: Progress) -> None:
+def make(work: pathlib.Path, options: Options, workers: int, progress: Progress) -> None:
     """Look at every file once and write the plan into `work`, its summary last.
 
     Raises:
       UserError: there is no file.
+      MachineFault: the machine cannot read on.
     """
     roots = [pathlib.Path(path).resolve() for path in options.input]
-    paths = [str(path) for root in roots for path in archive.walk(root)]
-    if not paths:
+    walked = [item for root in roots for item in archive.walk(root)]
+    paths = [item for item in walked if isinstance(item, str)]
+    if not walked:
         raise UserError(f"--input {', '.join(options.input)}: no file in it; write a folder of studies")
     maps = labels.pairs(options.labels, roots, paths)
     known = labels.all_files(maps)
     images = [file for file in dict.fromkeys(paths) if file not in known]
-    found, refused, done = [], [], 0
-    chunks = [images[i : i + _FILES_PER_TASK] for i in range(0, len(images), _FILES_PER_TASK)]
-    for chunk, items in pool.each(_look, [(chunk, options.planes) for chunk in chunks]):
-        done += len(chunks[chunk])
-        for item in items:
-            (found if isinstance(item, archive.Found) else refused).append(item)
-        progress("looking at files", done, len(images), 0)
+    found: list[archive.Found] = []
+    refused = [item for item in walked if not isinstance(item, str)]
+    for item in _look_at(images, options.planes, workers, progress):
+        if isinstance(item, archive.Found):
+            found.append(item)
+        else:
+            refused.append(item)
     scans = archive.scans(found, roots, options.every_frame)
     lost = labels.attach(maps, scans)
-    refused += [(pair.label, "label_unpaired", f"image {pair.image or 'not found'}") for pair in lost]
+    refused += [labels.refused(pair.label, "label_unpaired", f"image {pair.image or 'not found'}") for pair in lost]
     refused += [
-        (scan.files[0], "too_large", f"{scan.slices} slices, a shard holds {MAX_RECORDS}")
+        scan.refused("too_large", f"{scan.slices} slices, a shard holds {MAX_RECORDS}")
         for scan in scans
         if scan.slices > MAX_RECORDS
     ]
@@ -108,6 +113,8 @@ def make(work: pathlib.Path, options: Options, pool: Pool, progress: Progress) -
         "shards": len(shards),
         "roots": [str(r) for r in roots],
         "label_maps": len(known),
+        "files": len(found) + sum(item.files for item in refused) + len(known),
+        "bytes": sum(item.size for item in (*found, *refused)) + sum(labels.refused(one, "", "").size for one in known),
         "refused": sorted(refused),
     }
     files.write_text(work / layout.PLAN, json.dumps(plan))
@@ -119,7 +126,35 @@ def read_shard(work: pathlib.Path, number: int) -> list[archive.Scan]:
     return [archive.Scan(**entry | {"labels": [tuple(pair) for pair in entry["labels"]]}) for entry in entries]
 
 
-def _look(paths: list[str], planes: tuple[str, ...]) -> list:
+def _look_at(
+    images: list[str], planes: tuple[str, ...], workers: int, progress: Progress
+) -> collections.abc.Iterator[archive.Found | archive.Refused]:
+    """What each file is, in any order. A file whose header takes the process down with it is refused."""
+    chunks = [images[i : i + _FILES_PER_TASK] for i in range(0, len(images), _FILES_PER_TASK)]
+    left, done = set(range(len(chunks))), 0
+    try:
+        with Pool(workers) as pool:
+            for number, items in pool.each(_look, [(chunk, planes) for chunk in chunks]):
+                left.remove(number)
+                done += len(chunks[number])
+                yield from items
+                progress("looking at files", done, len(images), 0)
+    except BrokenProcessPool:
+        for file in (file for number in sorted(left) for file in chunks[number]):
+            yield from _look_alone(file, planes)
+            done += 1
+            progress("looking at files", done, len(images), 0)
+
+
+def _look_alone(file: str, planes: tuple[str, ...]) -> list[archive.Found | archive.Refused]:
+    try:
+        with Pool(1, own_process=True) as pool:
+            return next(items for _, items in pool.each(_look, [([file], planes)]))
+    except BrokenProcessPool:
+        return [archive.Refused(file, "reader_failed", "looking at it ended the process, twice")]
+
+
+def _look(paths: list[str], planes: tuple[str, ...]) -> list[archive.Found | archive.Refused]:
     count = functools.partial(most_slices, planes=planes)
     return [item for path in paths for item in archive.look(path, count)]
 

@@ -137,9 +137,19 @@ def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None 
         pixels = dicom_pixels.read(frames, modality)
         series = _text(first, "SeriesInstanceUID")
     patient, study = frames[0].owner
-    fields = {"patient": patient, "study": study, "series": series, "modality": modality, "notes": notes + pixels.notes}
-    fields |= {"slope": pixels.slope, "intercept": pixels.intercept, "padding": pixels.padding}
-    return from_xyz(pixels.raw.transpose(2, 1, 0), affine, across=2, **fields)
+    return from_xyz(
+        pixels.raw.transpose(2, 1, 0),
+        affine,
+        across=2,
+        patient=patient,
+        study=study,
+        series=series,
+        modality=modality,
+        notes=notes + pixels.notes,
+        slope=pixels.slope,
+        intercept=pixels.intercept,
+        padding=pixels.padding,
+    )
 
 
 def count_frames(files: Sequence[pathlib.Path]) -> int:
@@ -154,12 +164,13 @@ def count_frames(files: Sequence[pathlib.Path]) -> int:
 
 def _all_frames(files: Sequence[pathlib.Path]) -> tuple[list[Frame], pydicom.Dataset, int]:
     """Frames of all files, each instance once; the first dataset; the number of files that repeat an instance."""
-    frames, first, repeated = [], None, 0
+    frames: list[Frame] = []
+    first, repeated = pydicom.Dataset(), 0
     seen: dict[str, list[list[Frame]]] = collections.defaultdict(list)
     for path in sorted(files):
         dataset = dicom_file.parse(path, stop_before_pixels=True)
         _check(dataset)
-        first = first or dataset
+        first = dataset if not frames else first
         mine = frames_of(dataset, path)
         known = seen[_text(dataset, "SOPInstanceUID") or str(path)]
         if any(_is_repeat(mine, other) for other in known):
@@ -178,8 +189,8 @@ def _is_repeat(some: list[Frame], other: list[Frame]) -> bool:
     """
     if len(some) != len(other) or any(not np.allclose(a.origin, b.origin) for a, b in zip(some, other, strict=True)):
         return False
-    pixels = [dicom_pixels.read(frames, "CT") for frames in (some, other)]
-    if not np.array_equal(*(p.raw for p in pixels)) or pixels[0].slope != pixels[1].slope:
+    one, two = (dicom_pixels.read(frames, "CT") for frames in (some, other))
+    if not np.array_equal(one.raw, two.raw) or one.slope != two.slope:
         raise Refusal("irregular_geometry", "mixed: one SOPInstanceUID, one place and two pictures")
     return True
 

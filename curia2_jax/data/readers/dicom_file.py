@@ -3,6 +3,7 @@
 import pathlib
 import warnings
 import zlib
+from typing import Any
 
 import pydicom
 from pydicom import uid
@@ -48,7 +49,7 @@ def parse(path: pathlib.Path, **options) -> pydicom.Dataset:
         raise Refusal("corrupt", f"{type(error).__name__}: {error}") from None
 
 
-def element(dataset: pydicom.Dataset, tag: str) -> object:
+def element(dataset: pydicom.Dataset, tag: str) -> Any:
     """Value of an element, None when it is missing or empty. pydicom parses values when they are first asked for, and
     may raise any exception on malformed bytes: that is a Refusal here."""
     try:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -76,6 +77,7 @@ def numbers(dataset: pydicom.Dataset, tag: str, count: int, default: float | Non
     Raises:
       Refusal: it is no number, or missing and there is no default.
     """
+    value: Any
     if tag in _DECIMALS:
         text = said(dataset, tag)
         value = text and (text.split("\\") if count > 1 else text)
@@ -118,7 +120,8 @@ def functional(dataset: pydicom.Dataset, number: int, sequence: str) -> pydicom.
 
 def owner_of(dataset: pydicom.Dataset) -> tuple[str, str]:
     """(patient, study), "" for what the object does not say."""
-    return tuple(said(dataset, name, tag) for name, tag in _OWNER)
+    patient, study = (said(dataset, name, tag) for name, tag in _OWNER)
+    return patient, study
 
 
 def said(dataset: pydicom.Dataset, name: str, tag: BaseTag | None = None) -> str:

@@ -9,6 +9,7 @@ tile lies half the difference further (https://nipy.org/nibabel/dicom/dicom_mosa
 import dataclasses
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -72,7 +73,7 @@ def is_one_slice(dataset: pydicom.Dataset) -> bool:
     return bool(sizes) and max(dataset.Rows, dataset.Columns) <= max(sizes)
 
 
-def _private(dataset: pydicom.Dataset, group: int, creator: str, element: int) -> object:
+def _private(dataset: pydicom.Dataset, group: int, creator: str, element: int) -> Any:
     """Value of a private element, None where there is none."""
     for block in range(0x10, 0x18):
         if (group << 16 | block) in dataset and str(dataset[group << 16 | block].value).strip() == creator:

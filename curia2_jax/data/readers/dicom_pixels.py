@@ -1,6 +1,7 @@
 """The numbers of a DICOM volume: decoded, in one array, with what they mean."""
 
 import dataclasses
+import pathlib
 import tempfile
 
 import numpy as np
@@ -20,12 +21,12 @@ _TAGS = [
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("PixelData", "FloatPixelData", "DoubleFloatPixelData", *dicom_file.TELLING),
 ]
-# One decoder for each codec: pydicom tries all that it knows, and on a damaged stream GDCM may end the process.
+# One decoder for each codec: pydicom tries all that it knows, and of those GDCM may end the process on a damaged JPEG
+# 2000 stream, and pyjpegls not return from a JPEG-LS stream without an end.
 _DECODERS = {
     **dict.fromkeys((uid.JPEG2000Lossless, uid.JPEG2000), "pylibjpeg"),
     **dict.fromkeys((uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K), "pylibjpeg"),
-    **dict.fromkeys((uid.JPEGLSLossless, uid.JPEGLSNearLossless), "pyjpegls"),
-    **dict.fromkeys((uid.JPEGLossless, uid.JPEGLosslessSV1), "gdcm"),
+    **dict.fromkeys((uid.JPEGLSLossless, uid.JPEGLSNearLossless, uid.JPEGLossless, uid.JPEGLosslessSV1), "gdcm"),
     uid.RLELossless: "pydicom",
 }
 
@@ -61,16 +62,19 @@ def read(frames: list[Frame], modality: str) -> Pixels:
     if not all(slope != 0 and np.isfinite([slope, intercept]).all() for slope, intercept in scales):
         raise Refusal("corrupt", "RescaleSlope, RescaleIntercept " + ", ".join(f"{s:g}, {i:g}" for s, i in scales))
     varies = len(scales) > 1
-    out, padding, inverted, now = None, set(), set(), (None, None)
+    out: np.ndarray | None = None
+    padding: set[tuple[float, float] | None] = set()
+    inverted: set[bool] = set()
+    now: tuple[pathlib.Path, _File] | None = None
     number = 0
     while number < len(frames):
         frame = frames[number]
-        if now[0] != frame.path:
+        if now is None or now[0] != frame.path:
             now = (frame.path, _decoded(dicom_file.parse(frame.path, specific_tags=_TAGS), frame))
             padding.add(now[1].padding)
             inverted.add(now[1].inverted)
             if len(padding) > 1 and not varies:  # begin again, with a number that is no number for what is padding
-                varies, out, number, now = True, None, 0, (None, None)
+                varies, out, number, now = True, None, 0, None
                 continue
         pixels = now[1].frames[frame.number]
         if pixels.shape != frame.size:
@@ -83,10 +87,10 @@ def read(frames: list[Frame], modality: str) -> Pixels:
         raise Refusal("irregular_geometry", "mixed: MONOCHROME1 and MONOCHROME2 in one series")
     slope, intercept = (1.0, 0.0) if varies else scales.pop()
     one = None if varies else padding.pop()
-    pixels = Pixels(out, slope, intercept, (one[0],) if one else ())
+    read_in = Pixels(np.asarray(out), slope, intercept, (one[0],) if one else ())
     if inverted.pop():
-        _settle_inverted(pixels, modality)
-    return pixels
+        _settle_inverted(read_in, modality)
+    return read_in
 
 
 def _scaled(pixels: np.ndarray, frame: Frame, padding: tuple[float, float] | None) -> np.ndarray:

@@ -48,8 +48,8 @@ def _look(path: pathlib.Path, stored: itk_header.Stored) -> Header:
     affine = np.eye(4)
     affine[:3, :3] = direction * np.array(reader.GetSpacing()[:3]) * stored.unit
     affine[:3, 3] = np.array(reader.GetOrigin()[:3]) * stored.unit
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine if stored.placed else None
-    return Header(tuple(size[:3]), (*size, 1)[3], affine)
+    to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
+    return Header(tuple(size[:3]), (*size, 1)[3], to_ras @ affine if stored.placed else None)
 
 
 def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None = None) -> Volume:

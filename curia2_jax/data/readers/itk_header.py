@@ -129,7 +129,8 @@ def _nrrd(path: pathlib.Path, start: bytes) -> Stored:
     if start[:4] != b"NRRD":
         raise Refusal("wrong_format", "no NRRD magic number")
     end = re.search(rb"\r?\n\r?\n", start)
-    text = start[: end.start() if end else len(start)].decode("latin-1")
+    head, body = (end.start(), end.end()) if end else (len(start), 0)
+    text = start[:head].decode("latin-1")
     lines = [
         line.partition(":") for line in text.splitlines()[1:] if ":" in line and line[0] != "#" and ":=" not in line
     ]
@@ -145,7 +146,7 @@ def _nrrd(path: pathlib.Path, start: bytes) -> Stored:
         _NRRD_ENCODINGS[fields["encoding"].lower()],
         _product(sizes) * _item(fields["type"]),
         path if name is None else _beside(path, name),
-        0 if name is not None else end.end(),
+        0 if name is not None else body,
         bool(vectors) and fields.get("space", "").lower() in _SPACES,
         _unit(units),
         tuple(lengths or (float(n) for n in fields.get("spacings", "").split() if n.lower() != "nan")),
@@ -195,7 +196,7 @@ def _unit(units: set[str]) -> float:
     known = {_MILLIMETRES.get(unit) for unit in units}
     if len(known) > 1 or None in known:
         raise Refusal("no_geometry", f"units {', '.join(sorted(units))}")
-    return known.pop()
+    return _MILLIMETRES[units.pop()]
 
 
 def _beside(path: pathlib.Path, name: str) -> pathlib.Path:

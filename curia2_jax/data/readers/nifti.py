@@ -133,7 +133,7 @@ def _opened(path: pathlib.Path) -> Iterator[typing.BinaryIO]:
             return
         try:
             with gzip.GzipFile(fileobj=file) as stream:
-                yield stream
+                yield typing.cast(typing.BinaryIO, stream)
         except EOFError:
             raise Refusal("corrupt", "the gzip stream ends before its checksum") from None
         except (gzip.BadGzipFile, zlib.error) as error:
@@ -181,11 +181,11 @@ def _header(start: bytes, path: pathlib.Path) -> _Layout:
     unit = _MILLIMETRES.get(int(fields["xyzt_units"]) & 7)
     if unit is None:
         raise Refusal("no_geometry", f"xyzt_units {int(fields['xyzt_units'])}")
-    zooms = tuple((abs(float(z)) or 1.0) * unit for z in fields["pixdim"][1:4])
+    x, y, z = ((abs(float(size)) or 1.0) * unit for size in fields["pixdim"][1:4])
     affine = _affine(fields)
     if affine is not None:
         affine[:3] *= unit
-    return _Layout(shape, dtype, int(offset), slope, intercept, zooms, affine, _mirrored(fields))
+    return _Layout(shape, dtype, int(offset), slope, intercept, (x, y, z), affine, _mirrored(fields))
 
 
 def _mirrored(fields: nib.Nifti1Header) -> bool:
@@ -229,10 +229,11 @@ def _affine(fields: nib.Nifti1Header) -> np.ndarray | None:
 def _voxels(stream: typing.BinaryIO, header: _Layout, start: bytes, path: pathlib.Path) -> bytearray | mmap.mmap:
     """Bytes of the file up to the last voxel, after the rest of the stream was read and checked as well."""
     stop = header.stop
-    data = _at_once(path, stop) if path.name.lower().endswith(".gz") else None
-    if data is not None:
-        return data
+    whole = _at_once(path, stop) if path.name.lower().endswith(".gz") else None
+    if whole is not None:
+        return whole
     _check_size(header, path)
+    data: bytearray | mmap.mmap
     if stop > IN_MEMORY:
         with tempfile.TemporaryFile() as file:
             file.truncate(stop)
@@ -282,7 +283,7 @@ def _at_once(path: pathlib.Path, stop: int) -> bytearray | None:
         start = bytes(packed[:1024]).find(b"\0", 10) + 1 or len(packed)
     out = bytearray(length)
     try:
-        imagecodecs.deflate_decode(packed[start:-8], out=out, raw=True)
+        imagecodecs.deflate_decode(packed[start:-8], out=out, raw=True)  # type: ignore[arg-type] # any buffer
     except imagecodecs.DeflateError:
         return None
     return out if zlib.crc32(out) == checksum else None

@@ -23,14 +23,15 @@ class Found:
     owner: str = ""
     stack: str = ""
     place: float = 0.0
+    size: int = 0  # bytes
 
 
 def series_of(found: list[Found]) -> dict[tuple[str, str], list[Found]]:
     """Files by (format, name of the series).
 
     A UID that several patients or studies share is a series for each, unless that leaves single slices: those stay
-    together, for the reader to refuse. Series of one slice each that lie on one grid are one: some
-    scanners give every slice a UID of its own.
+    together, for the reader to refuse. Series of one slice each that lie on one grid are one: some scanners give every
+    slice a UID of its own.
     """
     groups: dict[tuple[str, str], list[Found]] = collections.defaultdict(list)
     for item in found:

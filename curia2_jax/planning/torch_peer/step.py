@@ -1,5 +1,7 @@
 """The step: teacher, targets, student, losses, backward, clipping, AdamW, moving average."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -8,7 +10,7 @@ from curia2_jax.planning.torch_peer.model import Backbone
 
 
 class Pretraining:
-    """Student, teacher, centres and optimiser.
+    """Student, teacher, centers and optimizer.
 
     Args:
       student, teacher: `backbone`, `dino_head` and, unless iBOT shares it, `ibot_head`.
@@ -31,7 +33,7 @@ class Pretraining:
         self.student, self.teacher = student, teacher.requires_grad_(False)
         self.centering, self.clip_norm = centering, clip_norm
         self.regularizer, self.regularizer_weight = regularizer, regularizer_weight
-        self.centers: dict[str, Tensor | float] = {"dino": 0.0, "ibot": 0.0}
+        self.centers = {"dino": torch.zeros(()), "ibot": torch.zeros(())}
         groups = param_groups(student, layerwise_decay, patch_embed_lr_mult)
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
@@ -54,7 +56,7 @@ class Pretraining:
         """
         terms = self.losses(global_crops, local_crops, masks, teacher_temp, directions)
         self.optimizer.zero_grad()
-        total = sum(terms.values())
+        total = torch.stack(list(terms.values())).sum()
         total.backward()
         norms = {
             f"grad_norm/{name}": nn.utils.clip_grad_norm_(module.parameters(), self.clip_norm)
@@ -71,7 +73,7 @@ class Pretraining:
     def losses(
         self, global_crops: Tensor, local_crops: Tensor, masks: Tensor, teacher_temp: float, directions: Tensor | None
     ) -> dict[str, Tensor]:
-        """The weighted terms of the objective. Moves the centres, which serve from the next step on."""
+        """The weighted terms of the objective. Moves the centers, which serve from the next step on."""
         images = global_crops.shape[0] // 2
         ibot_head = "ibot_head" if "ibot_head" in self.student else "dino_head"
         patches = slice(-masks.shape[1], None)
@@ -96,9 +98,9 @@ class Pretraining:
         }
         views = tokens[:, 0].split(images)
         if self.regularizer == "koleo":
-            terms["koleo"] = self.regularizer_weight * sum(losses.koleo(view) for view in views)
-        elif self.regularizer == "sigreg":
-            mean = sum(losses.sigreg(view, directions) for view in views) / 2
+            terms["koleo"] = self.regularizer_weight * torch.stack([losses.koleo(view) for view in views]).sum()
+        elif self.regularizer == "sigreg" and directions is not None:
+            mean = torch.stack([losses.sigreg(view, directions) for view in views]).mean()
             terms["sigreg"] = self.regularizer_weight * 512 / images * mean
         return terms
 
@@ -112,7 +114,7 @@ class Pretraining:
 
 def param_groups(student: nn.ModuleDict, layerwise_decay: float, patch_embed_lr_mult: float) -> list[dict]:
     """AdamW's groups: parameters with equal multipliers together, so that one fused kernel updates them."""
-    backbone: Backbone = student["backbone"]
+    backbone = cast(Backbone, student["backbone"])
     last = len(backbone.blocks) + 1
     groups: dict[tuple, dict] = {}
     for path, parameter in student.named_parameters():

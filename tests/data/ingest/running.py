@@ -19,12 +19,12 @@ def run(output, *inputs, workers=1, runner=None, **options) -> ingest.Summary:
 
 
 def quarantine(output) -> dict[str, str]:
-    with open(output / "local" / "quarantine.csv", newline="") as file:
+    with open(output / "local" / "quarantine.csv", newline="", encoding="utf-8") as file:
         return {row["file"]: row["reason"] for row in csv.DictReader(file)}
 
 
 def corrections(output) -> set[tuple[str, str]]:
-    with open(output / "local" / "corrections.csv", newline="") as file:
+    with open(output / "local" / "corrections.csv", newline="", encoding="utf-8") as file:
         return {(row["file"], row["what"]) for row in csv.DictReader(file)}
 
 

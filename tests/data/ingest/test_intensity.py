@@ -167,13 +167,3 @@ def test_other_mr_is_quantized_with_the_stated_error(scale):
     assert np.abs(back - raw)[finite].max() <= bound * (1 + 1e-6)
     np.testing.assert_allclose(back[~finite], raw[finite].min(), atol=bound)
     assert quantize.notes[0] == ("non_finite", "3 voxels")
-
-
-def test_label_maps_are_told_from_images(shared_data):
-    """On real ones."""
-    for name in ("mr/cord_t1_seg", "ct/abdomen_ts_sm_seg", "mr/colin27_brodmann", "mr/glioma_a_seg"):
-        assert intensity.looks_like_labels(nifti.read([shared_data / f"{name}.nii.gz"])), name
-    for name in ("mr/cord_t1", "ct/abdomen_ts_sm", "mr/colin27_t1_bet", "mr/mni152_t1", "mr/mni152_gm", "mr/cord_t2s"):
-        assert not intensity.looks_like_labels(nifti.read([shared_data / f"{name}.nii.gz"])), name
-    assert not intensity.looks_like_labels(volume(body()))
-    assert not intensity.looks_like_labels(volume(np.zeros((4, 8, 8))))

@@ -1,0 +1,33 @@
+"""The linear layer: products in the compute dtype, everything added in float32 or better."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+
+def wide(dtype: str | jnp.dtype) -> jnp.dtype:
+    """Where sums are accumulated: float32, or float64 for float64."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+class Dense(nn.Module):
+    """Linear layer: the matmul in `dtype`, the bias added in float32 or better, the result in `dtype`.
+
+    Adding in float32 costs nothing once fused, and makes the bias's gradient, a sum over all tokens, a float32 sum.
+    `as_rows` multiplies one matrix of rows.
+    """
+
+    features: int
+    dtype: str
+    as_rows: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows {self.features}"]:
+        kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        rows = x.astype(self.dtype)
+        rows = rows.reshape(-1, x.shape[-1]) if self.as_rows else rows
+        y = jnp.matmul(rows, kernel.astype(self.dtype)).astype(wide(self.dtype))
+        y = (y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))).astype(self.dtype)
+        return y.reshape(*x.shape[:-1], -1)

@@ -1,0 +1,127 @@
+"""Everything before the first step: the checks, the working directory, the state, the data, the compiled program."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding
+
+from curia2_jax.data.corpus.corpus import Corpus
+from curia2_jax.data.crops.batches import Batches, batches
+from curia2_jax.errors import UserError
+from curia2_jax.parallel import compiler
+from curia2_jax.parallel.mesh import BATCH, batch_shards, check_batch, local_rows, make_mesh
+from curia2_jax.parallel.processes import first_alone, wait_for_all
+from curia2_jax.telemetry.metrics import MetricsWriter
+from curia2_jax.telemetry.profile import Profile
+from curia2_jax.telemetry.progress import duration
+from curia2_jax.training import checkpoints, reports, workdir
+from curia2_jax.training.checkpoints import Checkpoints
+from curia2_jax.training.initial import abstract_sharded_state, initial_state
+from curia2_jax.training.recipe import Recipe, recipe_from
+from curia2_jax.training.state import TrainState
+from curia2_jax.training.step import train_step
+
+CompiledStep = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that is set up, except for its state, which every step replaces."""
+
+    workdir: pathlib.Path
+    recipe: Recipe
+    mesh: Mesh
+    start: int  # steps that are done already
+    batches: Batches
+    checkpoints: Checkpoints
+    meta: dict[str, str]  # what a checkpoint says of where it comes from
+    is_lead: bool  # of the processes, the one that prints and writes
+    log: MetricsWriter | None  # of the lead
+    trace: Profile | None  # of the lead, if it was asked for
+
+    @property
+    def total(self) -> int:
+        return self.recipe.schedule.total_steps
+
+
+def prepare(
+    config: Mapping[str, Any], folder: pathlib.Path, closing: contextlib.ExitStack, *, profile: bool
+) -> tuple[Run, TrainState]:
+    """Checks, claims and opens all that a run needs, and restores or draws its state; `closing` closes it again.
+
+    Raises:
+      UserError: config, corpus or working directory do not fit.
+    """
+    recipe = recipe_from(config)
+    mesh = make_mesh(recipe.parallel)
+    check_batch(recipe.data.global_batch, recipe.data.group_size, recipe.parallel.accumulation, batch_shards(mesh))
+    if not recipe.data.corpus:
+        raise UserError("config.data.corpus: no corpus; write --config.data.corpus=FOLDER, made by launch/ingest.py")
+    corpus = Corpus(recipe.data.corpus)
+    first_alone(lambda: workdir.claim(folder, config))
+    contract = corpus.contract["hash"]
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+    closing.enter_context(jax.set_mesh(mesh))
+    saved = closing.enter_context(Checkpoints(folder, recipe.checkpoint))
+    state = initial_state(saved, recipe, mesh, contract)
+    checkpoints.check_room(folder, state)
+    start = int(state.step)
+    loader = closing.enter_context(
+        batches(
+            recipe.data,
+            recipe.crops,
+            recipe.masks,
+            recipe.model.patch_size,
+            seed=recipe.seed,
+            start_step=start,
+            stop_step=recipe.schedule.total_steps,
+            rows=local_rows(recipe.data.global_batch, mesh),
+            corpus=corpus,
+        )
+    )
+    is_lead = jax.process_index() == 0
+    run = Run(
+        folder,
+        recipe,
+        mesh,
+        start,
+        loader,
+        saved,
+        meta={"config": digest, "corpus": contract},
+        is_lead=is_lead,
+        log=closing.enter_context(contextlib.closing(MetricsWriter(folder, start))) if is_lead else None,
+        trace=closing.enter_context(contextlib.closing(Profile(folder, start))) if profile and is_lead else None,
+    )
+    if is_lead:
+        reports.print_start(recipe, mesh, len(corpus), state, start)
+    return run, state
+
+
+def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
+    """The rows of this process as part of global arrays."""
+    sharding = NamedSharding(mesh, BATCH)
+    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+
+
+def compile_step(run: Run, state: TrainState, batch: dict[str, Array]) -> CompiledStep:
+    """The step, compiled once and ahead: a second compilation cannot happen, other shapes would raise."""
+    began = time.monotonic()
+    shardings = jax.tree.map(lambda a: a.sharding, abstract_sharded_state(run.recipe, run.mesh))
+    step = functools.partial(train_step, recipe=run.recipe, mesh=run.mesh)
+    lowered = jax.jit(step, out_shardings=(shardings, None), donate_argnums=0).lower(state, batch)
+    compiled = lowered.compile(compiler.options(jax.default_backend()))
+    wait_for_all("compiled")
+    if run.is_lead:
+        print(f"compiled in {duration(time.monotonic() - began)}", flush=True)
+    return compiled

@@ -1,0 +1,114 @@
+"""What a run says and leaves behind while it goes: its start, its rows, its pictures, its end."""
+
+import json
+import math
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from curia2_jax import files
+from curia2_jax.data.crops.batches import Batches
+from curia2_jax.models.drop_path import subset_size
+from curia2_jax.parallel import compiler, sharding
+from curia2_jax.parallel.processes import STOP
+from curia2_jax.telemetry import pictures
+from curia2_jax.telemetry.metrics import MetricsWriter, rankme, read
+from curia2_jax.telemetry.progress import Progress
+from curia2_jax.training import augment, checkpoints, optimizer
+from curia2_jax.training.objective import CLASS_TOKENS
+from curia2_jax.training.recipe import Recipe
+from curia2_jax.training.state import TrainState, count, state_hash
+from curia2_jax.training.step import AUGMENT, step_key
+from curia2_jax.training.terms import TERMS
+
+
+def warn_if_kept(before: TrainState) -> None:
+    """One line on stderr if the first step did not take over the buffers of the state that it was given."""
+    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(before) if not leaf.is_deleted())
+    if kept:
+        print(
+            f"warning: the first step copied {kept / 2**20:,.1f} MiB of its state instead of taking them over: it "
+            "needs that much more memory than launch/plan.py says",
+            file=sys.stderr,
+        )
+
+
+def picture_of_crops(folder: pathlib.Path, batch: dict[str, Array], recipe: Recipe) -> None:
+    """WORKDIR/images/crops.png, unless it is there: what the student sees of the first images."""
+    path = folder / "images" / "crops.png"
+    if path.exists():
+        return
+    first = {name: jax.device_put(np.asarray(x.addressable_data(0))[:6]) for name, x in batch.items()}
+    key = step_key(recipe, 0, AUGMENT)
+    sizes = recipe.crops.global_size, recipe.crops.local_size
+    lowered = jax.jit(lambda b: augment.crops_of(b, key, recipe.augment, *sizes)).lower(first)
+    program = lowered.compile(compiler.options_for_once(jax.default_backend()))
+    global_crops, local_crops = map(np.asarray, program(first))
+    pictures.crops(path, global_crops, local_crops, np.asarray(first["masks"]))
+
+
+def scalars_of(values: dict[str, Array]) -> dict[str, float]:
+    """The scalar metrics of a step, on the host."""
+    return {name: float(x) for name, x in values.items() if name not in (CLASS_TOKENS, "finite", STOP)}
+
+
+def row(log: MetricsWriter, progress: Progress, step: int, values: dict[str, Array], batches: Batches) -> None:
+    """One row of metrics.jsonl and one printed line."""
+    scalars = scalars_of(values)
+    scalars["rankme"] = rankme(np.asarray(values[CLASS_TOKENS]))
+    figures = progress.interval(step)
+    log.write(step, scalars | figures | {"replaced_records": float(batches.corrupt.total())})
+    print(progress.line(scalars["loss"], figures), flush=True)
+
+
+def draw_curves(folder: pathlib.Path) -> None:
+    """WORKDIR/images/curves.png from the rows so far."""
+    pictures.curves(folder / "images" / "curves.png", read(folder / "metrics.jsonl"), [term.curve for term in TERMS])
+
+
+def nonfinite(folder: pathlib.Path, step: int, values: dict[str, Array], batches: Batches) -> None:
+    """Writes what is known of a step whose loss or gradient norm is not finite. The state was not touched by it."""
+    scalars = scalars_of(values)
+    text = {name: value if math.isfinite(value) else str(value) for name, value in scalars.items()}
+    report = {"step": step, "metrics": text, "batch": batches.records_of_step(step - 1)}
+    files.write_text(folder / "nonfinite.json", json.dumps(report, indent=1) + "\n")
+    print(
+        f"error: step {step:,}: loss {scalars['loss']} or a gradient norm is not finite; nothing was updated or "
+        f"saved; its images are listed in {folder / 'nonfinite.json'}; look at them, or lower config.optim.base_lr",
+        file=sys.stderr,
+    )
+
+
+def finish(folder: pathlib.Path, state: TrainState, is_lead: bool) -> None:
+    """Writes the hash of the final state; every process has to call it."""
+    digest = state_hash(state)
+    if is_lead:
+        files.write_text(folder / "state.sha256", digest + "\n")
+        print(f"done: {int(state.step):,} steps; {checkpoints.directory(folder)}", flush=True)
+
+
+def print_start(recipe: Recipe, mesh: Mesh, slices: int, state: TrainState, start: int) -> None:
+    """What is about to run: one table of parameter groups, and what the groups of images make of the rates."""
+    m, d = recipe.model, recipe.data
+    print(
+        f"ViT width {m.width}, depth {m.depth}, patch {m.patch_size}: {count(state.params['backbone']):,} backbone "
+        f"parameters, {count(state.params):,} with heads; {slices:,} slices; {d.global_batch} images a step on "
+        f"{mesh.devices.size} device(s), mesh {dict(mesh.shape)}"
+    )
+    for what, crops in (("global", 2 * d.group_size), ("local", recipe.crops.num_local * d.group_size)):
+        kept = subset_size(crops, m.drop_path)
+        rate = f"{1 - kept / crops:.3f} ({kept} of {crops} kept in a group; {m.drop_path} asked)"
+        print(f"drop path of {what} crops: {rate}")
+    print(f"{'module':<10} {'part':<14} {'parameters':>13} {'lr x':>18} {'decay x':>8}")
+    for row in optimizer.table(state.params, recipe.optim):
+        print(
+            f"{row['module']:<10} {row['part']:<14} {row['parameters']:>13,} {row['lr_mult']:>18} {row['wd_mult']:>8}"
+        )
+    if sharding.state_shards(mesh) > 1:
+        for row in sharding.table(state.params, mesh):
+            print(f"{row['path']:<44} {row['shape']!s:<22} {row['spec']:<44} {row['why']}")
+    print(f"from step {start:,} to {recipe.schedule.total_steps:,}", flush=True)
