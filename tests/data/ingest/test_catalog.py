@@ -19,7 +19,7 @@ def test_rows_come_back_in_order_as_they_were(tmp_path, monkeypatch):
     """Names of any bytes, series over pages, and every name once."""
     monkeypatch.setattr(catalogs, "_PAGE", 3)
     names = [f"{n:02}\udcfc" for n in range(10)]
-    found = [Found(f"f{n}", "dicom", f"s{n % 3}", 1, 2, n) for n in range(10)]
+    found = [Found(f"f{n}", "dicom", f"s{n % 3}", 1, 2, size=n) for n in range(10)]
     with Catalog(tmp_path / "c.sqlite") as catalog:
         catalog.insert("files", [(name,) for name in reversed(names + names)])
         assert list(catalog.files) == names and len(catalog.files) == 10
@@ -62,7 +62,7 @@ def walk(root):
     for n in range(count):
         yield f"{root}/patient{n // 500:07}/study/series/IM{n:09}.dcm"
 def look(file, count):
-    return [archive.Found(file, "dicom", "1.2.826.0.1.3680043.8.498." + str(int(file[-13:-4]) // 100), 1, 1, 500_000)]
+    return [archive.Found(file, "dicom", "1.2.826.0.1.3680043.8.498." + str(int(file[-13:-4]) // 100), 1, 1, size=500_000)]
 archive.walk, archive.look = walk, look
 def peak():  # of this program; what getrusage tells is that of the one which started it as well
     (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
