@@ -20,11 +20,11 @@ from curia2_jax.data.crops.batches import Batches, batches
 from curia2_jax.errors import UserError
 from curia2_jax.parallel import compiler
 from curia2_jax.parallel.mesh import BATCH, batch_shards, check_batch, local_rows, make_mesh
-from curia2_jax.parallel.processes import first_alone, wait_for_all
+from curia2_jax.parallel.processes import first_says, wait_for_all
 from curia2_jax.telemetry.metrics import MetricsWriter
 from curia2_jax.telemetry.profile import Profile
 from curia2_jax.telemetry.progress import duration
-from curia2_jax.training import checkpoints, reports, workdir
+from curia2_jax.training import checkpoints, reports, salvage, workdir
 from curia2_jax.training.checkpoints import Checkpoints
 from curia2_jax.training.initial import abstract_sharded_state, initial_state
 from curia2_jax.training.recipe import Recipe, recipe_from
@@ -68,13 +68,13 @@ def prepare(
     if not recipe.data.corpus:
         raise UserError("config.data.corpus: no corpus; write --config.data.corpus=FOLDER, made by launch/ingest.py")
     corpus = Corpus(recipe.data.corpus)
-    first_alone(lambda: workdir.claim(folder, config))
+    newest = first_says(lambda: settle(folder, config))
     contract = corpus.contract["hash"]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
     closing.enter_context(jax.set_mesh(mesh))
     saved = closing.enter_context(Checkpoints(folder, recipe.checkpoint))
-    state = initial_state(saved, recipe, mesh, contract)
+    state = initial_state(saved, newest, recipe, mesh, contract)
     checkpoints.check_room(folder, state)
     start = int(state.step)
     loader = closing.enter_context(
@@ -106,6 +106,17 @@ def prepare(
     if is_lead:
         reports.print_start(recipe, mesh, len(corpus), state, start)
     return run, state
+
+
+def settle(folder: pathlib.Path, config: Mapping[str, Any]) -> int | None:
+    """Makes or takes up the working directory; the step of the checkpoint to go on from. For one process, alone.
+
+    Raises:
+      UserError: it is not a run of this config, or has checkpoints and none is good.
+    """
+    workdir.claim(folder, config)
+    salvage.clear_leftovers(folder)
+    return salvage.newest_good(folder)
 
 
 def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
