@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.crops.batches import Batches, batches
+from curia2_jax.ending import end_now, given_back
 from curia2_jax.errors import UserError
 from curia2_jax.parallel import compiler
 from curia2_jax.parallel.mesh import BATCH, batch_shards, check_batch, local_rows, make_mesh
@@ -27,6 +28,7 @@ from curia2_jax.telemetry.progress import duration
 from curia2_jax.training import checkpoints, reports, salvage, workdir
 from curia2_jax.training.checkpoints import Checkpoints
 from curia2_jax.training.initial import abstract_sharded_state, initial_state
+from curia2_jax.training.lock import Lock
 from curia2_jax.training.recipe import Recipe, recipe_from
 from curia2_jax.training.state import TrainState
 from curia2_jax.training.step import train_step
@@ -68,7 +70,7 @@ def prepare(
     if not recipe.data.corpus:
         raise UserError("config.data.corpus: no corpus; write --config.data.corpus=FOLDER, made by launch/ingest.py")
     corpus = Corpus(recipe.data.corpus)
-    newest = first_says(lambda: settle(folder, config))
+    newest = first_says(lambda: settle(folder, config, closing))
     contract = corpus.contract["hash"]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
@@ -108,12 +110,18 @@ def prepare(
     return run, state
 
 
-def settle(folder: pathlib.Path, config: Mapping[str, Any]) -> int | None:
-    """Makes or takes up the working directory; the step of the checkpoint to go on from. For one process, alone.
+def settle(folder: pathlib.Path, config: Mapping[str, Any], closing: contextlib.ExitStack) -> int | None:
+    """Makes or takes up the working directory and locks it until `closing`; the step of the checkpoint to go on from.
+    For one process of a run.
 
     Raises:
-      UserError: it is not a run of this config, or has checkpoints and none is good.
+      UserError: it cannot be made, is not a run of this config, is locked, or has checkpoints and none is good.
     """
+    try:
+        lock = Lock(folder, lambda why: end_now(2, f"error: --workdir {folder}: {why}; stopped, nothing more written"))
+        closing.enter_context(given_back(lock.take().close))
+    except OSError as e:
+        raise workdir.cannot_write(folder, e) from e
     workdir.claim(folder, config)
     salvage.clear_leftovers(folder)
     return salvage.newest_good(folder)
