@@ -1,5 +1,7 @@
-"""Every console and python block of the README, as written, on a few synthetic studies."""
+"""Every console and python block of the README and of docs/, as written, on a few synthetic studies; their tables and
+links."""
 
+import importlib
 import os
 import pathlib
 import re
@@ -12,11 +14,13 @@ import pytest
 from curia2_jax.data.readers import phantom
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+# In the order of reading: what a page shows may need what the one before it made.
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(page: pathlib.Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -39,23 +43,24 @@ def run(line: list[str], clone: pathlib.Path) -> str:
 
 
 def test_console_and_python_blocks_run_as_written(clone):
-    lines = [line for block in blocks("console") for line in block.splitlines()]
-    assert lines and all(line.startswith("$ python launch/") for line in lines)
-    for line in lines:
-        run(shlex.split(line.removeprefix("$ ")), clone)
+    for page in PAGES:
+        lines = [line for block in blocks(page, "console") for line in block.splitlines()]
+        assert all(line.startswith("$ python launch/") for line in lines), page
+        assert lines or page != README
+        for line in lines:
+            run(shlex.split(line.removeprefix("$ ")), clone)
+        for block in blocks(page, "python"):
+            out = run([sys.executable, "-c", block + "\nprint(tuple(tokens.shape))"], clone)
+            assert out.splitlines()[-1] == "(1, 65, 128)"  # class token and 8 x 8 patches of the demo model
     assert (clone / "reports" / "first" / "report.html").stat().st_size > 10_000
-    for block in blocks("python"):
-        out = run([sys.executable, "-c", block + "\nprint(tuple(tokens.shape))"], clone)
-        assert out.splitlines()[-1] == "(1, 65, 128)"  # class token and 8 x 8 patches of the demo model
+    assert {path.name for path in (clone / "corpora" / "ours" / "preview").iterdir()} >= {"placement.png"}
 
 
 def test_the_table_of_configs_is_true():
-    import importlib
-
     from curia2_jax.training.recipe import recipe_from
     from curia2_jax.training.state import abstract_state, count
 
-    rows = re.findall(r"^\| `configs/(\w+)\.py` \|(.*)\|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `configs/(\w+)\.py` \|(.*)\|$", (ROOT / "docs" / "clusters.md").read_text(), re.MULTILINE)
     assert {name for name, _ in rows} == {p.stem for p in (ROOT / "configs").glob("*.py")} - {
         "__init__",
         "common",
@@ -72,6 +77,43 @@ def test_the_table_of_configs_is_true():
             assert parameters == f"{count(state.params['backbone']):,}"
 
 
-def test_every_command_of_the_table_exists():
-    for name in re.findall(r"`(launch/[\w/]+\.(?:py|sh|sbatch|yaml))", README):
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_link_and_every_command_leads_somewhere(page):
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / link).exists(), link
+    for name in re.findall(r"((?:launch|configs)/[\w/]+\.(?:py|sh|sbatch|yaml))", text):
         assert (ROOT / name).exists(), name
+
+
+def test_every_page_is_linked_from_the_readme():
+    linked = set(re.findall(r"\]\(([^)]+\.md)\)", README.read_text()))
+    assert linked == {str(page.relative_to(ROOT)) for page in PAGES} - {"README.md"}
+
+
+def test_the_glossary_names_files_that_are_there_and_planes_as_they_are_cut():
+    import numpy as np
+
+    from curia2_jax.data.ingest.slicing import in_plane
+
+    text = (ROOT / "docs" / "glossary.md").read_text()
+    files = re.findall(r"`([\w./]+\.py)`", text)
+    assert len(files) > 40 and all((ROOT / "curia2_jax" / name).exists() for name in files)
+    voxels, at = np.random.default_rng(0).random((3, 4, 5)), {"s": 1, "p": 2, "l": 3}
+    planes = re.findall(r"^\| (\w+) \| `(voxels\[.*?\])` \|", text, re.MULTILINE)
+    assert [name for name, _ in planes] == ["axial", "coronal", "sagittal"]
+    for (name, expression), number in zip(planes, at.values(), strict=True):
+        shown = eval(expression, {"voxels": voxels} | at)
+        np.testing.assert_array_equal(in_plane(voxels, name)[number], shown)
+
+
+def test_the_errands_name_files_that_are_there():
+    """But for those that were made for the trial."""
+    text = (ROOT / "docs" / "extending.md").read_text()
+    files = set(re.findall(r"`((?:[a-z_]+/)+\w+\.py)`", text)) - {
+        "losses/x.py",
+        "losses/variance.py",
+        "data/readers/npy.py",
+    }
+    assert len(files) > 15
+    assert not {name for name in files if not any((root / name).exists() for root in (ROOT, ROOT / "curia2_jax"))}

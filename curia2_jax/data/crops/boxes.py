@@ -14,6 +14,7 @@ import dataclasses
 from typing import Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Integer
 
 from curia2_jax.data.crops.gaussian import Placement, truncated
 
@@ -38,22 +39,22 @@ class CropsConfig:
 
 
 class Geometry(NamedTuple):
-    """What boxes depend on, for B slices; all arrays (B, 2), rows first."""
+    """What boxes depend on, for B slices, rows first."""
 
-    extent: np.ndarray  # int, height and width in pixels
-    spacing: np.ndarray  # float, millimetres a pixel
-    mean: np.ndarray  # float64, centre of the anatomy in continuous pixel coordinates (pixel i covers [i, i + 1))
-    std: np.ndarray  # float64, its spread in pixels; infinite where no anatomy is known
+    extent: Integer[np.ndarray, "B 2"]  # height and width in pixels
+    spacing: Float[np.ndarray, "B 2"]  # millimeters a pixel
+    mean: Float64[np.ndarray, "B 2"]  # center of the anatomy in continuous pixels (pixel i covers [i, i + 1))
+    std: Float64[np.ndarray, "B 2"]  # its spread in pixels; infinite where no anatomy is known
 
 
-def gaussians(geometry: Geometry, placement: Placement) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and spread, (B, 2) each, of the places that `placement` asks for."""
+def gaussians(geometry: Geometry, placement: Placement) -> tuple[Float[np.ndarray, "B 2"], Float[np.ndarray, "B 2"]]:
+    """Mean and spread of the places that `placement` asks for."""
     return geometry.mean, geometry.std if placement == "anatomical" else np.full_like(geometry.std, np.inf)
 
 
 def draw_boxes(
-    uniform: np.ndarray, geometry: Geometry, config: CropsConfig
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    uniform: Float64[np.ndarray, "B views draws"], geometry: Geometry, config: CropsConfig
+) -> tuple[Float32[np.ndarray, "B 2 4"], Float32[np.ndarray, "B local 4"], Bool[np.ndarray, "B views"]]:
     """Boxes and flips of B slices.
 
     The area of a box follows its range exactly: the log-uniform aspect is confined to what fits into the slice for that
@@ -62,11 +63,11 @@ def draw_boxes(
     the end. Area and aspect are those of millimetres, so that anisotropic pixels do not distort a crop further.
 
     Args:
-      uniform: (B, 2 + num_local, DRAWS) float64 in [0, 1); global views first.
+      uniform: in [0, 1), DRAWS numbers for each of the 2 + num_local views, global ones first.
 
     Returns:
-      global boxes (B, 2, 4) and local boxes (B, num_local, 4), float32 y0, x0, y1, x1 in continuous pixel coordinates,
-      inside [0, height] x [0, width]; flips (B, 2 + num_local) bool, True for columns reversed.
+      global and local boxes, y0, x0, y1, x1 in continuous pixel coordinates inside [0, height] x [0, width]; flips,
+      True for columns reversed.
     """
     of_size, of_aspect, of_center, of_flip = uniform[..., 0], uniform[..., 1], uniform[..., 2:4], uniform[..., 4]
     extent = geometry.extent.astype(np.float64)[:, None]  # (B, 1, 2)

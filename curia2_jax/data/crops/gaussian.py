@@ -11,15 +11,19 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Bool, Float, Float64
 from scipy.special import log_ndtr, ndtr, ndtri_exp
 
 Placement = Literal["anatomical", "uniform"]  # by the Gaussian, or as if no anatomy were known
+Pair = Sequence[float] | Float[np.ndarray, " 2"]
 _MIN_STD = 1e-3  # pixels; a smaller spread is a point
 
 
-def from_index(mean: np.ndarray, std: np.ndarray, foreground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and spread (n, 2) of the anatomy, float64, from those in the index and the fraction of foreground (n,): the
-    spread is infinite without a foreground, or where a number in the index says nothing."""
+def from_index(
+    mean: Float[np.ndarray, "n 2"], std: Float[np.ndarray, "n 2"], foreground: Float[np.ndarray, " n"]
+) -> tuple[Float64[np.ndarray, "n 2"], Float64[np.ndarray, "n 2"]]:
+    """Mean and spread of the anatomy, from those in the index and the fraction of foreground: the spread is infinite
+    without a foreground, or where a number in the index says nothing."""
     mean, std = mean.astype(np.float64), std.astype(np.float64)
     known = np.isfinite(mean) & np.isfinite(std) & (std > 0) & (foreground[:, None] > 0)
     known = known.all(-1, keepdims=True)
@@ -45,18 +49,19 @@ def truncated(uniform: np.ndarray, mean: np.ndarray, std: np.ndarray, low: np.nd
 
 
 def into_crop(
-    mean: np.ndarray, std: np.ndarray, boxes: np.ndarray, flips: np.ndarray, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+    mean: Float[np.ndarray, "B 2"],
+    std: Float[np.ndarray, "B 2"],
+    boxes: Float[np.ndarray, "B V 4"],
+    flips: Bool[np.ndarray, "B V"],
+    shape: tuple[int, int],
+) -> tuple[Float64[np.ndarray, "B V 2"], Float64[np.ndarray, "B V 2"]]:
     """Gaussians of slices in the patch grids of their crops.
 
     Args:
-      mean, std: (B, 2) float, pixels.
-      boxes: (B, V, 4) float, y0, x0, y1, x1.
-      flips: (B, V) bool, columns reversed.
-      shape: height and width of the grid.
+      mean, std: in pixels. boxes: y0, x0, y1, x1. flips: columns reversed. shape: height and width of the grid.
 
     Returns:
-      mean and standard deviation, (B, V, 2) float64 each, in patches.
+      mean and standard deviation in patches.
     """
     corner, sides = boxes[..., :2].astype(np.float64), (boxes[..., 2:] - boxes[..., :2]).astype(np.float64)
     scale = np.array(shape) / sides
@@ -68,7 +73,7 @@ def into_crop(
 class PatchGaussian:
     """Gaussian over the coordinates [0, height] x [0, width] of a patch grid; standard deviations in patches."""
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], shape: tuple[int, int]):
+    def __init__(self, mean: Pair, std: Pair, shape: tuple[int, int]):
         self.mean, self.std, self.shape = mean, std, shape
         self._axes = None if np.isinf(std[0]) else [self._axis(*one) for one in zip(mean, std, shape, strict=True)]
 
@@ -76,7 +81,7 @@ class PatchGaussian:
     def _axis(mean: float, std: float, length: int) -> tuple[bool, list[float], list[float]]:
         # The distribution function at all half-integers, where the centre of a block on the grid can change its place;
         # mirrored so that the mean lies in the upper half, because only the lower tail is exact.
-        mirrored = mean < length / 2
+        mirrored = bool(mean < length / 2)
         center = length - mean if mirrored else mean
         at = ndtr((np.arange(2 * length + 1) * 0.5 - center) / std).tolist()
         return mirrored, at[0::2], at[1::2]
@@ -94,8 +99,8 @@ class PatchGaussian:
         found = min(found, last)
         return last - found if mirrored else found
 
-    def log_density(self) -> np.ndarray:
-        """Unnormalised, at the centres of the patches: (height * width,) float64."""
+    def log_density(self) -> Float64[np.ndarray, " {self.shape[0]}*{self.shape[1]}"]:
+        """Unnormalized, at the centers of the patches."""
         square = [
             np.square((np.arange(n) + 0.5 - m) / s) for m, s, n in zip(self.mean, self.std, self.shape, strict=True)
         ]
