@@ -6,10 +6,12 @@
 This file alone knows Orbax's checkpoints: another library is a change of this file.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
 import shutil
+import threading
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -50,14 +52,23 @@ def check_room(run: str | pathlib.Path, state: Any) -> None:
         )
 
 
+def remove_unfinished(run: str | pathlib.Path) -> None:
+    """Removes what saves that were killed or failed have left; nothing may be being saved."""
+    for partial in directory(run).glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 class Checkpoints:
     """The checkpoints of a run, to be written. A context: leaving it waits for what is being written."""
 
     def __init__(self, run: str | pathlib.Path, c: CheckpointConfig):
-        keep = checkpoint_managers.preservation_policy
-        self._run = run
-        self._manager = ocp.CheckpointManager(
-            directory(run),
+        self._run, self._config = run, c
+        self._manager = self._opened()
+
+    def _opened(self) -> ocp.CheckpointManager:
+        keep, c = checkpoint_managers.preservation_policy, self._config
+        return ocp.CheckpointManager(
+            directory(self._run),
             item_names=(*ITEMS, "meta"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep.AnyPreservationPolicy(
@@ -73,17 +84,24 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self._manager.close()
 
+    def abandon(self) -> None:
+        """Forgets a save that failed, and removes what it left; for a run of one process."""
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        for thread in threading.enumerate():  # close() returns at the first error, and the rest goes on writing
+            if type(thread).__module__.startswith("orbax"):
+                with contextlib.suppress(Exception):
+                    thread.join()
+        remove_unfinished(self._run)
+        self._manager = self._opened()
+
+    def is_writing(self) -> bool:
+        return self._manager.is_saving_in_progress()
+
     def save(self, state: Any, meta: dict[str, Any]) -> None:
         """Saves a TrainState under its own step. Returns after the copy to the host; the checkpoint appears whole or
-        not at all. Saving a step that is there already does nothing.
-
-        Raises:
-          UserError: there is no room for it.
-        """
+        not at all. What goes wrong, as OSError or ValueError, may be raised by the next call only."""
         step = int(state.step)
-        if step in self._manager.all_steps():
-            return
-        check_room(self._run, state)
         trees = {name: getattr(state, name) for name in ITEMS}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         proven = ocp.args.JsonSave(proof(meta, step, trees))
@@ -227,13 +245,15 @@ def read_config(run: str | pathlib.Path) -> dict[str, Any]:
     """The config that a run was started with, in the keys of this release.
 
     Raises:
-      UserError: the folder has none.
+      UserError: the folder has none, or it is damaged.
     """
     path = pathlib.Path(run) / "config.json"
     try:
         return upgraded(json.loads(path.read_text()))
     except FileNotFoundError:
         raise UserError(f"{path}: not there; write the working directory of a run") from None
+    except (ValueError, AttributeError, TypeError, KeyError) as e:
+        raise UserError(f"{path}: damaged ({type(e).__name__}); write the config of the run there as JSON") from e
 
 
 def save_init(run: str | pathlib.Path, params: PyTree, meta: dict[str, Any]) -> None:

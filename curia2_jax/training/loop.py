@@ -14,6 +14,7 @@ from curia2_jax.parallel.signals import StopRequest
 from curia2_jax.telemetry.progress import Progress
 from curia2_jax.training import reports
 from curia2_jax.training.prepare import Run, compile_step, prepare, to_devices
+from curia2_jax.training.saving import Saver
 from curia2_jax.training.state import TrainState
 
 # Exit codes of a run.
@@ -53,6 +54,7 @@ def steps(run: Run, state: TrainState, asked: StopRequest) -> int:
     compiled = compile_step(run, state, batch)
     progress = Progress(run.total, run.recipe.data.global_batch, run.start)
     unread: collections.deque[tuple[int, dict[str, Array]]] = collections.deque()
+    saver = Saver(run.workdir, run.checkpoints, run.newest, run.recipe.checkpoint.every_steps)
 
     with asked.answered():
         for step in range(run.start + 1, run.total + 1):
@@ -68,37 +70,40 @@ def steps(run: Run, state: TrainState, asked: StopRequest) -> int:
             if step < run.total:
                 with progress.waiting():
                     batch = to_devices(stop_requests.send(next(run.batches)), run.mesh)
-            stop = stop_requests() and step < run.total
-            save = stop or step == run.total or step % run.recipe.checkpoint.every_steps == 0
+            stop = step < run.total and (stop_requests() or saver.too_long(step))
+            save = stop or step == run.total or is_due(run, step, saver)
             # The host reads a step's metrics while the device does the next one; before a save it waits for all.
             while len(unread) > (0 if save else 1):
                 done, values = unread.popleft()
                 stop_requests.read(values)
-                if not read(run, progress, done, values):
+                if not read(run, progress, saver, done, values):
                     return NONFINITE
             if save:
-                run.checkpoints.save(state, run.meta)
+                saver.save(step, state, run.meta)
                 progress.saved()
-            if stop:
-                run.checkpoints.wait()
-                if run.is_lead:
-                    print(
-                        f"stopped at step {step:,} and saved; call again with the same --workdir to go on", flush=True
-                    )
-                return STOPPED
-            if save and run.is_lead:  # beside the writing, and not in the grace period of a stop
+            if stop or step == run.total:
+                saver.finish()
+                if stop or saver.trouble:
+                    reports.stopped(step, saver.newest, saver.poll(), run.is_lead)
+                    return STOPPED
+            elif save and run.is_lead:  # beside the writing, and not in the grace period of a stop
                 reports.draw_curves(run.workdir)
-        run.checkpoints.wait()
     reports.finish(run.workdir, state, run.is_lead)
     return DONE
 
 
-def read(run: Run, progress: Progress, step: int, values: dict[str, Array]) -> bool:
+def is_due(run: Run, step: int, saver: Saver) -> bool:
+    """Whether this step is saved; what could not be is tried again whenever something is logged."""
+    every = run.recipe.log.every_steps if saver.trouble else run.recipe.checkpoint.every_steps
+    return step % every == 0
+
+
+def read(run: Run, progress: Progress, saver: Saver, step: int, values: dict[str, Array]) -> bool:
     """Reports what a finished step says; False if it is not finite."""
     if not bool(values["finite"]):
         if run.is_lead:
             reports.nonfinite(run.workdir, step, values, run.batches)
         return False
     if run.log and (step % run.recipe.log.every_steps == 0 or step == run.total):
-        reports.row(run.log, progress, step, values, run.batches)
+        reports.row(run.log, progress, step, values, run.batches, saver.poll())
     return True

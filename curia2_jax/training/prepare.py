@@ -30,6 +30,7 @@ from curia2_jax.training.checkpoints import Checkpoints
 from curia2_jax.training.initial import abstract_sharded_state, initial_state
 from curia2_jax.training.lock import Lock
 from curia2_jax.training.recipe import Recipe, recipe_from
+from curia2_jax.training.saving import quiet
 from curia2_jax.training.state import TrainState
 from curia2_jax.training.step import train_step
 
@@ -44,6 +45,7 @@ class Run:
     recipe: Recipe
     mesh: Mesh
     start: int  # steps that are done already
+    newest: int | None  # the checkpoint that they were read from
     batches: Batches
     checkpoints: Checkpoints
     meta: dict[str, str]  # what a checkpoint says of where it comes from
@@ -75,6 +77,7 @@ def prepare(
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
     closing.enter_context(jax.set_mesh(mesh))
+    closing.enter_context(quiet())
     saved = closing.enter_context(Checkpoints(folder, recipe.checkpoint))
     state = initial_state(saved, newest, recipe, mesh, contract)
     checkpoints.check_room(folder, state)
@@ -98,6 +101,7 @@ def prepare(
         recipe,
         mesh,
         start,
+        newest,
         loader,
         saved,
         meta={"config": digest, "corpus": contract},

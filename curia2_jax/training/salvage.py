@@ -2,7 +2,6 @@
 
 import itertools
 import pathlib
-import shutil
 import sys
 from collections.abc import Iterator
 
@@ -14,12 +13,10 @@ from curia2_jax.training.checkpoints import Damaged
 
 def clear_leftovers(run: pathlib.Path) -> None:
     """Removes what killed processes have half written. The caller is the only writer of the run."""
-    for folder in (run, run / "images", checkpoints.directory(run)):
-        for path in (*folder.glob(f"*{files.SUFFIX}"), *folder.glob("*.orbax-checkpoint-tmp*")):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+    checkpoints.remove_unfinished(run)
+    for folder in (run, run / "images"):
+        for path in folder.glob(f"*{files.SUFFIX}"):
+            path.unlink(missing_ok=True)
 
 
 def check(run: pathlib.Path, step: int) -> int:

@@ -12,8 +12,7 @@ import jax
 
 from curia2_jax import files
 from curia2_jax.errors import UserError
-from curia2_jax.training import lock
-from curia2_jax.training.recipe import upgraded
+from curia2_jax.training import checkpoints, lock
 
 # A run may be resumed with other values of these: they change neither the batches (the canvas only their padding, which
 # no crop sees) nor the mathematics of a step.
@@ -49,7 +48,7 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
             raise cannot_write(workdir, e) from e
         return
     (workdir / "images").mkdir(exist_ok=True)
-    before, now = flat(upgraded(json.loads(path.read_text()))), flat(config)
+    before, now = flat(checkpoints.read_config(workdir)), flat(config)
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and not key.startswith(RESUMABLE):
             raise UserError(

@@ -1,4 +1,4 @@
-"""What befalls a run on a cluster: it ends with a code that a scheduler understands, in one line, and with equal bits."""
+"""What befalls a run on a cluster: a code that schedulers understand, one line, and equal bits."""
 
 import pathlib
 import random
@@ -88,7 +88,7 @@ def test_stopped_in_every_phase_started_twice_and_damaged_it_equals_the_run_left
 
 @pytest.mark.soak
 def test_whatever_comes_next(chaos):
-    """Thirty random blows, then the run is let go: the exit code of each is expected, none says more than three lines."""
+    """Thirty random blows: the exit code of each is expected, none says more than three lines; then it is let go."""
     draw, silent, loud = random.Random(0), 0, []
     phases = ("from step", "compiled", "step 1", "step 2", "step 3", "step 4", "step 7")
     expected = {signal.SIGKILL: {-9}, signal.SIGTERM: {42}, signal.SIGINT: {42}, signal.SIGUSR1: {42}}
