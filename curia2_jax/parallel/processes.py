@@ -68,7 +68,7 @@ def first_says(work: Callable[[], int | None]) -> int | None:
     number = first_alone(work)
     if jax.process_count() == 1:
         return number
-    told = int(multihost_utils.broadcast_one_to_all(np.asarray(-1 if number is None else number)))
+    told = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if number is None else number)))
     return None if told < 0 else told
 
 

@@ -31,7 +31,7 @@ class Saver:
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Begins to save; a failure is found out here or later, and becomes `trouble`."""
         self.finish()
-        room = first_says(lambda: self._attempt(lambda: checkpoints.check_room(self._run, state)))
+        room = first_says(lambda: int(self._attempt(lambda: checkpoints.check_room(self._run, state))))
         if room and self._attempt(lambda: self._checkpoints.save(state, meta)):
             self._writing = step
         elif not room and not self.trouble:
