@@ -99,7 +99,8 @@ class Contract(Counts):
     """What was done to every slice of a corpus, and counts. Nothing in it names a place or a person.
 
     `record` says how pixels are kept, `options` how they were made, `orientation` where rows and columns of a plane
-    point; `hash` is of all but the versions, `content_hash` of records and rows.
+    point; `hash` is of all but the versions, `content_hash` of records and rows. `revision` counts from 1 how often the
+    corpus was changed after it was made, and `replaces` are the hashes that it had before.
     """
 
     version: int

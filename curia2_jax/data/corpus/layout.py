@@ -13,6 +13,7 @@ CORPUS/
                                         what is known of each series, and hashes of the keys of patients who withdrew
   work/                                 only while an ingest goes on
     options.json plan.json              what was asked for; how many parts there are
+    catalog.sqlite tables.sqlite        what was found of each file; tables while they are sorted
     plan-NNNNN.json                     the scans of a part
     now-NNNNN                           the scan that a part is at
     fatal.json                          scans that ended the process which read them
@@ -35,6 +36,7 @@ QUARANTINE, CORRECTIONS, SOURCES = "quarantine.csv", "corrections.csv", "sources
 QUARANTINE_PAGE, SERIES, FORGOTTEN = "quarantine.html", "series.parquet", "forgotten.json"
 
 # In WORK.
+CATALOG, SORTED = "catalog.sqlite", "tables.sqlite"
 PLAN, FATAL, FORGET = "plan.json", "fatal.json", "forget.json"
 ANY_PART_NOW = "now-*"
 

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Integer
 
-from curia2_jax.data.crops.gaussian import Placement, truncated
+from curia2_jax.data.crops.gaussian import Placement, spread, truncated
 
 DRAWS = 5  # uniform numbers a view: size, aspect, center y, center x, flip
 
@@ -49,7 +49,7 @@ class Geometry(NamedTuple):
 
 def gaussians(geometry: Geometry, placement: Placement) -> tuple[Float[np.ndarray, "B 2"], Float[np.ndarray, "B 2"]]:
     """Mean and spread of the places that `placement` asks for."""
-    return geometry.mean, geometry.std if placement == "anatomical" else np.full_like(geometry.std, np.inf)
+    return geometry.mean, spread(geometry.std, placement)
 
 
 def draw_boxes(

@@ -15,8 +15,14 @@ from jaxtyping import Bool, Float, Float64
 from scipy.special import log_ndtr, ndtr, ndtri_exp
 
 Placement = Literal["anatomical", "uniform"]  # by the Gaussian, or as if no anatomy were known
+_SPREAD: dict[Placement, float] = {"anatomical": 1.0, "uniform": np.inf}  # times that of the anatomy
 Pair = Sequence[float] | Float[np.ndarray, " 2"]
 _MIN_STD = 1e-3  # pixels; a smaller spread is a point
+
+
+def spread(std: Float[np.ndarray, "B 2"], placement: Placement) -> Float[np.ndarray, "B 2"]:
+    """The spread of the places that `placement` asks for, where that of the anatomy is `std`."""
+    return std * _SPREAD[placement]
 
 
 def from_index(

@@ -40,6 +40,7 @@ from curia2_jax.data.ingest import (
     slicing,
     tables,
 )
+from curia2_jax.data.ingest.catalog import Catalog
 from curia2_jax.data.ingest.plan import Options, Progress
 from curia2_jax.data.ingest.runners import Pool, Runner
 from curia2_jax.data.ingest.shard_maker import SLOWEST, make_shard
@@ -256,19 +257,20 @@ def _write_tables(
     roots = [pathlib.Path(root) for root in made["roots"]]
     named = {*drop, *drop.values()}
     source = {one.key: one for report in reports() for one in _series(report) if one.key in named}
-    refused = [
-        archive.Refused(archive.relative(file, roots), *why)
-        for report in itertools.chain([made], reports())
-        for file, *why in report["refused"]
-    ]
-    refused += [
-        source[key].refused("duplicate", f"the same voxels as {source[first].source}") for key, first in drop.items()
-    ]
-    refused.sort()
-    tables.write(local / layout.QUARANTINE, ("file", "reason", "detail"), (item[:3] for item in refused))
-    lost = quarantine.count(refused)
-    quarantine.write_page(local / layout.QUARANTINE_PAGE, refused, lost, made["files"], made["bytes"])
-    del refused
+    (local.parent / layout.WORK / layout.SORTED).unlink(missing_ok=True)
+    with Catalog(local.parent / layout.WORK / layout.SORTED) as rows:
+        with Catalog(local.parent / layout.WORK / layout.CATALOG) as found:
+            planned = itertools.chain(found.refused(), (archive.Refused(*row) for row in made.get("refused", ())))
+            rows.insert("refused", (one._replace(name=archive.relative(one.name, roots)) for one in planned))
+        listed = (archive.Refused(*row) for report in reports() for row in report["refused"])
+        rows.insert("refused", (one._replace(name=archive.relative(one.name, roots)) for one in listed))
+        rows.insert(
+            "refused",
+            (source[key].refused("duplicate", f"the same voxels as {source[to].source}") for key, to in drop.items()),
+        )
+        tables.write(local / layout.QUARANTINE, ("file", "reason", "detail"), (one[:3] for one in rows.refused()))
+        lost = quarantine.count(rows.refused())
+        quarantine.write_page(local / layout.QUARANTINE_PAGE, rows.refused(), lost, made["files"], made["bytes"])
     corrected = [tuple(c) for report in reports() for c in report["corrected"]]
     tables.write(local / layout.CORRECTIONS, ("file", "what", "detail"), sorted(corrected))
     kinds = collections.Counter(what for _, what, _ in corrected)

@@ -4,6 +4,7 @@ import collections.abc
 import dataclasses
 import os
 import pathlib
+from typing import Protocol
 
 import numpy as np
 
@@ -25,9 +26,19 @@ class Pair:
     label_set: str
 
 
-def pairs(spec: str, roots: list[pathlib.Path], files: list[str]) -> list[Pair]:
+class Names(Protocol):
+    """Names of files that can be gone through again and again."""
+
+    def __iter__(self) -> collections.abc.Iterator[str]: ...
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+
+def pairs(spec: str, roots: list[pathlib.Path], files: Names) -> list[Pair]:
     """Label maps among `files`, by a CSV file, or by the layout of a data set and comma-separated glob patterns. One
     label map may be of several images, the channels of a case.
+
+    Memory: grows with the label maps alone.
 
     Raises:
       UserError: the CSV cannot be read, or lacks a column or a cell.
@@ -35,26 +46,32 @@ def pairs(spec: str, roots: list[pathlib.Path], files: list[str]) -> list[Pair]:
     if spec.lower().endswith(".csv"):
         return _from_csv(pathlib.Path(spec))
     patterns = [pattern.strip() for pattern in spec.split(",") if pattern.strip()]
-    known, out = set(files), []
-    names = {file: relative(file, roots) for file in files}
-    cases = {file: case for file, name in names.items() if (case := layouts.case_of(name))}
-    images: dict[str, list[str]] = {}
-    for file, case in cases.items():
-        if not case.labels:
-            images.setdefault(case.key, []).append(file)
-    for file, name in names.items():
-        case, pattern = cases.get(file), next((p for p in patterns if pathlib.PurePath(name).match(p)), None)
+    cases: list[tuple[str, layouts.Case]] = []
+    out = []
+    for file in files:
+        name = relative(file, roots)
+        case = layouts.case_of(name)
         if case is not None and case.labels:
-            found, label_set = images.get(case.key, []), case.labels
-        elif pattern is not None:
-            found, label_set = _partners(pathlib.PurePath(file), pattern, known), "segmentation"
-        else:
-            continue
-        out += [Pair(file, image, label_set) for image in found or [""]]
-    return out
+            cases.append((file, case))
+        elif pattern := next((p for p in patterns if pathlib.PurePath(name).match(p)), None):
+            images = _partners(pathlib.PurePath(file), pattern, files)
+            out += [Pair(file, image, "segmentation") for image in images or [""]]
+    images_of = _images_of({case.key for _, case in cases}, roots, files)
+    out += [Pair(file, image, case.labels) for file, case in cases for image in images_of.get(case.key) or [""]]
+    return sorted(out, key=lambda pair: (pair.label, pair.image))
 
 
-def _partners(label: pathlib.PurePath, pattern: str, known: set[str]) -> list[str]:
+def _images_of(keys: set[str], roots: list[pathlib.Path], files: Names) -> dict[str, list[str]]:
+    """The images of the cases of a layout."""
+    images: dict[str, list[str]] = {}
+    for file in files if keys else ():
+        case = layouts.case_of(relative(file, roots))
+        if case is not None and not case.labels and case.key in keys:
+            images.setdefault(case.key, []).append(file)
+    return images
+
+
+def _partners(label: pathlib.PurePath, pattern: str, known: Names) -> list[str]:
     """Images of a label map: the one with the same name without what the pattern adds, here or in a sibling folder of
     images; else the channels of the case."""
     image = _partner(label, pattern, known)
@@ -66,7 +83,7 @@ def _partners(label: pathlib.PurePath, pattern: str, known: set[str]) -> list[st
     return [file for file in (str(label.parent / name) for name in names) if file in known]
 
 
-def _partner(label: pathlib.PurePath, pattern: str, known: set[str]) -> str:
+def _partner(label: pathlib.PurePath, pattern: str, known: Names) -> str:
     """Image of a label map: the same name without what the pattern adds, here or in a sibling folder of images."""
     tail = pattern.rpartition("/")[2].lstrip("*")
     names = [label.name]
@@ -99,23 +116,22 @@ def refused(label: str, reason: str, detail: str) -> Refused:
     return Refused(label, reason, detail, 1, size, label)
 
 
-def attach(found: list[Pair], scans: list[Scan]) -> list[Pair]:
-    """Give each label map to the scans it belongs to; returns the pairs that belong to none."""
-    by_file: dict[str, list[Scan]] = {}
-    for scan in scans:
-        for file in scan.files:
-            by_file.setdefault(file, []).append(scan)
-            if scan.gathered:
-                by_file.setdefault(os.path.dirname(file), []).append(scan)
-    lost = []
+def attach(
+    found: list[Pair], scans: collections.abc.Iterable[Scan], lost: list[Pair]
+) -> collections.abc.Iterator[Scan]:
+    """The scans with the label maps that belong to them; `lost` gets the pairs that belong to none."""
+    by_image: dict[str, list[Pair]] = {}
     for pair in found:
         image = str(header_of(pathlib.Path(pair.image)) or pair.image.rstrip("/"))
-        mine = {id(scan): scan for scan in by_file.get(image, ())}
-        if not mine:
-            lost.append(pair)
-        for scan in mine.values():
-            scan.labels.append((pair.label, pair.label_set))
-    return lost
+        by_image.setdefault(image, []).append(pair)
+    used: set[Pair] = set()
+    for scan in scans:
+        folders = [os.path.dirname(file) for file in scan.files] if scan.gathered else []
+        mine = [pair for image in dict.fromkeys([*scan.files, *folders]) for pair in by_image.get(image, ())]
+        scan.labels += [(pair.label, pair.label_set) for pair in mine]
+        used.update(mine)
+        yield scan
+    lost += [pair for pair in found if pair not in used]
 
 
 def read(file: str, volume: Volume) -> np.ndarray:

@@ -37,7 +37,7 @@ class Pool:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def each(
-        self, function: collections.abc.Callable[..., T], tasks: list[tuple]
+        self, function: collections.abc.Callable[..., T], tasks: collections.abc.Iterable[tuple]
     ) -> collections.abc.Iterator[tuple[int, T]]:
         """(index of the task, result of function(*task)) as they get done; few tasks are handed out ahead.
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from curia2_jax.data import readers
 from curia2_jax.data.readers import zips
 from curia2_jax.data.readers.faults import machine_fault
-from curia2_jax.data.readers.series import Found, series_of
+from curia2_jax.data.readers.series import Found
 from curia2_jax.data.readers.volume import Header, Refusal, Volume
 
 Count = collections.abc.Callable[[Header], int]  # bounds the slices that a volume gives; raises Refusal
@@ -219,21 +219,21 @@ def _look_into(file: str, count: Count) -> list[Found | Refused]:
     return out
 
 
-def scans(found: list[Found], roots: list[pathlib.Path], every_frame: bool) -> list[Scan]:
-    """Scans in an order that depends on names alone."""
-    out = []
-    for (name_of_format, group), items in series_of(found).items():
-        files = sorted(item.file for item in items)
-        name = relative(files[0], roots)
-        if len(files) > 1:
-            name = os.path.dirname(name) or name
-        own = sum(item.depth for item in items) if every_frame else len(items)
-        slices = own + max(item.slices for item in items) if len(items) > 1 else items[0].slices
-        series = relative(group, roots) if group == files[0] else group
-        for frame in range(items[0].frames if every_frame else 1):
-            key = series if frame == 0 else f"{series}#{frame}"
-            out.append(Scan(name, name_of_format, files, key, frame, slices, size=sum(item.size for item in items)))
-    return sorted(out, key=lambda scan: (scan.name, scan.series, scan.frame))
+def scans(items: list[Found], roots: list[pathlib.Path], every_frame: bool) -> list[Scan]:
+    """The scans of one series, whose files are `items`, one a frame."""
+    files = sorted(item.file for item in items)
+    first = items[0]
+    name = relative(files[0], roots)
+    if len(files) > 1:
+        name = os.path.dirname(name) or name
+    own = sum(item.depth for item in items) if every_frame else len(items)
+    slices = own + max(item.slices for item in items) if len(items) > 1 else first.slices
+    series = relative(first.group, roots) if first.group == files[0] else first.group
+    size = sum(item.size for item in items)
+    return [
+        Scan(name, first.format, files, series if frame == 0 else f"{series}#{frame}", frame, slices, size=size)
+        for frame in range(first.frames if every_frame else 1)
+    ]
 
 
 def relative(file: str, roots: list[pathlib.Path]) -> str:

@@ -283,7 +283,7 @@ def _at_once(path: pathlib.Path, stop: int) -> bytearray | None:
         start = bytes(packed[:1024]).find(b"\0", 10) + 1 or len(packed)
     out = bytearray(length)
     try:
-        imagecodecs.deflate_decode(packed[start:-8], out=out, raw=True)  # type: ignore[arg-type] # any buffer
+        imagecodecs.deflate_decode(typing.cast(typing.Any, packed[start:-8]), out=out, raw=True)  # any buffer will do
     except imagecodecs.DeflateError:
         return None
     return out if zlib.crc32(out) == checksum else None

@@ -26,34 +26,24 @@ class Found:
     size: int = 0  # bytes
 
 
-def series_of(found: list[Found]) -> dict[tuple[str, str], list[Found]]:
-    """Files by (format, name of the series).
+def by_owner(items: list[Found]) -> list[list[Found]]:
+    """The files of one group as series: a UID that several patients or studies share is one for each of them, unless
+    that leaves single slices; those stay together, for the reader to refuse."""
+    owners: dict[str, list[Found]] = collections.defaultdict(list)
+    for item in items:
+        owners[item.owner].append(item)
+    if len(owners) == 1 or any(len(part) == 1 and part[0].stack for part in owners.values()):
+        return [items]
+    return [
+        [dataclasses.replace(item, group=f"{item.group}/{number}" if number else item.group) for item in owners[owner]]
+        for number, owner in enumerate(sorted(owners))
+    ]
 
-    A UID that several patients or studies share is a series for each, unless that leaves single slices: those stay
-    together, for the reader to refuse. Series of one slice each that lie on one grid are one: some scanners give every
-    slice a UID of its own.
-    """
-    groups: dict[tuple[str, str], list[Found]] = collections.defaultdict(list)
-    for item in found:
-        groups[item.format, item.group].append(item)
-    out: dict[tuple[str, str], list[Found]] = {}
-    singles: dict[tuple[str, str], list[Found]] = collections.defaultdict(list)
-    for (name, group), items in groups.items():
-        if len(items) == 1 and items[0].stack:
-            singles[name, items[0].stack].append(items[0])
-            continue
-        owners: dict[str, list[Found]] = collections.defaultdict(list)
-        for item in items:
-            owners[item.owner].append(item)
-        if len(owners) == 1 or any(len(part) == 1 and part[0].stack for part in owners.values()):
-            out[name, group] = items
-            continue
-        for number, owner in enumerate(sorted(owners)):
-            out[name, f"{group}/{number}" if number else group] = owners[owner]
-    for (name, _), items in singles.items():
-        places = np.sort([item.place for item in items])
-        if len(items) > 2 and is_regular(places):
-            out[name, min(item.group for item in items)] = items
-        else:
-            out |= {(name, item.group): [item] for item in items}
-    return out
+
+def joined(items: list[Found]) -> list[list[Found]]:
+    """Groups of one slice each, all of one stack, as series: one if they lie on one grid, since some scanners give
+    every slice a UID of its own, else one each."""
+    if len(items) > 2 and is_regular(np.sort([item.place for item in items])):
+        group = min(item.group for item in items)
+        return [[dataclasses.replace(item, group=group) for item in items]]
+    return [[item] for item in items]

@@ -15,6 +15,15 @@ from curia2_jax.data.readers.volume import Refusal
 from tests.data.small_studies import body, dicom_slices, save_dicom, write_nifti
 
 
+def scans_of(found: list[archive.Found], folder: pathlib.Path) -> list[archive.Scan]:
+    """The scans of all series, by name."""
+    series = {(item.format, item.group): [] for item in found}
+    for item in found:
+        series[item.format, item.group].append(item)
+    scans = [scan for items in series.values() for scan in archive.scans(items, [folder], False)]
+    return sorted(scans, key=lambda scan: scan.name)
+
+
 def look(folder: pathlib.Path, planes=("axial",)):
     count = functools.partial(most_slices, planes=planes)
     items = []
@@ -22,7 +31,7 @@ def look(folder: pathlib.Path, planes=("axial",)):
         items += archive.look(item, count) if isinstance(item, str) else [item]
     found = [item for item in items if isinstance(item, archive.Found)]
     refused = {os.path.basename(item[0]): item[1] for item in items if not isinstance(item, archive.Found)}
-    return archive.scans(found, [folder], False), refused
+    return scans_of(found, folder), refused
 
 
 def test_series_are_put_together_wherever_their_files_lie(tmp_path):
