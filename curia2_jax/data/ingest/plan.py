@@ -1,6 +1,7 @@
 """The plan of an ingest: which series go to which shard. A function of the files and the options alone."""
 
 import collections.abc
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -13,7 +14,7 @@ from curia2_jax import files
 from curia2_jax.data.corpus import layout
 from curia2_jax.data.corpus.records import CODECS
 from curia2_jax.data.corpus.shards import MAX_RECORDS
-from curia2_jax.data.ingest import benchmark, identity, labels
+from curia2_jax.data.ingest import benchmark, identity, labels, local
 from curia2_jax.data.ingest.catalog import Catalog
 from curia2_jax.data.ingest.runners import Pool
 from curia2_jax.data.ingest.slicing import PLANES, most_slices
@@ -76,8 +77,11 @@ class Options:
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
 
-def make(work: pathlib.Path, options: Options, workers: int, progress: Progress) -> None:
-    """Look at every file once and write the plan into `work`, its summary last.
+def make(
+    work: pathlib.Path, options: Options, workers: int, progress: Progress, seen: pathlib.Path | None = None
+) -> None:
+    """Look at every file once and write the plan into `work`, its summary last. Files whose fingerprints are in the
+    catalog `seen` are left out.
 
     Memory: a page of files, the label maps, and one series at a time; the rest is in the catalog.
 
@@ -89,9 +93,11 @@ def make(work: pathlib.Path, options: Options, workers: int, progress: Progress)
     roots = [pathlib.Path(path).resolve() for path in options.input]
     (work / layout.CATALOG).unlink(missing_ok=True)  # of a plan that was cut off
     with Catalog(work / layout.CATALOG) as catalog:
-        if not _walk(catalog, roots):
+        if not _walk(catalog, roots, seen):
             raise UserError(f"--input {', '.join(options.input)}: no file in it; write a folder of studies")
         maps = labels.pairs(options.labels, roots, catalog.files)
+        if seen is not None:  # a table names those of before as well
+            maps = [pair for pair in maps if pair.label in catalog.files]
         known = labels.all_files(maps)
         images = (file for file in catalog.files if file not in known)
         for items in _look_at(images, options.planes, workers, len(catalog.files) - len(known), progress):
@@ -115,21 +121,26 @@ def make(work: pathlib.Path, options: Options, workers: int, progress: Progress)
     files.write_text(work / layout.PLAN, json.dumps(summary))
 
 
-def _walk(catalog: Catalog, roots: list[pathlib.Path]) -> bool:
-    """Notes every file; returns whether there is anything."""
+def _walk(catalog: Catalog, roots: list[pathlib.Path], seen: pathlib.Path | None) -> bool:
+    """Notes every file that is not in the catalog `seen`; returns whether there is anything, or was before."""
     refused: list[archive.Refused] = []
 
     def names() -> collections.abc.Iterator[tuple[str]]:
         for root in roots:
             for item in archive.walk(root):
+                name = item if isinstance(item, str) else item.name
+                if known is not None and local.fingerprint(name) in known.files:
+                    continue
                 if isinstance(item, str):
                     yield (item,)
                 else:
                     refused.append(item)
 
-    catalog.insert("files", names())
+    with contextlib.ExitStack() as stack:
+        known = stack.enter_context(Catalog(seen)) if seen is not None else None
+        catalog.insert("files", names())
     catalog.add(refused)
-    return bool(refused) or any(True for _ in catalog.files)
+    return known is not None or bool(refused) or any(True for _ in catalog.files)
 
 
 def _scans(catalog: Catalog, maps: list[labels.Pair], roots: list[pathlib.Path], every_frame: bool) -> None:

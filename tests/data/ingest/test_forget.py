@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from curia2_jax.curiabench import tasks
 from curia2_jax.data.corpus import layout
 from curia2_jax.data.corpus.corpus import Corpus
-from curia2_jax.data.ingest import audit, forget, plan
+from curia2_jax.data.ingest import audit, forget, journal, plan
 from curia2_jax.errors import UserError
 from tests.data.ingest.running import quarantine, run, silent
 from tests.data.small_corpus import write_small_corpus
@@ -153,7 +153,7 @@ def test_it_can_be_cut_off_at_any_rename(corpus, monkeypatch, tmp_path, step):
             if not (corpus / "contract.json").exists():
                 with pytest.raises(UserError, match="run it again"):
                     Corpus(corpus)
-    forget.resume(corpus)
+    journal.resume(corpus)
     if Corpus(corpus).contract != whole:  # cut off before the journal: nothing has happened
         assert "revision" not in Corpus(corpus).contract and audit.verify(corpus, 1, silent) == []
         forget.forget(corpus, [patient])
