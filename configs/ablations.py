@@ -13,7 +13,7 @@ from configs import demo
 
 Stage = tuple[str, dict[str, object]]  # config file, overrides with dotted keys
 
-# From Curia to Curia-2, one change a rung; the regulariser and its weight are one change, as are the two crop sizes
+# From Curia to Curia-2, one change a rung; the regularizer and its weight are one change, as are the two crop sizes
 # and the stage that restores the resolution.
 CHANGES: list[tuple[str, dict[str, object]]] = [
     ("anatomical crops", {"crops.placement": "anatomical"}),

@@ -32,9 +32,7 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     c.data.where = ""  # conditions on the index, such as "modality=CT,spacing_z<=5"; "": every slice
     c.data.held_out = 0.0  # share of the patients kept out of training, chosen by a hash
     c.data.global_batch = 2048  # images a step over all devices [ours: between DINOv2's 2,048 and 3,072]
-    c.data.group_size = (
-        16  # images that share mask ratios, drop-path subsets and KoLeo neighbours [ours: as DINOv3's KoLeo]
-    )
+    c.data.group_size = 16  # images that share mask ratios, drop-path subsets, KoLeo neighbors [ours: DINOv3's KoLeo]
     c.data.canvas = 0  # pixels along a side of what slices are padded to; 0: the corpus's largest, in multiples of 32
     # 1: slices are decoded at half their size, in a quarter of the time and memory, for stages of low resolution. Not
     # exact: the decoder's low-pass is not PIL's antialiasing, small boxes are enlarged, and the z-score takes its
@@ -65,12 +63,10 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     c.masks.probability = 0.5  # share of global crops with a mask [DINOv2]
     c.masks.ratio = (0.1, 0.5)  # of the patches of a masked crop [DINOv2]
 
-    # One channel: no hue, saturation, greyscale or solarise. DINOv2's strengths where it has the step [ours].
+    # One channel: no hue, saturation, grayscale or solarize. DINOv2's strengths where it has the step [ours].
     c.augment = ConfigDict()
-    c.augment.normalize = (
-        "slice"  # z-score by the whole slice or by the "crop" [ours: keeps air and bone apart in small crops]
-    )
-    c.augment.gamma_rate = 0.8  # [ours: the rate of DINOv2's colour jitter]
+    c.augment.normalize = "slice"  # z-score by the whole slice, or the "crop" [ours: small crops keep air from bone]
+    c.augment.gamma_rate = 0.8  # [ours: the rate of DINOv2's color jitter]
     c.augment.gamma = 1.5
     c.augment.brightness_rate = 0.8
     c.augment.brightness = 0.4  # standard deviations of the slice
@@ -88,9 +84,7 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     c.model.ffn = "swiglu"  # or "mlp" [Curia-2]
     c.model.registers = 0  # [Curia-2] the released class is stock Dinov2Model
     c.model.layerscale = 1e-5  # [DINOv2]
-    c.model.drop_path = {"S": 0.1, "B": 0.1, "L": 0.3, "g": 0.4}[
-        size
-    ]  # [DINOv2] for L and g; [ours] milder for S and B
+    c.model.drop_path = {"S": 0.1, "B": 0.1, "L": 0.3, "g": 0.4}[size]  # [DINOv2] L and g; [ours] milder for S and B
     c.model.interpolation = ""  # of the position embedding; "": what transformers does, "size" without registers
     c.model.dtype = "bfloat16"  # of the matrix products; parameters, statistics and losses are float32
     c.model.attention = "auto"  # "xla", "cudnn" on GPUs, "pallas" on TPUs
@@ -127,9 +121,7 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     c.objective.sigreg.t_max = 3.0  # [LeJEPA]
 
     c.optim = ConfigDict()
-    c.optim.base_lr = (
-        5e-4 if size == "g" else 1e-3
-    )  # per 1,024 images, square-root rule [ours: "higher" than Curia's 2e-4]
+    c.optim.base_lr = 5e-4 if size == "g" else 1e-3  # per 1,024 images, square-root rule [ours: above Curia's 2e-4]
     c.optim.min_lr = 1e-6  # [DINOv2]
     c.optim.beta1 = 0.9  # [DINOv2]
     c.optim.beta2 = 0.999  # [DINOv2]
@@ -157,7 +149,7 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 1_000  # what a preemption can cost
     c.checkpoint.latest = 2  # newest checkpoints kept
-    c.checkpoint.keep_every_steps = 25_000  # and one for ever at each multiple of this
+    c.checkpoint.keep_every_steps = 25_000  # and one kept forever at each multiple of this
 
     c.log = ConfigDict()
     c.log.every_steps = 50
@@ -167,7 +159,7 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
 def high_resolution(size: str, arg: str | None = None) -> ConfigDict:
     """Stage 2 of Curia-2: a short continuation at 512 pixels from a stage-1 run given as `--config.init_from=RUN`.
 
-    Student and teacher keep their heads, the position grid is interpolated 16 x 16 -> 32 x 32, the optimiser starts
+    Student and teacher keep their heads, the position grid is interpolated 16 x 16 -> 32 x 32, the optimizer starts
     anew, and every schedule is compressed into the stage, as in DINOv2's own high-resolution phase.
     """
     c = curia2(size)

@@ -2,6 +2,8 @@
 
     python launch/main.py --config=configs/demo.py --config.data.corpus=CORPUS
 
+840,640 backbone parameters; 9,600 images in 300 steps.
+
 What is not size, and why a few hundred steps of 32 images need it:
 - open residual branches (LayerScale 1) and a patch embedding at the full rate: no long run precedes;
 - a small weight of SigReg. Its statistic of 32 samples is mostly noise, and Adam follows whatever the gradient holds

@@ -1,6 +1,13 @@
-"""Curia-2 ViT-L/16, stage 1. 303,315,200 backbone parameters.
+"""Curia-2 ViT-L/16, stage 1: 256 pixels.
 
-python launch/main.py --config=configs/vitl.py --config.data.corpus=CORPUS
+    python launch/main.py --config=configs/vitl.py --config.data.corpus=CORPUS
+
+303,315,200 backbone parameters; 1,280,000,000 images in 625,000 steps. On 64 H100 that takes 19.8 hours
+(1,266 device-hours) and 13.0 GiB a device, says
+
+    python launch/plan.py --config=configs/vitl.py --gpus=h100x64 --nocompile
+
+It assumes that matrix products reach 40 % of the peak; docs/clusters.md says how far to trust that.
 """
 
 from ml_collections import ConfigDict

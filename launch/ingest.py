@@ -98,7 +98,7 @@ def _forget() -> None:
     print(
         f"{folder}: {contract['slices']} slices of {contract['patients']} patients are left, all others are as before"
     )
-    print(f"runs on the corpus as it was do not go on; its contract is revision {contract['revision']}")
+    print(f"runs on the corpus as it was do not go on; its contract is revision {contract.get('revision', 1)}")
     table = folder / layout.LOCAL / layout.QUARANTINE
     print(f"not searched: copies and checkpoints elsewhere; {table} may name refused files of the patient")
 

@@ -10,10 +10,20 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 import pathlib
 
 import jax
+import jaxtyping
 import pytest
+
+from tests import array_types
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Shapes and dtypes of the array functions are checked at every call; before anything imports them.
+CHECKED = (
+    *("curia2_jax.models", "curia2_jax.losses", "curia2_jax.training.resample", "curia2_jax.training.augment"),
+    *("curia2_jax.data.crops.boxes", "curia2_jax.data.crops.gaussian", "curia2_jax.data.crops.masks"),
+)
+jaxtyping.install_import_hook(CHECKED, f"{array_types.__name__}.checked")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

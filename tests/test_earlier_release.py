@@ -13,7 +13,7 @@ import transformers
 
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.parallel.mesh import make_mesh
-from curia2_jax.training import checkpoints, loop
+from curia2_jax.training import checkpoints, prepare
 from curia2_jax.training.loop import DONE, train
 from tests.training.tiny import tiny_config
 
@@ -37,7 +37,7 @@ def test_its_corpus_is_read(written):
 
 def test_its_run_goes_on(written, monkeypatch):
     """The keys of its config are those of then; batch, loss and gradients are those that it would have had."""
-    monkeypatch.setattr(loop, "make_mesh", lambda c: make_mesh(c, jax.devices()[:1]))
+    monkeypatch.setattr(prepare, "make_mesh", lambda c: make_mesh(c, jax.devices()[:1]))
     config = tiny_config(
         data__corpus="corpus", total_steps=12, checkpoint__every_steps=10, checkpoint__latest=1, model__remat="none"
     )

@@ -1,30 +1,31 @@
 """DINO loss between class tokens of different crops of an image (DINOv2, arXiv 2304.07193, section 4)."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float
 
 from curia2_jax.losses.linear_cross_entropy import linear_cross_entropy
 from curia2_jax.losses.targets import Targets
 
 
 def dino_loss(
-    global_features: jax.Array,
-    local_features: jax.Array,
-    kernel: jax.Array,
+    global_features: Float[Array, "shards images 2 bottleneck"],
+    local_features: Float[Array, "shards images local bottleneck"],
+    kernel: Float[Array, "bottleneck K"],
     targets: Targets,
     *,
     temp: float = 0.1,
     chunk: int,
-    bound: jax.Array | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    bound: Float[Array, ""] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Cross-entropy of every student crop against every teacher view except its own, all pairs weighted alike.
 
-    global_features: (shards, images, 2, bottleneck) of the student's head, local_features: (shards, images, L, ...).
-    kernel: (bottleneck, K). targets: the teacher's, (shards, images * 2, K), image-major, views *not* swapped.
-    chunk: student rows per shard and scan step. bound: see ``linear_cross_entropy``.
+    The features are of the student's head. targets: the teacher's, (shards, images * 2, K), image-major, views *not*
+    swapped.
+    chunk: student rows per shard and scan step. bound: see `linear_cross_entropy`.
 
-    The weight of a pair is 1 / (2 + max(2 L, 1)) / (number of images), DINOv2's normalisation. Returns the loss and,
+    The weight of a pair is 1 / (2 + max(2 L, 1)) / (number of images), DINOv2's normalization. Returns the loss and,
     for logging only, its two parts "dino_global" (global against the other global) and "dino_local".
     """
     shards, images, _, _ = global_features.shape

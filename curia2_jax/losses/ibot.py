@@ -3,17 +3,20 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int32
 
 from curia2_jax.losses.linear_cross_entropy import linear_cross_entropy
 from curia2_jax.losses.targets import Targets
 
 
-def masked_patches(masks: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+def masked_patches(
+    masks: Bool[Array, "groups crops N"], count: int
+) -> tuple[Int32[Array, "groups count"], Float[Array, "groups count"]]:
     """Where the masked patches of each group are, and what each weighs.
 
-    masks: (groups, crops, N) bool with exactly ``count`` (static) true entries in every group. Returns index
-    (groups, count) int32 into the group's crops * N patches, ascending, and weight (groups, count) =
-    1 / (masked patches of the same crop), float32, or float64 under x64.
+    masks: exactly `count` (static) true entries in every group. Returns the index into the group's crops * N patches,
+    ascending, and the weight, 1 / (masked patches of the same crop), float32, or float64 under x64.
     """
     groups, crops, patches = masks.shape
     flat = masks.reshape(groups, crops * patches)
@@ -23,22 +26,21 @@ def masked_patches(masks: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
 
 
 def ibot_loss(
-    features: jax.Array,
-    kernel: jax.Array,
+    features: Float[Array, "shards rows bottleneck"],
+    kernel: Float[Array, "bottleneck K"],
     targets: Targets,
-    weights: jax.Array,
+    weights: Float[Array, "shards rows"],
     *,
     crops: int,
     temp: float = 0.1,
     chunk: int,
-    bound: jax.Array | None = None,
-) -> jax.Array:
+    bound: Float[Array, ""] | None = None,
+) -> Float[Array, ""]:
     """Cross-entropy of masked student patches against the teacher's, averaged inside each crop, then over crops.
 
-    features: (shards, rows, bottleneck) of the student's head at masked patches; targets: the teacher's at the same
-    patches, (shards, rows, K); weights: (shards, rows), 1 / (masked patches of the crop). ``crops``: number of all
-    global crops of the batch, masked or not, as in DINOv2. chunk: rows per shard and scan step. bound: see
-    ``linear_cross_entropy``.
+    features: of the student's head at masked patches. targets: the teacher's at the same patches. weights:
+    1 / (masked patches of the crop). crops: number of all global crops of the batch, masked or not, as in DINOv2.
+    chunk: rows per shard and scan step. bound: see `linear_cross_entropy`.
     """
     loss, _ = linear_cross_entropy(
         features[:, :, None, :],

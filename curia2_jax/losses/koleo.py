@@ -1,15 +1,17 @@
-"""KoLeo regulariser: Kozachenko-Leonenko entropy estimate (Sablayrolles et al., arXiv 1806.03198; DINOv2 section 4)."""
+"""KoLeo regularizer: Kozachenko-Leonenko entropy estimate (Sablayrolles et al., arXiv 1806.03198; DINOv2 section 4)."""
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
 
 _EPS = 1e-8
 
 
-def koleo(x: jax.Array) -> jax.Array:
-    """- mean log distance of each unit-length sample to its nearest neighbour in its group: () float32 or better.
+def koleo(x: Float[Array, "groups samples D"]) -> Float[Array, ""]:
+    """- mean log distance of each unit-length sample to its nearest neighbor in its group, in float32 or better.
 
-    x: (groups, samples, D), class tokens of one view before the head. The gradient goes through both ends of a pair,
+    x: class tokens of one view before the head. The gradient goes through both ends of a pair,
     not through the choice. Equal samples give a large but finite value and gradient.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -19,7 +21,7 @@ def koleo(x: jax.Array) -> jax.Array:
     cosines = jnp.einsum("gid,gjd->gij", fixed, fixed, precision=jax.lax.Precision.HIGHEST)
     itself = jnp.eye(x.shape[1], dtype=bool)[None]
     nearest = jnp.argmax(jnp.where(itself, -1, cosines), axis=-1)
-    neighbour = jnp.take_along_axis(unit, nearest[:, :, None], axis=1)
-    difference = unit - neighbour + _EPS
+    neighbor = jnp.take_along_axis(unit, nearest[:, :, None], axis=1)
+    difference = unit - neighbor + _EPS
     distance = jnp.sqrt(jnp.sum(difference * difference, axis=-1))
     return -jnp.mean(jnp.log(distance + _EPS))

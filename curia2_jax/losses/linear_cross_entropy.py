@@ -3,7 +3,7 @@
 Neither student logits nor teacher probabilities are ever stored: one step holds one (chunk, K) float32 array per shard.
 Under differentiation the gradients of that chunk are taken in the same step (the loss is a scalar, so they are final up
 to one factor), hence nothing is recomputed in the backward pass. The idea is that of fused linear cross-entropies
-for language models, here with soft targets that are given by potentials (``targets``).
+for language models, here with soft targets that are given by potentials (`targets`).
 """
 
 import functools
@@ -11,34 +11,35 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float
 
 from curia2_jax.losses.targets import SAFE, Targets, chunk_probabilities, peaks_unless, scan_chunks, take_rows
 
 
 def linear_cross_entropy(
-    features: jax.Array,
-    kernel: jax.Array,
+    features: Float[Array, "shards units R bottleneck"],
+    kernel: Float[Array, "bottleneck K"],
     targets: Targets,
-    weights: jax.Array,
+    weights: Float[Array, "shards units R"],
     *,
-    mixing: np.ndarray,
+    mixing: Float[np.ndarray, "R V"],
     temp: float,
     chunk: int,
-    bound: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """Weighted sum of cross-entropies of ``features @ kernel / temp`` against mixed teacher rows.
+    bound: Float[Array, ""] | None = None,
+) -> tuple[Float[Array, ""], Float[Array, " R"]]:
+    """Weighted sum of cross-entropies of `features @ kernel / temp` against mixed teacher rows.
 
     A unit (an image, a masked patch) has R student rows and V teacher rows; the target of student row r is
     sum_v mixing[r, v] q_v.
 
-    features: (shards, units, R, bottleneck), any float dtype: the dtype of the matmuls, which accumulate in float32.
-    kernel: (bottleneck, K). targets: rows of logits are units * V, unit-major. weights: (shards, units, R).
-    mixing: (R, V) constants. temp: student temperature. chunk: student rows per shard and step.
-    bound: () with |features @ kernel| <= bound to within a few percent, if one is known: where bound / temp is at most
+    features: their dtype is that of the matmuls, which accumulate in float32. targets: rows of logits are units * V,
+    unit-major. mixing: constants. temp: student temperature. chunk: student rows per shard and step.
+    bound: |features @ kernel| <= bound to within a few percent, if one is known: where bound / temp is at most
     SAFE, every exponential and the sum of a row stay inside float32 as they are, and the maximum of a row is not taken.
 
-    Returns (loss, parts): loss () = sum of weights times cross-entropies, differentiable in features and kernel only;
-    parts (R,) = the same sum by student row, for logging: no gradient flows through it.
+    Returns the sum of weights times cross-entropies, differentiable in features and kernel only; and the same sum by
+    student row, for logging: no gradient flows through it.
     """
     rows = tuple(tuple(float(m) for m in row) for row in mixing)  # hashable
     bounded = None if bound is None else jax.lax.stop_gradient(bound) <= SAFE * temp

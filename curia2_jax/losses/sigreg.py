@@ -1,4 +1,4 @@
-"""SIGReg: sketched isotropic Gaussian regularisation (LeJEPA, Balestriero and LeCun 2025), Epps-Pulley form.
+"""SIGReg: sketched isotropic Gaussian regularization (LeJEPA, Balestriero and LeCun 2025), Epps-Pulley form.
 
 Every one-dimensional projection of embeddings that follow N(0, I) is N(0, 1). The statistic of a projection p is the
 weighted squared distance between its empirical characteristic function and that of N(0, 1),
@@ -15,6 +15,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int, Key
 
 CHUNK = 64  # directions at once; the last chunk is computed whole
 
@@ -34,8 +37,10 @@ def expected_at_optimum(knots: int = 17, t_max: float = 3.0) -> float:
     return float(np.sum(weights * (1 - phi**2)))
 
 
-def epps_pulley(z: jax.Array, directions: jax.Array, knots: int = 17, t_max: float = 3.0) -> jax.Array:
-    """Statistic of each view and direction: z (V, N, D), directions (D, M) of unit columns -> (V, M)."""
+def epps_pulley(
+    z: Float[Array, "V N D"], directions: Float[Array, "D M"], knots: int = 17, t_max: float = 3.0
+) -> Float[Array, "V M"]:
+    """Statistic of each view and direction, the unit columns of `directions`."""
     dtype = jnp.promote_types(z.dtype, jnp.float32)
     t, phi, weights = (jnp.asarray(a, dtype) for a in _quadrature(knots, t_max))
     projections = jnp.einsum(
@@ -47,20 +52,28 @@ def epps_pulley(z: jax.Array, directions: jax.Array, knots: int = 17, t_max: flo
     return z.shape[1] * jnp.sum(weights.reshape(1, 1, -1) * (real * real + imaginary * imaginary), axis=-1)
 
 
-def random_directions(key: jax.Array, indices: jax.Array, dim: int, dtype: jnp.dtype) -> jax.Array:
-    """Uniform unit vectors (dim, M); each depends on the key and its own index only."""
+def random_directions(
+    key: Key[Array, ""], indices: Int[Array, " M"], dim: int, dtype: DTypeLike
+) -> Float[Array, "{dim} M"]:
+    """Uniform unit vectors, the columns; each depends on the key and its own index only."""
     normal = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (dim,), dtype))(indices)
     squares = jnp.sum(normal * normal, axis=-1, keepdims=True)
     return (normal * jax.lax.rsqrt(jnp.maximum(squares, jnp.finfo(dtype).tiny))).T
 
 
 def sigreg(
-    z: jax.Array, key: jax.Array, *, directions: int = 1024, chunk: int = CHUNK, knots: int = 17, t_max: float = 3.0
-) -> jax.Array:
-    """Mean statistic over views and ``directions`` random ones: () float32 or better.
+    z: Float[Array, "V N D"],
+    key: Key[Array, ""],
+    *,
+    directions: int = 1024,
+    chunk: int = CHUNK,
+    knots: int = 17,
+    t_max: float = 3.0,
+) -> Float[Array, ""]:
+    """Mean statistic over views and `directions` random ones, in float32 or better.
 
-    z: (V, N, D), N samples of each of V views; the means over N are global under ``jit``. Directions come from the key
-    and their index, so neither ``chunk`` (directions held at once; memory V * N * chunk * knots) nor the mesh changes
+    z: N samples of each of V views; the means over N are global under `jit`. Directions come from the key
+    and their index, so neither `chunk` (directions held at once; memory V * N * chunk * knots) nor the mesh changes
     the value. The gradient of a sample carries no 1/N: scale the loss by a reference N over N.
     """
     dtype = jnp.promote_types(z.dtype, jnp.float32)

@@ -1,10 +1,10 @@
 """Teacher targets as logits and two potentials: q[s, n, k] = exp(logits[s, n, k] / temp + col[k] + row[s, n]).
 
-Softmax-centring (DINO, arXiv 2104.14294, equation 4) and Sinkhorn-Knopp (SwAV, arXiv 2006.09882, as used by DINOv2
+Softmax centering (DINO, arXiv 2104.14294, equation 4) and Sinkhorn-Knopp (SwAV, arXiv 2006.09882, as used by DINOv2
 section 4) are both of this form, so the (rows, K) probabilities are never stored: they are recomputed chunk by chunk.
 
-Arrays are (shards, rows, K): axis 0 is split over devices, each scan step takes ``chunk`` rows of every shard, and only
-(K,) sums cross devices. Rows need not be a multiple of ``chunk``: the rest is one more, smaller step.
+Arrays are (shards, rows, K): axis 0 is split over devices, each scan step takes `chunk` rows of every shard, and only
+(K,) sums cross devices. Rows need not be a multiple of `chunk`: the rest is one more, smaller step.
 """
 
 import functools
@@ -13,23 +13,26 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int, Shaped
 
+Start = int | Int[Array, ""]  # the first row of a chunk
 SAFE = 60.0  # exponents up to this, twice this below a shift by it, and sums of 10^8 of either stay inside float32
 
 
 class Targets(NamedTuple):
-    """``logits`` (shards, rows, K) of any float dtype, ``temp`` (), ``col`` (K,), ``row`` (shards, rows)."""
+    """`logits` of any float dtype; the rest in float32 or better."""
 
-    logits: jax.Array
-    temp: jax.Array
-    col: jax.Array
-    row: jax.Array
+    logits: Float[Array, "shards rows K"]
+    temp: Float[Array, ""]
+    col: Float[Array, " K"]
+    row: Float[Array, "shards rows"]
 
 
 def scan_chunks(step: Callable, carry: Any, rows: int, chunk: int) -> tuple[Any, Any]:
-    """``carry, out = step(carry, start, size)`` over consecutive runs of ``rows``, as ``lax.scan`` does.
+    """`carry, out = step(carry, start, size)` over consecutive runs of `rows`, as `lax.scan` does.
 
-    ``size`` is static: ``chunk`` in the scan, the remainder in a last step. Every leaf of ``out`` is
+    `size` is static: `chunk` in the scan, the remainder in a last step. Every leaf of `out` is
     (shards, size, ...), and they are joined to (shards, rows, ...).
     """
     chunk = min(chunk, rows)
@@ -43,36 +46,38 @@ def scan_chunks(step: Callable, carry: Any, rows: int, chunk: int) -> tuple[Any,
     return carry, outs
 
 
-def take_rows(x: jax.Array, start: Any, size: int) -> jax.Array:
-    """``size`` entries of axis 1 from ``start`` on."""
+def take_rows(x: Shaped[Array, "shards rows *rest"], start: Start, size: int) -> Shaped[Array, "shards {size} *rest"]:
+    """`size` entries of axis 1 from `start` on."""
     return jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
 
 
-def scores(targets: Targets, start: Any, size: int) -> jax.Array:
-    """log q without the row potential, of ``size`` rows of each shard: (shards, size, K), float32 or better."""
+def scores(targets: Targets, start: Start, size: int) -> Float[Array, "shards {size} K"]:
+    """log q without the row potential, of `size` rows of each shard, in float32 or better."""
     accumulator = targets.col.dtype
     logits = take_rows(targets.logits, start, size).astype(accumulator)
     return logits / targets.temp.astype(accumulator) + targets.col.reshape(1, 1, -1)
 
 
-def chunk_probabilities(targets: Targets, start: Any, size: int) -> jax.Array:
-    """q of ``size`` rows of each shard from ``start`` on: (shards, size, K), float32 or better."""
+def chunk_probabilities(targets: Targets, start: Start, size: int) -> Float[Array, "shards {size} K"]:
+    """q of `size` rows of each shard from `start` on, in float32 or better."""
     return jnp.exp(scores(targets, start, size) + take_rows(targets.row, start, size)[:, :, None])
 
 
-def probabilities(targets: Targets) -> jax.Array:
-    """Dense q (shards, rows, K). For tests and small uses: this is the array that training never holds."""
+def probabilities(targets: Targets) -> Float[Array, "shards rows K"]:
+    """Dense q. For tests and small uses: this is the array that training never holds."""
     return chunk_probabilities(targets, 0, targets.logits.shape[1])
 
 
-def _start(logits, temp, col):
+def _start(logits: Array, temp: float | Array, col: Array) -> Targets:
     accumulator = jnp.promote_types(logits.dtype, jnp.float32)
     zeros = jnp.zeros(logits.shape[:2], accumulator)
     return Targets(jax.lax.stop_gradient(logits), jnp.asarray(temp, accumulator), col.astype(accumulator), zeros)
 
 
-def softmax_centering(logits: jax.Array, center: jax.Array, temp: float | jax.Array, chunk: int) -> Targets:
-    """q = softmax((z - center) / temp), center (K,). No gradient."""
+def softmax_centering(
+    logits: Float[Array, "shards rows K"], center: Float[Array, " K"], temp: float | Float[Array, ""], chunk: int
+) -> Targets:
+    """q = softmax((z - center) / temp). No gradient."""
     accumulator = jnp.promote_types(logits.dtype, jnp.float32)
     center = jax.lax.stop_gradient(center).astype(accumulator)
     targets = _start(logits, temp, -center / jnp.asarray(temp, accumulator))
@@ -83,10 +88,10 @@ def softmax_centering(logits: jax.Array, center: jax.Array, temp: float | jax.Ar
     return targets._replace(row=scan_chunks(step, None, logits.shape[1], chunk)[1])
 
 
-def peaks_unless(bounded: jax.Array | None, value: float, peaks: Callable[[], jax.Array]) -> jax.Array:
-    """``peaks()``, or ``value`` everywhere, without reading anything, where ``bounded`` says so when the program runs.
+def peaks_unless(bounded: Bool[Array, ""] | None, value: float, peaks: Callable[[], Array]) -> Array:
+    """`peaks()`, or `value` everywhere, without reading anything, where `bounded` says so when the program runs.
 
-    bounded: () bool, the same on all devices; None: never.
+    bounded: the same on all devices; None: never.
     """
     if bounded is None:
         return peaks()
@@ -95,16 +100,20 @@ def peaks_unless(bounded: jax.Array | None, value: float, peaks: Callable[[], ja
 
 
 def sinkhorn_knopp(
-    logits: jax.Array, temp: float | jax.Array, chunk: int, iterations: int = 3, bound: jax.Array | None = None
+    logits: Float[Array, "shards rows K"],
+    temp: float | Float[Array, ""],
+    chunk: int,
+    iterations: int = 3,
+    bound: Float[Array, ""] | None = None,
 ) -> Targets:
-    """Alternate normalisation of exp(z / temp): columns to 1/K each over *all* rows, then rows to 1. No gradient.
+    """Alternate normalization of exp(z / temp): columns to 1/K each over *all* rows, then rows to 1. No gradient.
 
-    bound: () with |z| <= bound to within a few percent, if one is known.
+    bound: |z| <= bound to within a few percent, if one is known.
 
     Every sum is one reading of the logits. Only the first sum of columns and the first of rows can overflow or vanish:
     they are taken relative to maxima, two more readings, unless bound / temp is at most SAFE. Then no exp(z / temp)
     leaves float32, and no row sum after the columns, in [K exp(-2 SAFE) / rows, K], once it is multiplied by exp(SAFE).
-    Where columns were normalised, rows that held 1 before hold 1 / rows at least and K at most; where rows were,
+    Where columns were normalized, rows that held 1 before hold 1 / rows at least and K at most; where rows were,
     columns that held 1 before hold 1 / K at least and the number of rows at most.
     """
     shards, rows, prototypes = logits.shape
@@ -147,14 +156,16 @@ def sinkhorn_knopp(
     return targets._replace(row=row)
 
 
-def update_center(center: jax.Array, logits: jax.Array, momentum: float = 0.9) -> jax.Array:
-    """Moving mean (K,) of teacher logits (shards, rows, K) over all rows; this step's targets use the old one."""
+def update_center(
+    center: Float[Array, " K"], logits: Float[Array, "shards rows K"], momentum: float = 0.9
+) -> Float[Array, " K"]:
+    """Moving mean of teacher logits over all rows; this step's targets use the old one."""
     mean = jnp.mean(logits, axis=(0, 1), dtype=center.dtype)
     return center * momentum + jax.lax.stop_gradient(mean) * (1 - momentum)
 
 
-def entropy(targets: Targets, chunk: int) -> jax.Array:
-    """Entropy of every row of q in nats: (shards, rows). The KL of a student is its cross-entropy minus this."""
+def entropy(targets: Targets, chunk: int) -> Float[Array, "shards rows"]:
+    """Entropy of every row of q in nats. The KL of a student is its cross-entropy minus this."""
 
     def step(carry, start, size):
         log_q = scores(targets, start, size) + take_rows(targets.row, start, size)[:, :, None]

@@ -4,8 +4,10 @@ from typing import Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
+from jaxtyping import Float
 
 from curia2_jax.errors import UserError
 from curia2_jax.models import attention_tpu
@@ -16,10 +18,10 @@ _CUDNN_DTYPES = ("bfloat16", "float16")
 
 
 def choose(platform: str, dtype: str, heads: int, head_dim: int, tokens: int) -> Kernel:
-    """The implementation that ``auto`` stands for: a pure function of the platform and the shapes.
+    """The implementation that `auto` stands for: a pure function of the platform and the shapes.
 
     GPU: cuDNN's flash attention where it can run (16-bit, head size a multiple of 8 up to 128). TPU: the kernel of
-    ``attention_tpu`` where it can run. Everything else: plain XLA.
+    `attention_tpu` where it can run. Everything else: plain XLA.
     """
     if platform == "gpu" and dtype in _CUDNN_DTYPES and head_dim % 8 == 0 and head_dim <= 128:
         return "cudnn"
@@ -53,7 +55,7 @@ def check(implementation: str, platform: str, dtype: str, heads: int, head_dim: 
 
 
 def resolve(implementation: str, platform: str, dtype: str, heads: int, head_dim: int, tokens: int) -> Kernel:
-    """``xla``, ``cudnn`` or ``pallas`` for what a config says. Raises UserError if that cannot run there."""
+    """`xla`, `cudnn` or `pallas` for what a config says. Raises UserError if that cannot run there."""
     check(implementation, platform, dtype, heads, head_dim, tokens)
     return (
         choose(platform, dtype, heads, head_dim, tokens) if implementation == "auto" else cast(Kernel, implementation)
@@ -72,19 +74,19 @@ def padded_tokens(implementation: Kernel, tokens: int) -> int:
 
 
 def attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
+    query: Float[Array, "batch padded width"],
+    key: Float[Array, "batch padded width"],
+    value: Float[Array, "batch padded width"],
     heads: int,
     tokens: int,
     implementation: Kernel = "xla",
     batch_spec: PartitionSpec | None = None,
-) -> jax.Array:
-    """softmax(Q K^T / sqrt(d)) V over (batch, padded tokens, heads * d) arrays: the same shape and dtype.
+) -> Float[Array, "batch padded width"]:
+    """softmax(Q K^T / sqrt(d)) V, width = heads * d, in the dtype of the queries.
 
-    Of the padded tokens (``padded_tokens``) the first ``tokens`` are real and see only each other. The softmax is in
-    float32, float64 for float64. ``implementation`` is what ``resolve`` says. ``batch_spec`` names the mesh axes of
-    the batch; only ``pallas`` needs it, because the compiler does not partition such a kernel. The result carries the
+    Of the padded tokens (`padded_tokens`) the first `tokens` are real and see only each other. The softmax is in
+    float32, float64 for float64. `implementation` is what `resolve` says. `batch_spec` names the mesh axes of
+    the batch; only `pallas` needs it, because the compiler does not partition such a kernel. The result carries the
     checkpoint name "attn_out".
     """
     if implementation == "pallas":
@@ -102,9 +104,13 @@ def attention(
 
 
 def with_lengths(
-    query: jax.Array, key: jax.Array, value: jax.Array, tokens: int, implementation: Literal["xla", "cudnn"]
-) -> jax.Array:
-    """Attention among the first ``tokens`` of (batch, padded tokens, heads, d) arrays; the rest of the result is 0.
+    query: Float[Array, "batch padded heads d"],
+    key: Float[Array, "batch padded heads d"],
+    value: Float[Array, "batch padded heads d"],
+    tokens: int,
+    implementation: Literal["xla", "cudnn"],
+) -> Float[Array, "batch padded heads d"]:
+    """Attention among the first `tokens`; the rest of the result is 0.
 
     The padding is zeroed on both sides of the kernel: what it reads, writes or makes of gradients there is not
     promised to be finite, and one NaN would reach real tokens through a sum over all rows of a weight's gradient.
@@ -118,16 +124,16 @@ def with_lengths(
     return jnp.where(real, out, jnp.zeros_like(out))
 
 
-def _double(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def _double(query: Array, key: Array, value: Array) -> Array:
     """Attention in float64 throughout; jax.nn.dot_product_attention rounds its scores to float32."""
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) * query.shape[-1] ** -0.5
     return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), value)
 
 
 def _pallas_on_mesh(
-    query: jax.Array, key: jax.Array, value: jax.Array, heads: int, tokens: int, batch_spec: PartitionSpec | None
-) -> jax.Array:
-    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    query: Array, key: Array, value: Array, heads: int, tokens: int, batch_spec: PartitionSpec | None
+) -> Array:
+    def attend(q: Array, k: Array, v: Array) -> Array:
         return attention_tpu.short_attention(q, k, v, heads, tokens)
 
     if batch_spec is None or jax.sharding.get_abstract_mesh().empty:

@@ -12,8 +12,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Float
 
 LANES, SUBLANES = 128, 8
 MAX_TOKENS = 2048  # beyond it the keys and values of a head want blocks of their own
@@ -42,13 +44,18 @@ def supports(tokens: int, heads: int, head_dim: int, dtype: str) -> bool:
 
 
 def short_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, heads: int, tokens: int, *, interpret: bool = False
-) -> jax.Array:
-    """softmax(Q K^T / sqrt(d)) V of (batch, padded tokens, heads * d) arrays, of which ``tokens`` are real: the same
-    shape and dtype.
+    query: Float[Array, "batch padded width"],
+    key: Float[Array, "batch padded width"],
+    value: Float[Array, "batch padded width"],
+    heads: int,
+    tokens: int,
+    *,
+    interpret: bool = False,
+) -> Float[Array, "batch padded width"]:
+    """softmax(Q K^T / sqrt(d)) V, width = heads * d, of which `tokens` are real, in the dtype of the queries.
 
     Padded tokens (whole sublanes in all) are not seen by real ones; what they see themselves is of no consequence.
-    ``interpret`` runs the kernel's Python instead of compiling it, for tests off a TPU.
+    `interpret` runs the kernel's Python instead of compiling it, for tests off a TPU.
     """
     batch, padded, width = query.shape
     # Crops whose rows fill 128 lanes of scores together.

@@ -2,6 +2,8 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
 
 
 def wide(dtype: str | jnp.dtype) -> jnp.dtype:
@@ -10,10 +12,10 @@ def wide(dtype: str | jnp.dtype) -> jnp.dtype:
 
 
 class Dense(nn.Module):
-    """Linear layer: the matmul in ``dtype``, the bias added in float32 or better, the result in ``dtype``.
+    """Linear layer: the matmul in `dtype`, the bias added in float32 or better, the result in `dtype`.
 
     Adding in float32 costs nothing once fused, and makes the bias's gradient, a sum over all tokens, a float32 sum.
-    ``as_rows`` multiplies one matrix of rows.
+    `as_rows` multiplies one matrix of rows.
     """
 
     features: int
@@ -21,7 +23,7 @@ class Dense(nn.Module):
     as_rows: bool = False
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows {self.features}"]:
         kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         rows = x.astype(self.dtype)

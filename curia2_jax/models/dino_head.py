@@ -1,19 +1,24 @@
 """Projection head of DINO and iBOT (DINOv2, arXiv 2304.07193, section 4; DINO, arXiv 2104.14294, appendix C)."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
 
 from curia2_jax.errors import UserError
 from curia2_jax.models.dense import Dense, wide
 from curia2_jax.models.vit import gelu
 
+PyTree = Any
+
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig:
-    """``prototypes`` K outputs; ``layers`` linear layers before the last one; ``weight_norm`` as DINOv2, else plain."""
+    """`prototypes` K outputs; `layers` linear layers before the last one; `weight_norm` as DINOv2, else plain."""
 
     prototypes: int
     bottleneck: int = 256
@@ -34,7 +39,7 @@ class LastLayer(nn.Module):
     config: HeadConfig
 
     @nn.compact
-    def __call__(self):
+    def __call__(self) -> None:
         bottleneck, prototypes = self.config.bottleneck, self.config.prototypes
         if self.config.weight_norm:
             bound = bottleneck**-0.5
@@ -49,13 +54,13 @@ class LastLayer(nn.Module):
 
 
 class DINOHead(nn.Module):
-    """MLP to an L2-normalised bottleneck, and the parameters of the last layer."""
+    """MLP to an L2-normalized bottleneck, and the parameters of the last layer."""
 
     config: HeadConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(..., D) -> (..., bottleneck) of unit length, in ``config.dtype``; the norm is taken in float32 or better."""
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows {self.config.bottleneck}"]:
+        """Vectors of unit length, in `config.dtype`; the norm is taken in float32 or better."""
         config = self.config
         for index in range(config.layers):
             last = index == config.layers - 1
@@ -68,8 +73,8 @@ class DINOHead(nn.Module):
         return (x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))).astype(config.dtype)
 
 
-def last_layer_kernel(params: dict) -> jax.Array:
-    """Effective kernel (bottleneck, K) of a head's parameters, in their dtype: column k is g_k v_k / ||v_k||."""
+def last_layer_kernel(params: PyTree) -> Float[Array, "bottleneck K"]:
+    """Effective kernel of a head's parameters, in their dtype: column k is g_k v_k / ||v_k||."""
     last = params["last_layer"]
     if "kernel" in last:
         return last["kernel"]
@@ -77,7 +82,7 @@ def last_layer_kernel(params: dict) -> jax.Array:
     return last["v"] * (last["g"].reshape(1, -1) / norm)
 
 
-def largest_logit(params: dict) -> jax.Array:
-    """() float32: no feature of a head, being of unit length, has a logit beyond the length of the longest column."""
+def largest_logit(params: PyTree) -> Float[Array, ""]:
+    """No feature of a head, being of unit length, has a logit beyond the length of the longest column."""
     last = params["last_layer"]
     return jnp.sqrt(jnp.sum(last["kernel"] ** 2, axis=0).max()) if "kernel" in last else jnp.abs(last["g"]).max()

@@ -4,17 +4,21 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Key
 
 
 def subset_size(crops: int, rate: float) -> int:
-    """How many of ``crops`` crops a residual branch computes when drop path has this rate."""
+    """How many of `crops` crops a residual branch computes when drop path has this rate."""
     return max(int(crops * (1 - rate)), 1)
 
 
-def on_subset(branch: Callable, x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
+def on_subset(
+    branch: Callable[[Array, float], Array], x: Float[Array, "crops T D"], keys: Key[Array, " groups"], rate: float
+) -> Float[Array, "crops T D"]:
     """Batch-subset stochastic depth: x + branch(x, g / s) on s of the g crops of each group only.
 
-    ``x`` is (groups * g, T, D), ``keys`` (groups,). The s kept crops are a uniform subset without replacement; the
+    Of the groups, g = crops / groups each, the s kept crops are a uniform subset without replacement; the
     branch gets no others, and is told the factor g / s to multiply its result by. Gather and scatter are batched over
     the groups, so a device that holds whole groups needs nothing from the others.
     """

@@ -7,28 +7,29 @@ reads what it keeps several times over: on a CPU that is a tenth of a training s
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
 
 EPS = 1e-6
 
 
 class LayerNorm(nn.Module):
-    """(..., D) -> (..., D) in ``dtype``; statistics, scale and bias in float32 or better."""
+    """LayerNorm of the last axis, in `dtype`; statistics, scale and bias in float32 or better."""
 
     dtype: str | jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         return layer_norm(x, scale, bias).astype(self.dtype)
 
 
 @jax.custom_vjp
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """(x - mean) / sqrt(variance + EPS) * scale + bias over the last axis, in float32 or better.
-
-    x: (..., D) of any float dtype; scale, bias: (D,).
-    """
+def layer_norm(
+    x: Float[Array, "*rows D"], scale: Float[Array, " D"], bias: Float[Array, " D"]
+) -> Float[Array, "*rows D"]:
+    """(x - mean) / sqrt(variance + EPS) * scale + bias over the last axis, in float32 or better."""
     return _forward(x, scale, bias)[0]
 
 

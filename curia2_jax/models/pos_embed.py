@@ -2,10 +2,10 @@
 
 PyTorch code bases resample the square table in three ways that do not agree with each other:
 
-* ``size``: the cubic kernel with a = -0.75, no antialias, sampling step M / h (``Dinov2Model`` of transformers);
-* ``offset``: the same kernel, sampling step M / (h + 0.1) (DINOv2's training code and models without registers);
-* ``antialias``: a = -0.5, the kernel stretched when the grid shrinks (DINOv2's models with registers and
-  ``Dinov2WithRegistersModel``).
+* `size`: the cubic kernel with a = -0.75, no antialias, sampling step M / h (`Dinov2Model` of transformers);
+* `offset`: the same kernel, sampling step M / (h + 0.1) (DINOv2's training code and models without registers);
+* `antialias`: a = -0.5, the kernel stretched when the grid shrinks (DINOv2's models with registers and
+  `Dinov2WithRegistersModel`).
 """
 
 import functools
@@ -14,12 +14,14 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float, Float64
 
 FORMS = ("size", "offset", "antialias")
 
 
 def _cubic(x: np.ndarray, a: float) -> np.ndarray:
-    """Cubic convolution kernel (Keys 1981) with free parameter ``a``."""
+    """Cubic convolution kernel (Keys 1981) with free parameter `a`."""
     x = np.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
@@ -27,17 +29,17 @@ def _cubic(x: np.ndarray, a: float) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=256)
-def weights(form: str, side: int, out: int) -> np.ndarray:
-    """Interpolation matrix (out, side), float64, read-only: row o holds the weights of output position o."""
+def weights(form: str, side: int, out: int) -> Float64[np.ndarray, "{out} {side}"]:
+    """Interpolation matrix, read-only: row o holds the weights of output position o."""
     matrix = np.zeros((out, side))
     if form == "antialias":
         scale = side / out
         stretch = max(scale, 1.0)
         for o in range(out):
-            centre = scale * (o + 0.5)
-            first = max(math.floor(centre - 2 * stretch + 0.5), 0)
-            last = min(math.floor(centre + 2 * stretch + 0.5), side)
-            taps = _cubic((np.arange(first, last) - centre + 0.5) / stretch, -0.5)
+            center = scale * (o + 0.5)
+            first = max(math.floor(center - 2 * stretch + 0.5), 0)
+            last = min(math.floor(center + 2 * stretch + 0.5), side)
+            taps = _cubic((np.arange(first, last) - center + 0.5) / stretch, -0.5)
             matrix[o, first:last] = taps / taps.sum()
     elif form in ("size", "offset"):
         step = side / (out + (0.1 if form == "offset" else 0.0))
@@ -52,11 +54,12 @@ def weights(form: str, side: int, out: int) -> np.ndarray:
     return matrix
 
 
-def interpolate(pos_embed: jax.Array, grid: tuple[int, int], form: str) -> jax.Array:
-    """Position table for a grid of (height, width) patches.
+def interpolate(
+    pos_embed: Float[Array, "1 entries D"], grid: tuple[int, int], form: str
+) -> Float[Array, "1 1+{grid[0]}*{grid[1]} D"]:
+    """Position table for a grid of (height, width) patches, from 1 + M*M entries; entry 0 is the class token's.
 
-    ``pos_embed`` is (1, 1 + M*M, D), entry 0 for the class token; the result is (1, 1 + h*w, D) in
-    ``promote_types(pos_embed.dtype, float32)``. The native grid is used as it is, never resampled.
+    In `promote_types(pos_embed.dtype, float32)`. The native grid is used as it is, never resampled.
     """
     height, width = grid
     side = math.isqrt(pos_embed.shape[1] - 1)
@@ -71,8 +74,10 @@ def interpolate(pos_embed: jax.Array, grid: tuple[int, int], form: str) -> jax.A
     return jnp.concatenate([table[:, :1], patches.reshape(1, height * width, -1)], axis=1)
 
 
-def resize_grid(pos_embed: np.ndarray, side: int, form: str) -> np.ndarray:
-    """The same on the host, computed in float64: (1, 1 + M*M, D) -> (1, 1 + side*side, D), dtype kept.
+def resize_grid(
+    pos_embed: Float[np.ndarray, "1 entries D"], side: int, form: str
+) -> Float[np.ndarray, "1 1+{side}*{side} D"]:
+    """The same on the host, computed in float64; the dtype is kept.
 
     For a new table to be stored (second training stage, conversion of checkpoints).
     """

@@ -1,13 +1,15 @@
 """silu(gate) * up (SwiGLU, Shazeer, arXiv 2002.05202), of which only gate and up are kept for the backward pass."""
 
 import jax
+from jax import Array
+from jaxtyping import Float
 
 
 @jax.custom_vjp
-def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
+def swiglu(gate: Float[Array, "*shape"], up: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """gate * sigmoid(gate) * up, elementwise, in the dtype of both.
 
-    Left to differentiation, sigmoid, silu and their product are all written and read again, each as large as ``up``.
+    Left to differentiation, sigmoid, silu and their product are all written and read again, each as large as `up`.
     """
     return jax.nn.silu(gate) * up
 

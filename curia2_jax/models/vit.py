@@ -1,18 +1,22 @@
 """DINOv2's vision transformer (DINOv2, arXiv 2304.07193, section 4) as a pure function of (parameters, images, masks).
 
-Parameters are float32 and stacked over the layers on axis 0; matmuls and the residual stream are in ``config.dtype``,
+Parameters are float32 and stacked over the layers on axis 0; matmuls and the residual stream are in `config.dtype`,
 as in DINOv2's own half-precision runs; LayerNorm statistics, softmax, biases, LayerScale and the position table are
-in ``promote_types(dtype, float32)``. Float64 parameters with ``dtype="float64"`` give a float64 model.
+in `promote_types(dtype, float32)`. Float64 parameters with `dtype="float64"` give a float64 model.
 """
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
+from jaxtyping import Bool, Float, Int, Key
 
 from curia2_jax.errors import UserError
 from curia2_jax.models import attention, pos_embed
@@ -30,9 +34,9 @@ _POLICIES = ("nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_savea
 class ViTConfig:
     """Shape and execution of a vision transformer.
 
-    ``remat`` is "none", a policy of ``jax.checkpoint_policies``, or names of CHECKPOINT_NAMES joined by commas.
-    ``scan=False`` unrolls the loop over the same stacked parameters. ``interpolation`` is one of
-    ``pos_embed.FORMS``, or "" to follow the registers as the PyTorch models do: none "size", some "antialias".
+    `remat` is "none", a policy of `jax.checkpoint_policies`, or names of CHECKPOINT_NAMES joined by commas.
+    `scan=False` unrolls the loop over the same stacked parameters. `interpolation` is one of
+    `pos_embed.FORMS`, or "" to follow the registers as the PyTorch models do: none "size", some "antialias".
     """
 
     width: int
@@ -79,11 +83,16 @@ class ViTConfig:
         return 4 * self.width if self.ffn == "mlp" else (4 * self.width * 2 // 3 + 7) // 8 * 8
 
     @property
+    def hidden_matrices(self) -> int:
+        """Kernels of (width, hidden) in front of the hidden units: gate and up, or one."""
+        return 2 if self.ffn == "swiglu" else 1
+
+    @property
     def position_form(self) -> str:
         return self.interpolation or ("antialias" if self.registers else "size")
 
 
-def _remat_policy(remat: str):
+def _remat_policy(remat: str) -> Callable[..., Any]:
     if remat in _POLICIES:
         return getattr(jax.checkpoint_policies, remat)
     names = [name.strip() for name in remat.split(",")]
@@ -94,13 +103,13 @@ def _remat_policy(remat: str):
     return jax.checkpoint_policies.save_only_these_names(*names)
 
 
-def gelu(x: jax.Array) -> jax.Array:
-    """Exact GELU. In terms of erf, which the CPU vectorises; jax.nn.gelu uses erfc."""
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Exact GELU. In terms of erf, which the CPU vectorizes; jax.nn.gelu uses erfc."""
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches times one kernel: (b, H, W, C) -> (b, h*w, D), row-major.
+    """Non-overlapping patches times one kernel, row-major.
 
     The stride equals the kernel, so the convolution is a reshape and a matmul. PyTorch's default init of Conv2d.
     """
@@ -108,11 +117,11 @@ class PatchEmbed(nn.Module):
     config: ViTConfig
 
     @nn.compact
-    def __call__(self, images):
+    def __call__(self, images: Float[Array, "b H W C"]) -> Float[Array, "b N {self.config.width}"]:
         size, channels, width = self.config.patch_size, self.config.in_channels, self.config.width
         fan_in = channels * size * size
 
-        def uniform(key, shape):
+        def uniform(key: Array, shape: tuple[int, ...]) -> Array:
             return jax.random.uniform(key, shape, jnp.float32, -(fan_in**-0.5), fan_in**-0.5)
 
         kernel = self.param("kernel", uniform, (size, size, channels, width))
@@ -143,13 +152,13 @@ class Execution:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention: (b, T, D) -> (b, T, D)."""
+    """Multi-head self-attention."""
 
     config: ViTConfig
     execution: Execution
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b T D"]) -> Float[Array, "b T D"]:
         config, execution = self.config, self.execution
         query, key, value = (
             checkpoint_name(Dense(config.width, config.dtype, execution.as_rows, name=name)(x), "qkv")
@@ -168,10 +177,10 @@ class FeedForward(nn.Module):
     execution: Execution
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b T D"]) -> Float[Array, "b T D"]:
         config, as_rows = self.config, self.execution.as_rows
 
-        def hidden(name):
+        def hidden(name: str) -> Array:
             return checkpoint_name(Dense(config.hidden, config.dtype, as_rows, name=name)(x), "ffn_hidden")
 
         if config.ffn == "swiglu":
@@ -185,7 +194,7 @@ class LayerScale(nn.Module):
     initial: float
 
     @nn.compact
-    def __call__(self, x, factor: float):
+    def __call__(self, x: Float[Array, "b T D"], factor: float) -> Float[Array, "b T D"]:
         gamma = self.param("gamma", nn.initializers.constant(self.initial), (x.shape[-1],))
         x = x.astype(wide(x.dtype))
         return x * (gamma * factor).astype(x.dtype).reshape(1, 1, -1)
@@ -198,7 +207,9 @@ class Block(nn.Module):
     execution: Execution
 
     @nn.compact
-    def __call__(self, x, layer, drop_path_keys):
+    def __call__(
+        self, x: Float[Array, "b T D"], layer: Int[Array, ""], drop_path_keys: Key[Array, " groups"] | None
+    ) -> tuple[Float[Array, "b T D"], None]:
         config, batch_spec = self.config, self.execution.batch_spec
         branches = (
             (LayerNorm(config.dtype, name="norm1"), Attention(config, self.execution, name="attn"), "ls1"),
@@ -207,7 +218,9 @@ class Block(nn.Module):
         for index, (norm, net, name) in enumerate(branches):
             scale = LayerScale(config.layerscale, name=name)
 
-            def branch(tokens, factor, norm=norm, net=net, scale=scale):
+            def branch(
+                tokens: Array, factor: float, norm: nn.Module = norm, net: nn.Module = net, scale: nn.Module = scale
+            ) -> Array:
                 return scale(net(norm(tokens)), factor)
 
             if drop_path_keys is None or config.drop_path == 0:
@@ -223,7 +236,7 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """The backbone.
 
-    ``batch_spec`` are the mesh axes of the batch, P(axes): constrains the residual stream. ``platform`` is what it
+    `batch_spec` are the mesh axes of the batch, P(axes): constrains the residual stream. `platform` is what it
     will run on, "cpu", "gpu" or "tpu": decides which attention "auto" is.
     """
 
@@ -233,14 +246,17 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, masks: jax.Array | None = None, *, drop_path_keys: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
-        """Final-norm tokens of images (b, H, W, C), H and W multiples of the patch size.
+        self,
+        images: Float[Array, "b H W C"],
+        masks: Bool[Array, "b N"] | None = None,
+        *,
+        drop_path_keys: Key[Array, " groups"] | None = None,
+    ) -> dict[str, Float[Array, "b ..."]]:
+        """Final-norm tokens of images whose H and W are multiples of the patch size.
 
-        ``masks`` (b, N) bool: true patches are replaced by the mask token, keeping their position.
-        ``drop_path_keys`` (groups,) typed PRNG keys: drop path inside groups of b / groups consecutive images; None
-        switches it off (teacher, evaluation). Returns "cls" (b, D), "registers" (b, R, D), "patches" (b, N, D) in
-        ``promote_types(config.dtype, float32)``.
+        masks: true patches are replaced by the mask token, keeping their position. drop_path_keys: drop path inside
+        groups of b / groups consecutive images; None switches it off (teacher, evaluation). Returns "cls" (b, D),
+        "registers" (b, R, D), "patches" (b, N, D) in `promote_types(config.dtype, float32)`.
         """
         config = self.config
         height, width, channels = images.shape[1:]
@@ -274,7 +290,7 @@ class ViT(nn.Module):
         first_patch = 1 + config.registers
         return {"cls": x[:, 0], "registers": x[:, 1:first_patch], "patches": x[:, first_patch:]}
 
-    def _embed(self, images, masks):
+    def _embed(self, images: Array, masks: Array | None) -> Float[Array, "b T D"]:
         """Patch embedding, mask token, class token, positions, then registers, which have no position."""
         config = self.config
         width = config.width

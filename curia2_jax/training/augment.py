@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float, Int, Key
 
 from curia2_jax.training.recipe import AugmentConfig
 from curia2_jax.training.resample import THREE_PASSES, crop_and_resize
@@ -12,8 +13,10 @@ CT_AIR = -1000.0  # HU
 BLUR_REACH = 4  # taps of the blur on either side of a pixel
 
 
-def slice_statistics(slices: Array, extent: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation over the true extent, two passes: (B,), (B,) float32."""
+def slice_statistics(
+    slices: Float[Array, "B S S"], extent: Int[Array, "B 2"]
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """Mean and standard deviation over the true extent, in two passes."""
     canvas = slices.shape[-1]
     inside = (jnp.arange(canvas)[None, :, None] < extent[:, 0, None, None]) & (
         jnp.arange(canvas)[None, None, :] < extent[:, 1, None, None]
@@ -29,13 +32,13 @@ def z_score(crops: Array, mean: Array, std: Array) -> Array:
     return (crops - mean) / jnp.where(std < EPS, 1.0, std)
 
 
-def clip_air(x: Array, is_ct: Array) -> Array:
-    """CT is clipped below air; MR has no such floor. x: (B, ...); is_ct: (B,)."""
+def clip_air(x: Float[Array, " B *rest"], is_ct: Bool[Array, " B"]) -> Float[Array, " B *rest"]:
+    """CT is clipped below air; MR has no such floor."""
     return jnp.where(is_ct.reshape((-1,) + (1,) * (x.ndim - 1)), jnp.maximum(x, CT_AIR), x)
 
 
-def blur_weights(sigma: Array, size: int) -> Array:
-    """The 9-tap Gaussian with mirrored borders as a matrix: (V,) in pixels -> (V, size, size), each row sums to 1.
+def blur_weights(sigma: Float[Array, " V"], size: int) -> Float[Array, "V {size} {size}"]:
+    """The 9-tap Gaussian of `sigma` pixels with mirrored borders as a matrix, of which each row sums to 1.
 
     size: at least BLUR_REACH + 1. A pixel stands once where it is and once beyond each border that mirrors it.
     """
@@ -52,20 +55,25 @@ def blur_weights(sigma: Array, size: int) -> Array:
     return weights / gaussian(jnp.arange(-BLUR_REACH, BLUR_REACH + 1)[None, :]).sum(-1, keepdims=True)
 
 
-def gaussian_blur(crops: Array, sigma: Array) -> Array:
-    """Separable 9-tap Gaussian, borders mirrored. crops: (V, R, R); sigma: (V,) in pixels; 0 leaves a crop as it is."""
+def gaussian_blur(crops: Float[Array, "V R R"], sigma: Float[Array, " V"]) -> Float[Array, "V R R"]:
+    """Separable 9-tap Gaussian of `sigma` pixels, borders mirrored; 0 leaves a crop as it is."""
     weights = blur_weights(sigma, crops.shape[1])
     tall = jnp.einsum("vrs,vst->vrt", weights, crops, precision=THREE_PASSES)
     return jnp.einsum("vrt,vct->vrc", tall, weights, precision=THREE_PASSES)
 
 
-def augment(crops: Array, mean: Array, std: Array, blur_rates: Array, key: Array, c: AugmentConfig) -> Array:
+def augment(
+    crops: Float[Array, "V R R"],
+    mean: Float[Array, ""],
+    std: Float[Array, ""],
+    blur_rates: Float[Array, " V"],
+    key: Key[Array, ""],
+    c: AugmentConfig,
+) -> Float[Array, "V R R"]:
     """Gamma, z-score, brightness, contrast, blur, noise, in this order, for the crops of one image.
 
     Args:
-      crops: (V, R, R) float32, CT already clipped. mean, std: () of the slice. blur_rates: (V,). key: of this image.
-    Returns:
-      (V, R, R) float32.
+      crops: CT already clipped. mean, std: of the slice. key: of this image.
     """
     views = crops.shape[0]
     draw_key, noise_key = jax.random.split(key)
@@ -100,16 +108,14 @@ def augment(crops: Array, mean: Array, std: Array, blur_rates: Array, key: Array
 
 
 def crops_of(
-    batch: dict[str, Array], key: Array, c: AugmentConfig, global_size: int, local_size: int
-) -> tuple[Array, Array]:
-    """All crops of a batch.
+    batch: dict[str, Array], key: Key[Array, ""], c: AugmentConfig, global_size: int, local_size: int
+) -> tuple[Float[Array, "globals R R 1"], Float[Array, "locals r r 1"]]:
+    """All crops of a batch, global and local, image-major.
 
     Args:
       batch: `slices` (B, S, S) int16, `extent` (B, 2), `global_boxes` (B, 2, 4), `local_boxes` (B, L, 4),
         `flips` (B, 2 + L) bool: columns reversed, `is_ct` (B,) bool.
       key: of this step; folded by row, so that a row's draws do not depend on the batch around it.
-    Returns:
-      global crops (2B, R, R, 1) and local crops (LB, r, r, 1), float32, image-major.
     """
     slices = clip_air(batch["slices"].astype(jnp.float32), batch["is_ct"])
     rows = slices.shape[0]

@@ -54,8 +54,7 @@ def initial_state(saved: Checkpoints, recipe: Recipe, mesh: Mesh, contract_hash:
 
 def _of_another_corpus(corpus: str, found: str, before: str) -> str:
     """Why a run does not go on, and what to write."""
-    contract: dict = {**Corpus(corpus).contract}
-    if before in contract.get("replaces", ()):
+    if any(before in contract.get("replaces", ()) for contract in Corpus(corpus).contracts):
         return (
             f"config.data.corpus: {corpus} was changed after this run began (its contract was {before[:12]}, now it is "
             f"{found[:12]}: slices were added, or patients withdrew); write another --workdir, and "

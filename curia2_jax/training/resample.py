@@ -8,13 +8,14 @@ range at a border).
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Int, Int32
 
 # Three products of bfloat16 halves, summed in float32: 1.3e-5 of the range away from PIL, half the passes of HIGHEST on
 # a TPU, and tensor cores on a GPU. Precision.HIGH would there be one TF32 product, 7e-4 away.
 THREE_PASSES = jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X3
 
 
-def cubic(x: Array) -> Array:
+def cubic(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Keys' cubic kernel with a = -0.5, as PIL's BICUBIC and every antialiased resize of torch and jax."""
     x = jnp.abs(x)
     near = (1.5 * x - 2.5) * x * x + 1.0
@@ -22,14 +23,16 @@ def cubic(x: Array) -> Array:
     return jnp.where(x < 1.0, near, jnp.where(x < 2.0, far, 0.0))
 
 
-def resize_weights(start: Array, stop: Array, length: Array, size: int, canvas: int) -> Array:
+def resize_weights(
+    start: Float[Array, "*boxes"], stop: Float[Array, "*boxes"], length: Int[Array, "*boxes"], size: int, canvas: int
+) -> Float[Array, "*boxes {size} {canvas}"]:
     """Weights that resample [start, stop) of an axis to `size` samples.
 
     Args:
-      start, stop: (...) float, continuous pixel coordinates; pixel i covers [i, i + 1).
-      length: (...) int, the number of true pixels on the axis; what lies beyond has weight 0.
+      start, stop: continuous pixel coordinates; pixel i covers [i, i + 1).
+      length: the number of true pixels on the axis; what lies beyond has weight 0.
     Returns:
-      (..., size, canvas) float32; each row sums to 1.
+      Rows that sum to 1 each.
     """
     scale = ((stop - start) / size)[..., None, None]
     spread = jnp.maximum(scale, 1.0)
@@ -41,14 +44,10 @@ def resize_weights(start: Array, stop: Array, length: Array, size: int, canvas: 
     return weights / weights.sum(-1, keepdims=True)
 
 
-def crop_and_resize(slices: Array, extent: Array, boxes: Array, size: int) -> Array:
-    """Every box of every slice, resized to size x size.
-
-    Args:
-      slices: (B, S, S) float32. extent: (B, 2) int32 height and width. boxes: (B, V, 4) float32 y0, x0, y1, x1.
-    Returns:
-      (B, V, size, size) float32.
-    """
+def crop_and_resize(
+    slices: Float[Array, "B S S"], extent: Int32[Array, "B 2"], boxes: Float[Array, "B V 4"], size: int
+) -> Float[Array, "B V {size} {size}"]:
+    """Every box (y0, x0, y1, x1) of every slice, of which `extent` is the true height and width, resized."""
     canvas = slices.shape[-1]
     views = boxes.shape[1]
     height, width = (jnp.broadcast_to(extent[:, axis, None], (extent.shape[0], views)) for axis in (0, 1))

@@ -16,8 +16,8 @@ EXPECTED = reference.VALUES["vit_and_head_forward"]["dino_head"]
 def test_reference_output(dtype, rtol, atol):
     full = {"f64": "float64", "f32": "float32"}[dtype]
     with jax.enable_x64(dtype == "f64"):
-        params = reference.head_params(full)
-        x = np.sin(0.21 * reference.grid(5, 32) + 0.1).astype(full)
+        params = jax.tree.map(jnp.asarray, reference.head_params(full))
+        x = jnp.asarray(np.sin(0.21 * reference.grid(5, 32) + 0.1), full)
         features = DINOHead(reference.head_config(full)).apply({"params": params}, x)
         assert features.dtype == full and features.shape == (5, 16)
         np.testing.assert_allclose(np.linalg.norm(features, axis=-1), 1, rtol=1e-6)
@@ -69,7 +69,9 @@ def test_no_logit_of_a_head_is_beyond_its_largest(weight_norm):
     config = HeadConfig(32, bottleneck=8, hidden=16, weight_norm=weight_norm, dtype="float32")
     params = DINOHead(config).init(jax.random.key(0), jnp.zeros((1, 4)))["params"]
     random = np.random.default_rng(0)
-    params["last_layer"] = {k: random.normal(size=v.shape).astype(v.dtype) for k, v in params["last_layer"].items()}
+    params["last_layer"] = {
+        k: jnp.asarray(random.normal(size=v.shape), v.dtype) for k, v in params["last_layer"].items()
+    }
     kernel = np.asarray(last_layer_kernel(params), np.float64)
     lengths = np.linalg.norm(kernel, axis=0)
     features = np.concatenate([random.normal(size=(64, 8)), kernel[:, [lengths.argmax()]].T])
@@ -78,8 +80,8 @@ def test_no_logit_of_a_head_is_beyond_its_largest(weight_norm):
 
 
 def test_bfloat16_matmuls_and_float32_norm():
-    params = reference.head_params("float32")
-    x = np.sin(0.21 * reference.grid(5, 32) + 0.1).astype(np.float32)
+    params = jax.tree.map(jnp.asarray, reference.head_params("float32"))
+    x = jnp.asarray(np.sin(0.21 * reference.grid(5, 32) + 0.1), jnp.float32)
     exact = DINOHead(reference.head_config("float32")).apply({"params": params}, x)
     half = DINOHead(reference.head_config("bfloat16")).apply({"params": params}, x)
     assert half.dtype == jnp.bfloat16

@@ -14,7 +14,7 @@ def test_where_the_mean_is_large():
     """Rows of mean 30 and standard deviation 1, where E[x^2] - E[x]^2 has an error of 7e-5 in float32."""
     x = np.random.default_rng(0).normal(30, 1, (64, 1024)).astype(np.float32)
     norm = LayerNorm("float32")
-    ours = norm.apply({"params": {"scale": np.ones(1024, np.float32), "bias": np.zeros(1024, np.float32)}}, x)
+    ours = norm.apply({"params": {"scale": jnp.ones(1024), "bias": jnp.zeros(1024)}}, jnp.asarray(x))
     expected = functional.layer_norm(torch.from_numpy(x).double(), (1024,), eps=1e-6).numpy()
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
 

@@ -33,6 +33,7 @@ def close(actual, expected, rtol, atol=0.0):
 
 def forward(config, params, images, masks=None, keys=None):
     """Outputs, and under "prenorm" the tokens that enter the final norm."""
+    params, images = jax.tree.map(jnp.asarray, (params, images))
     seen = []
 
     def note(call, args, kwargs, context):
@@ -137,16 +138,16 @@ def test_parameter_counts_of_our_sizes(size, low, high):
 
 
 def params_of(config, seed=0):
-    """Random parameters of the right shapes without compiling the initialisation; no two layers alike."""
+    """Random parameters of the right shapes without compiling the initialization; no two layers alike."""
     random = np.random.default_rng(seed)
     images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, config.in_channels), jnp.float32)
     shapes = jax.eval_shape(ViT(config).init, jax.random.key(0), images)["params"]
-    return jax.tree.map(lambda leaf: random.normal(0.05, 0.2, leaf.shape).astype(np.float32), shapes)
+    return jax.tree.map(lambda leaf: jnp.asarray(random.normal(0.05, 0.2, leaf.shape), jnp.float32), shapes)
 
 
 def pixels(config, crops, seed=1):
     shape = (crops, config.image_size, config.image_size, config.in_channels)
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def test_initialisation():
@@ -412,6 +413,6 @@ def test_mistakes_in_the_config_are_one_line(changes, message):
 def test_images_that_do_not_fit():
     variables = {"params": params_of(SMALL)}
     with pytest.raises(UserError, match="18 x 16 x 1"):
-        ViT(SMALL).apply(variables, np.zeros((1, 18, 16, 1), np.float32))
+        ViT(SMALL).apply(variables, jnp.zeros((1, 18, 16, 1)))
     with pytest.raises(UserError, match="in_channels=1"):
-        ViT(SMALL).apply(variables, np.zeros((1, 16, 16, 3), np.float32))
+        ViT(SMALL).apply(variables, jnp.zeros((1, 16, 16, 3)))

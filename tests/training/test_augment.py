@@ -71,8 +71,9 @@ def test_three_products_of_bfloat16_are_enough_for_a_crop():
     """A CPU computes in float32 whatever it is asked: the arithmetic of TPUs and tensor cores is done here by hand."""
     slices, extent, boxes = slices_and_boxes()
     height, width = (np.broadcast_to(extent[:, axis, None], boxes.shape[:2]) for axis in (0, 1))
-    rows = np.asarray(resample.resize_weights(boxes[..., 0], boxes[..., 2], height, 48, 96))
-    columns = np.asarray(resample.resize_weights(boxes[..., 1], boxes[..., 3], width, 48, 96))
+    y0, x0, y1, x1 = jnp.moveaxis(jnp.asarray(boxes), -1, 0)
+    rows = np.asarray(resample.resize_weights(y0, y1, jnp.asarray(height), 48, 96))
+    columns = np.asarray(resample.resize_weights(x0, x1, jnp.asarray(width), 48, 96))
     tall = three_passes("bvrs,bst->bvrt", rows, slices.astype(np.float32))
     crops = three_passes("bvrt,bvct->bvrc", tall, columns)
     for i, (h, w) in enumerate(extent):
@@ -162,7 +163,7 @@ def test_flips_mirror_columns_and_draws_do_not_depend_on_the_batch_around_a_row(
     np.testing.assert_allclose(few[0], many[0][:8], rtol=1e-5, atol=1e-5)
 
 
-def test_a_constant_slice_is_only_centred():
+def test_a_constant_slice_is_only_centerd():
     batch = batch_of(2)
     batch["slices"] = jnp.full_like(batch["slices"], 40)
     crops, _ = cut(batch, jax.random.key(0), dataclasses.replace(CONFIG, **OFF))
@@ -227,7 +228,11 @@ def test_flips_belong_to_their_view():
 def augmented(crops, **changes):
     """Crops (V, R, R) of a slice of mean 0 and spread 1, after one kind of augmentation at rate 1."""
     config = dataclasses.replace(CONFIG, **(OFF | changes))
-    apply = lambda key: augment.augment(jnp.asarray(crops), 0.0, 1.0, jnp.zeros(len(crops)), key, config)  # noqa: E731
+    mean, std, blur_rates = jnp.zeros(()), jnp.ones(()), jnp.zeros(len(crops))
+
+    def apply(key):
+        return augment.augment(jnp.asarray(crops), mean, std, blur_rates, key, config)
+
     return np.asarray(jax.vmap(apply)(jax.random.split(jax.random.key(1), 400)))
 
 

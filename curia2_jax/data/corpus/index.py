@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from curia2_jax.data.corpus import layout
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
-# Keys are salted hashes. Positions count slices along the normal of the plane; distances are in millimetres; anatomy_*
+# Keys are salted hashes. Positions count slices along the normal of the plane; distances are in millimeters; anatomy_*
 # are in pixels of the stored slice, pixel i covering [i, i + 1); stored * slope + intercept is HU or the scanner's
 # unit.
 SCHEMA = pa.schema(
@@ -114,8 +114,17 @@ class Contract(Counts):
     shard_lengths: list[int]
     content_hash: str
     hash: str
-    revision: NotRequired[int]
-    replaces: NotRequired[list[str]]
+    revision: NotRequired[int]  # how often the corpus was changed; absent in the first one
+    replaces: NotRequired[list[str]]  # hashes of what it was before
+
+
+class Mixture(TypedDict):
+    """The contracts of the corpora of a mixture, their weights, and what is said of all of them."""
+
+    corpora: list[Contract]
+    weights: list[float]
+    largest: list[int]
+    hash: str
 
 
 def _dtype(name: str) -> np.dtype:
@@ -131,7 +140,7 @@ PACKED = (
 ROW = np.dtype([(name, _dtype(name)) for name in PACKED] + [("is_ct", np.bool_)], align=True)
 
 
-def table(rows: list[Row]) -> pa.Table:
+def table(rows: collections.abc.Sequence[Row]) -> pa.Table:
     """Arrow table of index rows, one dict a row with every column of SCHEMA."""
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 

@@ -11,15 +11,25 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Bool, Float, Float64
 from scipy.special import log_ndtr, ndtr, ndtri_exp
 
 Placement = Literal["anatomical", "uniform"]  # by the Gaussian, or as if no anatomy were known
+_SPREAD: dict[Placement, float] = {"anatomical": 1.0, "uniform": np.inf}  # times that of the anatomy
+Pair = Sequence[float] | Float[np.ndarray, " 2"]
 _MIN_STD = 1e-3  # pixels; a smaller spread is a point
 
 
-def from_index(mean: np.ndarray, std: np.ndarray, foreground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and spread (n, 2) of the anatomy, float64, from those in the index and the fraction of foreground (n,): the
-    spread is infinite without a foreground, or where a number in the index says nothing."""
+def spread(std: Float[np.ndarray, "B 2"], placement: Placement) -> Float[np.ndarray, "B 2"]:
+    """The spread of the places that `placement` asks for, where that of the anatomy is `std`."""
+    return std * _SPREAD[placement]
+
+
+def from_index(
+    mean: Float[np.ndarray, "n 2"], std: Float[np.ndarray, "n 2"], foreground: Float[np.ndarray, " n"]
+) -> tuple[Float64[np.ndarray, "n 2"], Float64[np.ndarray, "n 2"]]:
+    """Mean and spread of the anatomy, from those in the index and the fraction of foreground: the spread is infinite
+    without a foreground, or where a number in the index says nothing."""
     mean, std = mean.astype(np.float64), std.astype(np.float64)
     known = np.isfinite(mean) & np.isfinite(std) & (std > 0) & (foreground[:, None] > 0)
     known = known.all(-1, keepdims=True)
@@ -45,18 +55,19 @@ def truncated(uniform: np.ndarray, mean: np.ndarray, std: np.ndarray, low: np.nd
 
 
 def into_crop(
-    mean: np.ndarray, std: np.ndarray, boxes: np.ndarray, flips: np.ndarray, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+    mean: Float[np.ndarray, "B 2"],
+    std: Float[np.ndarray, "B 2"],
+    boxes: Float[np.ndarray, "B V 4"],
+    flips: Bool[np.ndarray, "B V"],
+    shape: tuple[int, int],
+) -> tuple[Float64[np.ndarray, "B V 2"], Float64[np.ndarray, "B V 2"]]:
     """Gaussians of slices in the patch grids of their crops.
 
     Args:
-      mean, std: (B, 2) float, pixels.
-      boxes: (B, V, 4) float, y0, x0, y1, x1.
-      flips: (B, V) bool, columns reversed.
-      shape: height and width of the grid.
+      mean, std: in pixels. boxes: y0, x0, y1, x1. flips: columns reversed. shape: height and width of the grid.
 
     Returns:
-      mean and standard deviation, (B, V, 2) float64 each, in patches.
+      mean and standard deviation in patches.
     """
     corner, sides = boxes[..., :2].astype(np.float64), (boxes[..., 2:] - boxes[..., :2]).astype(np.float64)
     scale = np.array(shape) / sides
@@ -68,34 +79,34 @@ def into_crop(
 class PatchGaussian:
     """Gaussian over the coordinates [0, height] x [0, width] of a patch grid; standard deviations in patches."""
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], shape: tuple[int, int]):
+    def __init__(self, mean: Pair, std: Pair, shape: tuple[int, int]):
         self.mean, self.std, self.shape = mean, std, shape
         self._axes = None if np.isinf(std[0]) else [self._axis(*one) for one in zip(mean, std, shape, strict=True)]
 
     @staticmethod
     def _axis(mean: float, std: float, length: int) -> tuple[bool, list[float], list[float]]:
-        # The distribution function at all half-integers, where the centre of a block on the grid can change its place;
+        # The distribution function at all half-integers, where the center of a block on the grid can change its place;
         # mirrored so that the mean lies in the upper half, because only the lower tail is exact.
-        mirrored = mean < length / 2
+        mirrored = bool(mean < length / 2)
         center = length - mean if mirrored else mean
         at = ndtr((np.arange(2 * length + 1) * 0.5 - center) / std).tolist()
         return mirrored, at[0::2], at[1::2]
 
     def start(self, rng: random.Random, axis: int, size: int) -> int:
-        """First row (axis 0) or column (axis 1) of a block of `size`, whose centre follows the truncated Gaussian."""
+        """First row (axis 0) or column (axis 1) of a block of `size`, whose center follows the truncated Gaussian."""
         last = self.shape[axis] - size
         if self._axes is None:
             return rng.randint(0, last)  # DINOv2's draw
         mirrored, whole, half = self._axes[axis]
-        # Start k has the centre k + size / 2, and gets the mass between that - 1/2 and that + 1/2.
+        # Start k has the center k + size / 2, and gets the mass between that - 1/2 and that + 1/2.
         edges, first = (whole, (size - 1) // 2) if size % 2 else (half, size // 2 - 1)
         low, high = edges[first], edges[first + last + 1]
         found = bisect.bisect_right(edges, low + (high - low) * rng.random(), first, first + last + 1) - 1 - first
         found = min(found, last)
         return last - found if mirrored else found
 
-    def log_density(self) -> np.ndarray:
-        """Unnormalised, at the centres of the patches: (height * width,) float64."""
+    def log_density(self) -> Float64[np.ndarray, " {self.shape[0]}*{self.shape[1]}"]:
+        """Unnormalized, at the centers of the patches."""
         square = [
             np.square((np.arange(n) + 0.5 - m) / s) for m, s, n in zip(self.mean, self.std, self.shape, strict=True)
         ]

@@ -17,6 +17,7 @@ import math
 import random
 
 import numpy as np
+from jaxtyping import Bool, Int64
 
 from curia2_jax.data.crops.gaussian import PatchGaussian, Placement
 
@@ -29,13 +30,13 @@ _LOG_ASPECT = (math.log(0.3), math.log(1 / 0.3))
 class MasksConfig:
     """Which patches of the global crops the student does not see."""
 
-    placement: Placement  # of the block centres
+    placement: Placement  # of the block centers
     probability: float  # share of the global crops with a mask
     ratio: tuple[float, float]  # masked share of the patches of such a crop, from the least to the most masked one
 
 
-def ladder(group_size: int, num_patches: int, config: MasksConfig) -> np.ndarray:
-    """Numbers of masked patches of the 2 * group_size global crops of a group, (2 * group_size,) int64.
+def ladder(group_size: int, num_patches: int, config: MasksConfig) -> Int64[np.ndarray, " 2*{group_size}"]:
+    """Numbers of masked patches of the global crops of a group.
 
     First the floor(2 * group_size * probability) masked crops, whose targets climb through equal steps of the ratio
     (the upper edges of DINOv2's strata, as in DINOv3), then zeros for the rest.
@@ -92,11 +93,11 @@ def blocks(rng: random.Random, target: int, largest: int, law: PatchGaussian) ->
     return bits, count
 
 
-def draw_mask(rng: random.Random, target: int, law: PatchGaussian) -> np.ndarray:
-    """Mask of one crop with exactly `target` patches: (height * width,) bool.
+def draw_mask(rng: random.Random, target: int, law: PatchGaussian) -> Bool[np.ndarray, " N"]:
+    """Mask of one crop, row-major, with exactly `target` patches.
 
     The patches that the blocks leave short are drawn one by one without replacement, with odds proportional to the
-    density at their centres, so that a completed mask follows the anatomy too (uniformly where the spread is infinite,
+    density at their centers, so that a completed mask follows the anatomy too (uniformly where the spread is infinite,
     as in DINOv3).
     """
     height, width = law.shape

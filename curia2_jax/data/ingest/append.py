@@ -66,8 +66,8 @@ def publish_more(
         moves += [[str(path.relative_to(folder)), names[old + n]] for n, (path, _, _) in enumerate(new)]
         moves += [[f"{layout.WORK}/{layout.part_label_maps(s)}", layout.label_maps(s)] for s in labelled]
         lengths = [*contract["shard_lengths"], *(int(keep.sum()) for _, _, keep in new)]
-        contract = _contract(folder, contract, reports, drop, lengths, [path for path, _, _ in new])
-        contract = publish.sealed(contract | index.write(work, _rows(folder, old, new), sum(lengths)))
+        changed = _contract(folder, contract, reports, drop, lengths, [path for path, _, _ in new])
+        contract = publish.sealed({**changed, **index.write(work, _rows(folder, old, new), sum(lengths))})
         moves += journal.index_moves(work)
     told: journal.Journal = {"moves": moves, "contract": contract, "series": [], "sources": [], "patients": []}
     journal.carry_out(folder, told)

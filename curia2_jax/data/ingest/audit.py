@@ -3,6 +3,7 @@
 import collections
 import hashlib
 import pathlib
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -25,9 +26,10 @@ def verify(folder: pathlib.Path, workers: int, progress: Progress) -> list[str]:
     Raises:
       UserError: the folder is not a corpus.
     """
-    contract = Corpus(folder).contract
+    (contract,) = Corpus(folder).contracts
     lengths = contract["shard_lengths"]
-    problems, digests, done = _index_problems(folder, contract), [], 0
+    problems, done = _index_problems(folder, contract), 0
+    digests: list[str] = []
     with Pool(workers) as pool:
         for shard, (found, mine) in pool.each(
             _check_shard, [(str(folder), n, len(lengths)) for n in range(len(lengths))]
@@ -70,7 +72,8 @@ def series_digests(folder: pathlib.Path) -> dict[str, str]:
     known = folder / layout.LOCAL / layout.SERIES
     if known.exists():
         return dict(zip(*pq.read_table(known, columns=["series", "digest"]).to_pydict().values(), strict=True))
-    count, out = len(Corpus(folder).contract["shard_lengths"]), {}
+    count = len(Corpus(folder).contracts[0]["shard_lengths"])
+    out: dict[str, str] = {}
     for shard in range(count):
         out |= _check_shard(str(folder), shard, count)[1]
     return out
@@ -86,7 +89,9 @@ def _check_shard(folder: str, shard: int, count: int) -> tuple[list[str], dict[s
         return [str(error)], {}
     if found != len(rows):
         return [f"{path.name}: {found} records, the index has {len(rows)}"], {}
-    reader, direct, problems, digests = shards.ShardReader([path]), spans.SpanReader([path]), [], {}
+    reader, direct = shards.ShardReader([path]), spans.SpanReader([path])
+    problems: list[str] = []
+    digests: dict[str, Any] = {}  # series -> a running SHA-256
     for number, row in enumerate(rows):
         try:
             record = reader.read(0, number)
@@ -112,8 +117,13 @@ def statistics(folder: pathlib.Path) -> dict[str, object]:
       UserError: the folder is not a corpus.
     """
     corpus = Corpus(folder)
-    contract = corpus.contract
-    out: dict[str, object] = {name: contract[name] for name in ("slices", "series", "studies", "patients")}
+    (contract,) = corpus.contracts
+    out: dict[str, object] = {
+        "slices": contract["slices"],
+        "series": contract["series"],
+        "studies": contract["studies"],
+        "patients": contract["patients"],
+    }
     out |= {f"slices of {name}": n for name, n in contract["slices_by_modality"].items()}
     out |= {f"{name} slices": n for name, n in contract["slices_by_plane"].items()}
     out["labelled slices"] = contract["slices"] - corpus.counts("label").get("", 0)

@@ -208,7 +208,8 @@ def _write_task(
     for split in table:
         (folder / split / benchmark_schema.IMAGES).mkdir(parents=True)
     arrays: dict[str, np.ndarray] = {}
-    loaded, written = None, {}
+    loaded: str | None = None
+    written: dict[int, pathlib.Path] = {}
     for split, item, sample, target in rows:
         if loaded != item.file:
             with np.load(work / item.file) as file:

@@ -3,17 +3,22 @@ with the archive. Names are kept as Python has them, bytes that are not UTF-8 in
 
 import collections.abc
 import contextlib
+import dataclasses
 import errno
 import itertools
 import pathlib
 import sqlite3
 
-from curia2_jax.data.readers.archive import Found, Refused
+from curia2_jax.data.readers import series
+from curia2_jax.data.readers.archive import Refused
+from curia2_jax.data.readers.series import Found
 
 _PAGE = 4096  # rows that are in memory at once
 _TABLES = """
 CREATE TABLE IF NOT EXISTS files (name BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS found (format BLOB, series BLOB, file BLOB, frames INT, slices INT, size INT);
+CREATE TABLE IF NOT EXISTS found (
+  file BLOB, format BLOB, series BLOB, frames INT, slices INT, owner BLOB, stack BLOB, place REAL, size INT
+);
 CREATE TABLE IF NOT EXISTS scans (name BLOB, series BLOB, frame INT, slices INT, scan BLOB);
 CREATE TABLE IF NOT EXISTS refused (name BLOB, reason BLOB, detail BLOB, files INT, size INT, example BLOB);
 """
@@ -65,14 +70,23 @@ class Catalog:
         """Adds what files are."""
         items = list(items)
         found = [item for item in items if isinstance(item, Found)]
-        self.insert("found", [(i.format, i.group, i.file, i.frames, i.slices, i.size) for i in found])
+        self.insert("found", [dataclasses.astuple(item) for item in found])
         self.insert("refused", [item for item in items if isinstance(item, Refused)])
 
     def series(self) -> collections.abc.Iterator[list[Found]]:
-        """The files of each series, by name."""
-        rows = self.rows("SELECT format, series, file, frames, slices, size FROM found ORDER BY format, series, file")
-        for _, group in itertools.groupby(rows, lambda row: row[:2]):
-            yield [Found(file, name, series, *numbers) for name, series, file, *numbers in group]
+        """The files of each series."""
+        rows = self.rows("SELECT * FROM found ORDER BY format, series, file")
+        for _, group in itertools.groupby((Found(*row) for row in rows), lambda item: (item.format, item.group)):
+            items = list(group)
+            if len(items) > 1 or not items[0].stack:
+                yield from series.by_owner(items)
+        rows = self.rows(
+            "SELECT * FROM found GROUP BY format, series HAVING COUNT(*) = 1 AND stack != ? "
+            "ORDER BY format, stack, file",
+            "",
+        )
+        for _, group in itertools.groupby((Found(*row) for row in rows), lambda item: (item.format, item.stack)):
+            yield from series.joined(list(group))
 
     def refused(self) -> collections.abc.Iterator[Refused]:
         """What was refused, by name."""

@@ -29,7 +29,7 @@ def forget(folder: pathlib.Path, patients: list[str]) -> index.Contract:
       OSError: it cannot be written.
     """
     journal.resume(folder)
-    contract = Corpus(folder).contract
+    (contract,) = Corpus(folder).contracts
     keys = [_key(folder, patient) for patient in patients]
     gone = pq.read_table(folder / layout.INDEX, columns=["series", "shard"], filters=[("patient", "in", keys)])
     if gone.num_rows == contract["slices"]:

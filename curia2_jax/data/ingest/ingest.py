@@ -20,6 +20,7 @@ import secrets
 import shutil
 import time
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from curia2_jax import files
 from curia2_jax.data.corpus import index, layout, records
@@ -144,7 +145,7 @@ def _begin(output: pathlib.Path, options: Options) -> None:
     if (local / layout.SALT).exists():
         (local / layout.SALT).chmod(0o600)
     # Workers elsewhere find the files of the user by absolute paths.
-    absolute = {
+    absolute: dict[str, Any] = {
         name: value and str(pathlib.Path(value).absolute())
         for name, value in (("salt", options.salt), ("patients", options.patients))
     }

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pathlib
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -94,16 +95,17 @@ class Part:
     def begin_series(self) -> None:
         self._voxels, self._digest, self._first = hashlib.sha256(), hashlib.sha256(), len(self._rows)
 
-    def add(self, pixels: np.ndarray, row: index.Row) -> None:
+    def add(self, pixels: np.ndarray, row: dict[str, Any]) -> None:
         """Append one slice int16 (height, width); `row` has the index columns but shard, row, height and width."""
         record = records.encode(pixels, self._codec)
-        row = row | {"height": pixels.shape[0], "width": pixels.shape[1], "shard": 0, "row": len(self._rows)}
+        size = {"height": pixels.shape[0], "width": pixels.shape[1]}
+        row = row | size | {"shard": 0, "row": len(self._rows)}
         written(self._writer.write, shards.to_example(record))
         digest = hashlib.sha256(record).digest()  # one scan writes equal slices as equal records
         meaning = np.array([row["slope"], row["intercept"]], "<f4").tobytes() + row["modality"].encode()
         self._voxels.update(digest + meaning)
         self._digest.update(canonical(digest, row))
-        self._rows.append(row)
+        self._rows.append(cast(index.Row, row))  # whole, but for its place in the file
         self.bytes += len(record)
 
     @property
@@ -111,7 +113,7 @@ class Part:
         """Slices added since `begin_series`."""
         return len(self._rows) - self._first
 
-    def end_series(self, key: str, labelled: bool, source: str, broken: bool = False, **origin: object) -> None:
+    def end_series(self, key: str, labelled: bool, source: str, broken: bool = False, **origin: Any) -> None:
         """Close the series of the slices added since `begin_series`; a `broken` one will not be in the corpus. `origin`
         are the last fields of Series."""
         voxels, digest = self._voxels.hexdigest(), self._digest.hexdigest()
@@ -124,7 +126,7 @@ class Part:
         self._records.close()
         offsets, lengths = spans.locate(self._work / layout.part_records(self._number), len(self._rows))
         for row, offset, span in zip(self._rows, offsets.tolist(), lengths.tolist(), strict=True):
-            row |= {"offset": offset, "span": span}
+            row["offset"], row["span"] = offset, span
         with files.whole_file(self._work / layout.part_rows(self._number)) as path:
             pq.write_table(index.table(self._rows), path, compression="zstd")
         report = report | {"series": [dataclasses.asdict(s) for s in self._series], "bytes": self.bytes}
@@ -150,7 +152,7 @@ def written(write: collections.abc.Callable, *values: bytes) -> None:
         raise CannotWrite(code, os.strerror(code)) from None
 
 
-def canonical(digest: bytes, row: index.Row) -> bytes:
+def canonical(digest: bytes, row: collections.abc.Mapping[str, Any]) -> bytes:
     """What two equal corpora share of a slice: its record, by its SHA-256, and the index columns that describe it."""
     values = [row[name] if name in index.TEXT else np.float32(row[name]).item() for name in _CANONICAL]
     return digest + json.dumps(values).encode()

@@ -9,6 +9,7 @@ import json
 import pathlib
 import re
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from curia2_jax import files
 from curia2_jax.data.corpus import layout
@@ -73,8 +74,9 @@ class Options:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
-    def from_json(cls, fields: dict) -> "Options":
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    def from_json(cls, fields: dict[str, Any]) -> "Options":
+        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in fields.items()}
+        return cls(**values)
 
 
 def make(

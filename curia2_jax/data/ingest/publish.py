@@ -11,6 +11,8 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -65,7 +67,7 @@ def publish(folder: pathlib.Path, count: int, drop: collections.abc.Container[st
     counts = index.write(folder, tables, sum(lengths))
     total = sum((folder / name).stat().st_size for name in names)
     shards.write_metadata(folder, lengths, total)
-    contract = {
+    made = {
         "version": VERSION,
         **contract,
         "slices": sum(lengths),
@@ -75,16 +77,17 @@ def publish(folder: pathlib.Path, count: int, drop: collections.abc.Container[st
         "shard_lengths": lengths,
         "content_hash": content_hash(digests),
     }
-    contract = sealed(contract)
-    files.write_text(folder / layout.CONTRACT, json.dumps(contract, indent=2))
+    whole = sealed(made)
+    files.write_text(folder / layout.CONTRACT, json.dumps(whole, indent=2))
     shutil.rmtree(work)
-    return contract
+    return whole
 
 
-def sealed(contract: dict) -> index.Contract:
+def sealed(contract: Mapping[str, Any]) -> index.Contract:
     """The contract with the hash of what it says, but for the versions."""
     hashed = {k: v for k, v in contract.items() if k not in ("version", "code_version", "hash")}
-    return contract | {"hash": hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()}
+    digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
+    return cast(index.Contract, {**contract, "hash": digest})
 
 
 def _publish_records(source: pathlib.Path, target: pathlib.Path, keep: np.ndarray) -> None:

@@ -8,7 +8,9 @@ import base64
 import collections
 import collections.abc
 import io
+import math
 import pathlib
+from typing import cast
 
 import jinja2
 import nibabel as nib
@@ -68,8 +70,8 @@ def _picture(item: Refused) -> str:
     except Exception:  # it was refused, so nothing of it can be relied on
         return ""
     low, high = np.percentile(pixels, [1, 99])
-    grey = np.clip((pixels - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
-    image = Image.fromarray(grey)
+    gray = np.clip((pixels - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
+    image = Image.fromarray(gray)
     image.thumbnail((_SIDE, _SIDE))
     data = io.BytesIO()
     image.save(data, "PNG")
@@ -80,8 +82,8 @@ def _pixels(path: pathlib.Path) -> np.ndarray:
     """A slice (height, width) float32 from the middle of a file. Only what needs no decoder is read: a decoder may be
     what refused it."""
     if path.name.lower().endswith((".nii", ".nii.gz", ".hdr")):
-        image = nib.load(path)
-        if np.prod(image.shape, dtype=object) > _MOST_VOXELS:
+        image = cast(nib.Nifti1Image, nib.load(path))
+        if math.prod(image.shape) > _MOST_VOXELS:
             raise ValueError("too large for a picture")
         middle = tuple(side // 2 for side in image.shape[2:])
         return np.nan_to_num(np.asarray(image.dataobj[(slice(None), slice(None), *middle)], np.float32)).T[::-1]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from curia2_jax.data import readers
 from curia2_jax.data.readers import zips
 from curia2_jax.data.readers.faults import machine_fault
+from curia2_jax.data.readers.series import Found
 from curia2_jax.data.readers.volume import Header, Refusal, Volume
 
 Count = collections.abc.Callable[[Header], int]  # bounds the slices that a volume gives; raises Refusal
@@ -30,19 +31,6 @@ class Refused(NamedTuple):
     files: int = 1
     size: int = 0
     example: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """One file that belongs to a scan. `group` is equal for the files of one series, `slices` bounds what it gives,
-    `size` is in bytes."""
-
-    file: str
-    format: str
-    group: str
-    frames: int
-    slices: int
-    size: int = 0
 
 
 @dataclasses.dataclass
@@ -201,7 +189,7 @@ def _classify(path: pathlib.Path, file: str, count: Count) -> Found | None:
         group = file
         if reader.count_frames:  # a series without a name is what lies in one folder
             group = header.series or os.path.dirname(file)
-        return Found(file, reader.format, group, header.frames, count(header))
+        return Found(file, reader.format, group, header.frames, count(header), header.owner, header.stack, header.place)
     if path.stat().st_size and not os.access(path, os.R_OK):
         raise Refusal("unreadable", "no permission")
     raise Refusal("other_file", path.suffix or "no suffix")
@@ -297,7 +285,7 @@ def read_any(path: pathlib.Path) -> Volume:
         raise Refusal("other_file", "a folder without the files of a series")
     with opened([str(path)]) as (file,):
         check_plain(file)
-        reader = readers.reader_for(file)
-        if reader is None:
+        suited = readers.reader_for(file)
+        if suited is None:
             raise Refusal("other_file", path.suffix or "no suffix")
-        return reader.read([file])
+        return suited.read([file])

@@ -15,9 +15,8 @@ class MachineFault(OSError):
     def line(self) -> str:
         """What is wrong and what to do about it, in one line."""
         where = f"{self.filename}: " if self.filename else ""
-        return (
-            f"{where}{self.strerror}; {_MENDED_BY.get(self.errno, 'make room there, or set TMPDIR to another folder')}"
-        )
+        mended_by = _MENDED_BY.get(self.errno or 0, "make room there, or set TMPDIR to another folder")
+        return f"{where}{self.strerror}; {mended_by}"
 
 
 def machine_fault(error: BaseException | None) -> MachineFault | None:

@@ -105,6 +105,7 @@ def test_every_frame_of_a_dynamic_series(tmp_path):
     for n, slices in enumerate((first, second)):
         for ds in slices:
             ds.TemporalPositionIdentifier, ds.SeriesInstanceUID = n + 1, first[0].SeriesInstanceUID
+            ds.StudyInstanceUID = first[0].StudyInstanceUID
     save_dicom(tmp_path / "in", [*first, *second])
     assert run(tmp_path / "first", tmp_path / "in").contract["series"] == 1
     assert run(tmp_path / "all", tmp_path / "in", every_frame=True).contract["series"] == 2
