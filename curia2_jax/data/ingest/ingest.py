@@ -75,8 +75,8 @@ def ingest(
     """Make the corpus, or carry on with one that was begun with the same options; a finished one is left as it is, or
     with `more` gets what is new in the archive.
 
-    `progress(stage, done, total, slices)` is called as work gets done. `runner` runs the shards, a pool of processes of
-    this machine when it is None.
+    `progress(stage, done, total, slices)` is called as work gets done. `runner` runs the shards, when it is None a pool
+    of `workers` processes, whose end a broken file may be; with none, this process, which then ends as well.
 
     Raises:
       UserError: an option that makes no sense, other options than the corpus was begun with, no slice that was
@@ -186,7 +186,7 @@ def _make_alone(work: pathlib.Path, task: tuple[str, int]) -> int:
     """Make one shard in a process of its own, leaving out each scan that ends the process."""
     while True:
         try:
-            with Pool(1, own_process=True) as pool:
+            with Pool(1) as pool:
                 return next(made for _, made in pool.each(make_shard, [task]))
         except BrokenProcessPool:
             at, fatal = work / layout.part_now(task[1]), work / layout.FATAL
@@ -226,6 +226,8 @@ def _finish(output: pathlib.Path, options: Options, is_append: bool) -> Summary:
     assumed = corrected[identity.ASSUMED_PATIENT]
     poor = [task["name"] for task in tasks if len(task["classes"]) < 2]
     warnings = [f"{assumed} series name no patient, who was assumed; see --patient-regex"] if assumed else []
+    if strangers := made.get("strangers"):
+        warnings.append(f"--patients names {len(strangers)} files that are not there, such as {strangers[0]}")
     nobody = corrected[identity.NOBODY]
     warnings += (
         [f"{nobody} series name a patient such as ANONYMOUS, who is one patient; see --patient-regex"] if nobody else []

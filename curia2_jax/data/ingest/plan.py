@@ -19,7 +19,7 @@ from curia2_jax.data.ingest import benchmark, identity, labels, local
 from curia2_jax.data.ingest.catalog import Catalog
 from curia2_jax.data.ingest.runners import Pool
 from curia2_jax.data.ingest.slicing import PLANES, most_slices
-from curia2_jax.data.readers import archive
+from curia2_jax.data.readers import archive, zips
 from curia2_jax.errors import UserError
 
 Progress = collections.abc.Callable[[str, int, int, int], None]  # stage, done, total, slices
@@ -97,6 +97,7 @@ def make(
     with Catalog(work / layout.CATALOG) as catalog:
         if not _walk(catalog, roots, seen):
             raise UserError(f"--input {', '.join(options.input)}: no file in it; write a folder of studies")
+        strangers = _strangers(options.patients, catalog) if options.patients and seen is None else []
         maps = labels.pairs(options.labels, roots, catalog.files)
         if seen is not None:  # a table names those of before as well
             maps = [pair for pair in maps if pair.label in catalog.files]
@@ -117,6 +118,7 @@ def make(
         "shards": count,
         "roots": [str(r) for r in roots],
         "label_maps": len(known),
+        "strangers": strangers,
         "files": int(files_found + files_refused) + len(known),
         "bytes": int(bytes_found + bytes_refused) + sum(labels.refused(one, "", "").size for one in known),
     }
@@ -143,6 +145,12 @@ def _walk(catalog: Catalog, roots: list[pathlib.Path], seen: pathlib.Path | None
         catalog.insert("files", names())
     catalog.add(refused)
     return known is not None or bool(refused) or any(True for _ in catalog.files)
+
+
+def _strangers(patients: str, catalog: Catalog) -> list[str]:
+    """Files that the table of patients names and the archive does not have."""
+    named = identity.read_patients(patients)
+    return [file for file in named if (zips.split(file) or (file,))[0] not in catalog.files]
 
 
 def _scans(catalog: Catalog, maps: list[labels.Pair], roots: list[pathlib.Path], every_frame: bool) -> None:
@@ -204,7 +212,7 @@ def _look_at(
 
 def _look_alone(file: str, planes: tuple[str, ...]) -> list[archive.Found | archive.Refused]:
     try:
-        with Pool(1, own_process=True) as pool:
+        with Pool(1) as pool:
             return next(items for _, items in pool.each(_look, [([file], planes)]))
     except BrokenProcessPool:
         return [archive.Refused(file, "reader_failed", "looking at it ended the process, twice")]

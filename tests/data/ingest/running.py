@@ -14,7 +14,7 @@ def silent(stage, done, total, slices):
     pass
 
 
-def run(output, *inputs, workers=1, runner=None, more=False, **options) -> ingest.Summary:
+def run(output, *inputs, workers=0, runner=None, more=False, **options) -> ingest.Summary:
     return ingest.ingest(output, plan.Options(tuple(map(str, inputs)), **options), workers, silent, runner, more)
 
 

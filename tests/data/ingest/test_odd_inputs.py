@@ -40,7 +40,7 @@ COMMAND = """
 import pathlib, sys
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.ingest import ingest, plan
-ingest.ingest(pathlib.Path(sys.argv[2]), plan.Options((sys.argv[1],), labels=sys.argv[3]), 1, lambda *_: None)
+ingest.ingest(pathlib.Path(sys.argv[2]), plan.Options((sys.argv[1],), labels=sys.argv[3]), 0, lambda *_: None)
 """
 
 
@@ -78,6 +78,15 @@ def test_folders_that_cannot_be_entered_are_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refusing)
     run(tmp_path / "out", tmp_path / "in")
     assert quarantine(tmp_path / "out") == {"shut": "unreadable"}
+
+
+def test_a_decoder_that_ends_the_process_is_survived_by_one_worker(tmp_path, monkeypatch):
+    """Which is a process of its own, too."""
+    for name in ("a", "deadly", "b"):
+        good(tmp_path / "in" / f"{name}.nii.gz", ord(name[0]))
+    monkeypatch.setattr(plan, "_look", look_or_die)
+    contract = run(tmp_path / "out", tmp_path / "in", workers=1).contract
+    assert contract["series"] == 2 and quarantine(tmp_path / "out") == {"deadly.nii.gz": "reader_failed"}
 
 
 @pytest.mark.parametrize("number", [28, 122, 24, 23, 5, 30])
