@@ -59,11 +59,12 @@ def run(_: list[str]) -> int:
     cluster = hosts.cluster(os.environ, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     import jax  # after the flags: a wrong one needs no backend
 
-    from curia2_jax.parallel import compiler
+    from curia2_jax.parallel import compiler, preemption
     from curia2_jax.training.loop import train
 
     if cluster is not None:
         hosts.start(cluster, _PEER_TIMEOUT.value)
+    preemption.watch(STOP.make)
     compiler.configure(jax.default_backend())
     hosts.check_alone(cluster, jax.process_count())
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/curia2_jax/xla"))

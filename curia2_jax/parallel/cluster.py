@@ -181,7 +181,8 @@ def start(c: Cluster, peer_timeout: int) -> None:
     import jax
 
     def gone(what: str) -> None:
-        end_now(STOPPED, f"process {c.process} stops: {what}; call again to go on from the newest checkpoint")
+        line = f"process {c.process} stops: {what}; call again to go on from the newest checkpoint"
+        end_now(STOPPED, line, fault=True)
 
     host, _, port = c.coordinator.rpartition(":")
     relay_port = free_port()
