@@ -25,14 +25,14 @@ from curia2_jax.parallel.processes import first_says, wait_for_all
 from curia2_jax.telemetry.metrics import MetricsWriter
 from curia2_jax.telemetry.profile import Profile
 from curia2_jax.telemetry.progress import duration
-from curia2_jax.training import checkpoints, reports, salvage, workdir
+from curia2_jax.training import checkpoints, lock, reports, salvage, workdir
 from curia2_jax.training.checkpoints import Checkpoints
 from curia2_jax.training.initial import abstract_sharded_state, initial_state
-from curia2_jax.training.lock import Lock
 from curia2_jax.training.recipe import Recipe, recipe_from
 from curia2_jax.training.saving import quiet
 from curia2_jax.training.state import TrainState
 from curia2_jax.training.step import train_step
+from curia2_jax.training.watchdog import Watchdog, count_faults
 
 CompiledStep = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
 
@@ -50,6 +50,7 @@ class Run:
     checkpoints: Checkpoints
     meta: dict[str, str]  # what a checkpoint says of where it comes from
     is_lead: bool  # of the processes, the one that prints and writes
+    watch: Watchdog
     log: MetricsWriter | None  # of the lead
     trace: Profile | None  # of the lead, if it was asked for
 
@@ -79,7 +80,12 @@ def prepare(
     closing.enter_context(jax.set_mesh(mesh))
     closing.enter_context(quiet())
     saved = closing.enter_context(Checkpoints(folder, recipe.checkpoint))
+    is_lead = jax.process_index() == 0
+    watch = closing.enter_context(Watchdog(folder, jax.process_index()))
+    closing.enter_context(count_faults(folder, newest, lock.owner_id(folder)))
+    watch.enter("restore")
     state = initial_state(saved, newest, recipe, mesh, contract)
+    watch.enter("")
     checkpoints.check_room(folder, state)
     start = int(state.step)
     loader = closing.enter_context(
@@ -95,7 +101,6 @@ def prepare(
             corpus=corpus,
         )
     )
-    is_lead = jax.process_index() == 0
     run = Run(
         folder,
         recipe,
@@ -106,6 +111,7 @@ def prepare(
         saved,
         meta={"config": digest, "corpus": contract},
         is_lead=is_lead,
+        watch=watch,
         log=closing.enter_context(contextlib.closing(MetricsWriter(folder, start))) if is_lead else None,
         trace=closing.enter_context(contextlib.closing(Profile(folder, start))) if profile and is_lead else None,
     )
@@ -122,8 +128,10 @@ def settle(folder: pathlib.Path, config: Mapping[str, Any], closing: contextlib.
       UserError: it cannot be made, is not a run of this config, is locked, or has checkpoints and none is good.
     """
     try:
-        lock = Lock(folder, lambda why: end_now(2, f"error: --workdir {folder}: {why}; stopped, nothing more written"))
-        closing.enter_context(given_back(lock.take().close))
+        mine = lock.Lock(
+            folder, lambda why: end_now(2, f"error: --workdir {folder}: {why}; stopped, nothing more written")
+        )
+        closing.enter_context(given_back(mine.take().close))
     except OSError as e:
         raise workdir.cannot_write(folder, e) from e
     workdir.claim(folder, config)
