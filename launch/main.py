@@ -1,32 +1,57 @@
 """Pre-train.
 
     python launch/main.py --config=configs/vitg.py --config.data.corpus=CORPUS [--workdir=runs/vitg]
+    python launch/main.py --verify-checkpoints=runs/vitg
 
-Called again with the same --workdir it goes on from the newest checkpoint. SIGTERM, SIGINT or SIGUSR1: it saves and
-exits with code 42; of several processes all do if one is asked. Exit codes: 0 done, 1 a fault, 2 your mistake (one
-line says which), 42 stopped early and safe to requeue, 43 do not requeue (a loss was not finite).
+Called again with the same --workdir it goes on from the newest checkpoint that is whole. SIGTERM, SIGINT or SIGUSR1: it
+saves and exits with code 42, or at once where there is nothing to save; a second one, two seconds later, does not wait
+for the save. Of several processes all stop if one is asked. Exit codes: 0 done, 1 a fault, 2 your mistake (one line
+says which), 42 stopped early and safe to requeue, 43 do not requeue (a loss was not finite).
 """
 
-import os
-import pathlib
-import signal
+from curia2_jax.parallel.signals import StopRequest
 
-from absl import flags
-from ml_collections import config_flags
+STOP = StopRequest()
+if __name__ == "__main__":
+    STOP.listen()  # before the imports, which can take minutes on a cold file system
 
-from curia2_jax.parallel import cluster as hosts
-from launch import command
+import os  # noqa: E402
+import pathlib  # noqa: E402
+
+from absl import flags  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+from curia2_jax.errors import UserError  # noqa: E402
+from curia2_jax.parallel import cluster as hosts  # noqa: E402
+from launch import command  # noqa: E402
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/ and the name of the config.")
+_VERIFY = flags.DEFINE_string("verify-checkpoints", None, "Only say which checkpoints of this run are whole.")
 _PROFILE = flags.DEFINE_bool("profile", False, "Trace steps 10 to 15 into the folder profile/ of the run.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; default: what the scheduler says.")
 _PROCESSES = flags.DEFINE_integer("num-processes", None, "Processes of this run, all told.")
 _PROCESS = flags.DEFINE_integer("process-id", None, "Number of this one, from 0.")
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def verify(run: pathlib.Path) -> int:
+    """Prints one line a checkpoint; 1 if one of them is damaged."""
+    from curia2_jax.training import checkpoints, salvage
+
+    checkpoints.parse(str(run))
+    damaged = 0
+    for step, found in salvage.verdicts(run):
+        if isinstance(found, UserError):
+            damaged += 1
+            print(found)
+        else:
+            print(f"checkpoint {run}@{step}: whole, {found or 'no'} arrays compared with what was saved")
+    return 1 if damaged else 0
 
 
 def run(_: list[str]) -> int:
+    if _VERIFY.value:
+        return verify(pathlib.Path(_VERIFY.value))
     config = command.config_of(_CONFIG)
     cluster = hosts.cluster(os.environ, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     import jax  # after the flags: a wrong one needs no backend
@@ -38,14 +63,10 @@ def run(_: list[str]) -> int:
         hosts.start(cluster)
     compiler.configure(jax.default_backend())
     hosts.check_alone(cluster, jax.process_count())
-    requests: list[int] = []
-    for number in SIGNALS:
-        signal.signal(number, lambda received, _: requests.append(received))
-
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/curia2_jax/xla"))
     jax.config.update("jax_compilation_cache_dir", cache)
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{pathlib.Path(command.config_file()).stem}")
-    return train(config, workdir, lambda: bool(requests), profile=_PROFILE.value)
+    return train(config, workdir, STOP, profile=_PROFILE.value)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import transformers
 
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.parallel.mesh import make_mesh
-from curia2_jax.training import checkpoints, prepare
+from curia2_jax.training import checkpoints, prepare, salvage
 from curia2_jax.training.loop import DONE, train
 from tests.training.tiny import tiny_config
 
@@ -33,6 +33,10 @@ def test_its_corpus_is_read(written):
     """Every record passes its checksum."""
     corpus = Corpus(written / "corpus")
     assert [corpus.read(i).dtype for i in range(len(corpus))] == [np.int16] * 12
+
+
+def test_its_checkpoints_are_read_and_said_to_have_no_fingerprints(written):
+    assert list(salvage.verdicts(written / "run")) == [(11, 0)]
 
 
 def test_its_run_goes_on(written, monkeypatch):

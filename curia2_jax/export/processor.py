@@ -20,7 +20,7 @@ def contract(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, An
 
     Args:
       config: of the run (its config.json).
-      meta: of the checkpoint: `step`, and `corpus`, the hash of the corpus contract.
+      meta: of the checkpoint: `step`, `corpus`, the hash of the corpus contract, and `teacher_digest`.
     """
     text = json.dumps(config, sort_keys=True, separators=(",", ":"))
     return {
@@ -52,6 +52,8 @@ def contract(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, An
             "corpus_contract_sha256": meta.get("corpus"),
             "step": meta["step"],
             "weights": "teacher (exponential moving average), float32",
+            # Of the checkpoint's own fingerprints; release 0.1.0 took none.
+            "teacher_digest": meta.get("teacher_digest"),
             "code": f"curia2_jax {importlib.metadata.version('curia2-jax')}",
         },
     }
@@ -94,6 +96,7 @@ transformers. It has not been validated for any clinical use.
 | output | `last_hidden_state`: {tokens}; after the final norm |
 | feed-forward | {"SwiGLU" if model["use_swiglu_ffn"] else "GELU"} |
 | weights | {source["weights"]}, step {source["step"]} |
+| teacher (fingerprints of its checkpoint) | {source["teacher_digest"]} |
 | training config (SHA-256) | {source["training_config_sha256"]} |
 | corpus contract (SHA-256) | {source["corpus_contract_sha256"]} |
 | code | {source["code"]} |

@@ -63,6 +63,15 @@ def first_alone(work: Callable[[], T]) -> T | None:
     return result
 
 
+def first_says(work: Callable[[], int | None]) -> int | None:
+    """The number that `work` gives in process 0, in every process. Raises as `first_alone` does."""
+    number = first_alone(work)
+    if jax.process_count() == 1:
+        return number
+    told = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if number is None else number)))
+    return None if told < 0 else told
+
+
 def wait_for_all(what: str) -> None:
     """Returns when every process has done `what`, a name used once; one process does not wait.
 

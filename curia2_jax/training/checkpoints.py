@@ -2,26 +2,39 @@
 
     RUN/checkpoints/STEP/{params, teacher, opt_state, centers, meta}
 
+`meta` has a fingerprint of every array, taken before anything was written, and every reader compares.
 This file alone knows Orbax's checkpoints: another library is a change of this file.
 """
 
+import contextlib
+import hashlib
 import json
 import pathlib
 import shutil
+import threading
+from collections.abc import Mapping
 from typing import Any, Self
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore as ts
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from curia2_jax.errors import UserError
+from curia2_jax.training.fingerprints import digest, fingerprints
 from curia2_jax.training.recipe import CheckpointConfig, upgraded
 
 PyTree = Any
 ITEMS = ("params", "teacher", "opt_state", "centers")
+FORMAT = 2  # of `meta`; 1, of release 0.1.0, has no such key and no fingerprints
+
+
+class Damaged(UserError):
+    """A checkpoint is not what was saved."""
 
 
 def directory(run: str | pathlib.Path) -> pathlib.Path:
@@ -39,14 +52,23 @@ def check_room(run: str | pathlib.Path, state: Any) -> None:
         )
 
 
+def remove_unfinished(run: str | pathlib.Path) -> None:
+    """Removes what saves that were killed or failed have left; nothing may be being saved."""
+    for partial in directory(run).glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 class Checkpoints:
     """The checkpoints of a run, to be written. A context: leaving it waits for what is being written."""
 
     def __init__(self, run: str | pathlib.Path, c: CheckpointConfig):
-        keep = checkpoint_managers.preservation_policy
-        self._run = run
-        self._manager = ocp.CheckpointManager(
-            directory(run),
+        self._run, self._config = run, c
+        self._manager = self._opened()
+
+    def _opened(self) -> ocp.CheckpointManager:
+        keep, c = checkpoint_managers.preservation_policy, self._config
+        return ocp.CheckpointManager(
+            directory(self._run),
             item_names=(*ITEMS, "meta"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep.AnyPreservationPolicy(
@@ -62,23 +84,28 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self._manager.close()
 
-    def newest(self) -> int | None:
-        """The step of the newest finished checkpoint."""
-        return self._manager.latest_step()
+    def abandon(self) -> None:
+        """Forgets a save that failed, and removes what it left; for a run of one process."""
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        for thread in threading.enumerate():  # close() returns at the first error, and the rest goes on writing
+            if type(thread).__module__.startswith("orbax"):
+                with contextlib.suppress(Exception):
+                    thread.join()
+        remove_unfinished(self._run)
+        self._manager = self._opened()
+
+    def is_writing(self) -> bool:
+        return self._manager.is_saving_in_progress()
 
     def save(self, state: Any, meta: dict[str, Any]) -> None:
         """Saves a TrainState under its own step. Returns after the copy to the host; the checkpoint appears whole or
-        not at all. Saving a step that is there already does nothing.
-
-        Raises:
-          UserError: there is no room for it.
-        """
+        not at all. What goes wrong, as OSError or ValueError, may be raised by the next call only."""
         step = int(state.step)
-        if step in self._manager.all_steps():
-            return
-        check_room(self._run, state)
-        items = {name: ocp.args.StandardSave(getattr(state, name)) for name in ITEMS}
-        self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave({**meta, "step": step})))
+        trees = {name: getattr(state, name) for name in ITEMS}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        proven = ocp.args.JsonSave(proof(meta, step, trees))
+        self._manager.save(step, args=ocp.args.Composite(**items, meta=proven))
 
     def wait(self) -> None:
         """Returns when what was saved is on disk."""
@@ -89,9 +116,13 @@ class Checkpoints:
 
         Args:
           abstract_state: TrainState of jax.ShapeDtypeStruct with shardings; any mesh.
+        Raises:
+          Damaged: an array is not what was saved.
         """
         items = {name: ocp.args.StandardRestore(getattr(abstract_state, name)) for name in ITEMS}
         restored = self._manager.restore(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonRestore()))
+        for name in ITEMS:
+            check_arrays(self._run, restored["meta"], step, name, restored[name])
         like = abstract_state.step
         step_array = jax.device_put(np.asarray(step, like.dtype), like.sharding)
         state = abstract_state.replace(step=step_array, **{name: restored[name] for name in ITEMS})
@@ -131,41 +162,104 @@ def parse(checkpoint: str) -> tuple[pathlib.Path, int]:
     return run, int(wanted) if wanted else found[-1]
 
 
-def restore_item(run: str | pathlib.Path, step: int, item: str) -> PyTree:
-    """One item as nested dicts of NumPy arrays, without a mesh and whatever mesh wrote it."""
-    folder = directory(run) / str(step) / item
-    handler = ocp.PyTreeCheckpointHandler()
-    tree = handler.metadata(epath.Path(folder)).tree
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    with ocp.Checkpointer(handler) as reader:
-        return reader.restore(folder, ocp.args.PyTreeRestore(restore_args=as_numpy))
+def proof(meta: Mapping[str, Any], step: int, trees: Mapping[str, PyTree]) -> dict[str, Any]:
+    """The `meta` of a checkpoint: what its maker says of it, fingerprints of its arrays, and a hash of all that."""
+    arrays = {name: fingerprints(tree) for name, tree in trees.items()}
+    said = {**meta, "step": step, "format": FORMAT, "arrays": arrays}
+    return {**said, "sha256": _sha256(said)}
+
+
+def _sha256(said: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def read_meta(run: str | pathlib.Path, step: int) -> dict[str, Any]:
-    return json.loads((directory(run) / str(step) / "meta" / "metadata").read_text())
+    """The `meta` of a checkpoint.
+
+    Raises:
+      Damaged: it is not there, or not what was saved.
+    """
+    try:
+        meta = json.loads((directory(run) / str(step) / "meta" / "metadata").read_text())
+        said = {key: value for key, value in meta.items() if key != "sha256"}
+        whole = meta["step"] == step and ("sha256" not in meta or meta["sha256"] == _sha256(said))
+    except (OSError, ValueError, KeyError, AttributeError) as e:
+        raise Damaged(f"checkpoint {run}@{step}: meta cannot be read ({type(e).__name__})") from e
+    # One damaged key may not pass for a checkpoint of a release that had none of these.
+    if not whole or len({"format", "arrays", "sha256"} & meta.keys()) not in (0, 3):
+        raise Damaged(f"checkpoint {run}@{step}: meta is not what was saved")
+    if meta.get("format", 1) > FORMAT:
+        raise UserError(f"checkpoint {run}@{step}: of a later release (format {meta['format']}); update curia2_jax")
+    return meta
+
+
+def check_arrays(run: str | pathlib.Path, meta: Mapping[str, Any], step: int, item: str, tree: PyTree) -> None:
+    """Compares the arrays of an item with `meta`; those of release 0.1.0 have nothing to be compared with.
+
+    Raises:
+      Damaged: the first that differs, by name.
+    """
+    if "arrays" not in meta:
+        return
+    saved, found = meta["arrays"][item], fingerprints(tree)
+    for name in sorted(saved.keys() | found.keys()):
+        if saved.get(name) != found.get(name):
+            raise Damaged(f"checkpoint {run}@{step}: {item}/{name} is not what was saved")
+
+
+def restore_item(run: str | pathlib.Path, step: int, item: str) -> PyTree:
+    """One item as nested dicts of NumPy arrays, without a mesh and whatever mesh wrote it.
+
+    Raises:
+      Damaged: it cannot be read, or an array is not what was saved.
+    """
+    meta, folder = read_meta(run, step), directory(run) / str(step) / item
+    try:
+        # Not Orbax's own reader: when one array fails it leaves the others behind, which then print a traceback each.
+        store = {"driver": "ocdbt", "base": f"file://{folder}"}
+        keys = ts.KvStore.open(store).result().list().result()
+        names = [key.decode().removesuffix("/.zarray") for key in keys if key.endswith(b"/.zarray")]
+        specs = ({"driver": "zarr", "kvstore": {**store, "path": f"{name}/"}} for name in names)
+        reads = [array.result().read() for array in [ts.open(spec, read=True) for spec in specs]]
+        found = {name: values.result() for name, values in zip(names, reads, strict=True)}
+        described = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree  # a run's restore goes by it
+        if found.keys() != {array.name for array in jax.tree.leaves(described)} or not (folder / "_METADATA").exists():
+            raise ValueError("_METADATA names other arrays")
+        tree = flax.traverse_util.unflatten_dict(found, sep=".")
+    # TensorStore raises ValueError, json and Python's own what they please.
+    except Exception as e:
+        said = " ".join(str(e).split())[:120]
+        raise Damaged(f"checkpoint {run}@{step}: {item} cannot be read ({type(e).__name__}: {said})") from e
+    check_arrays(run, meta, step, item, tree)
+    return tree
 
 
 def restore_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, Any]]:
-    """({backbone, dino_head[, ibot_head]} of NumPy arrays, meta)."""
-    return restore_item(run, step, "teacher"), read_meta(run, step)
+    """({backbone, dino_head[, ibot_head]} of NumPy arrays, meta and its `teacher_digest`). Raises Damaged."""
+    teacher, meta = restore_item(run, step, "teacher"), read_meta(run, step)
+    proven = {"teacher_digest": digest(meta["arrays"]["teacher"])} if "arrays" in meta else {}
+    return teacher, meta | proven
 
 
 def read_config(run: str | pathlib.Path) -> dict[str, Any]:
     """The config that a run was started with, in the keys of this release.
 
     Raises:
-      UserError: the folder has none.
+      UserError: the folder has none, or it is damaged.
     """
     path = pathlib.Path(run) / "config.json"
     try:
         return upgraded(json.loads(path.read_text()))
     except FileNotFoundError:
         raise UserError(f"{path}: not there; write the working directory of a run") from None
+    except (ValueError, AttributeError, TypeError, KeyError) as e:
+        raise UserError(f"{path}: damaged ({type(e).__name__}); write the config of the run there as JSON") from e
 
 
 def save_init(run: str | pathlib.Path, params: PyTree, meta: dict[str, Any]) -> None:
     """A folder that `init_from` accepts: `params` as student and teacher at step 0, nothing else."""
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     with ocp.CheckpointManager(directory(run), item_names=("params", "teacher", "meta"), options=options) as writer:
-        items = {name: ocp.args.StandardSave(params) for name in ("params", "teacher")}
-        writer.save(0, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave({**meta, "step": 0})))
+        trees = dict.fromkeys(("params", "teacher"), params)
+        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        writer.save(0, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(proof(meta, 0, trees))))

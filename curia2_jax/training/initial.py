@@ -25,15 +25,14 @@ def abstract_sharded_state(recipe: Recipe, mesh: Mesh | AbstractMesh) -> TrainSt
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
 
 
-def initial_state(saved: Checkpoints, recipe: Recipe, mesh: Mesh, contract_hash: str) -> TrainState:
-    """The state to go on from.
+def initial_state(saved: Checkpoints, newest: int | None, recipe: Recipe, mesh: Mesh, contract_hash: str) -> TrainState:
+    """The state to go on from: that of the checkpoint `newest`, if there is one.
 
     Raises:
-      UserError: the newest checkpoint was trained on another corpus, or `init_from` does not fit the model.
+      UserError: that checkpoint was trained on another corpus, or `init_from` does not fit the model.
     """
     abstract = abstract_sharded_state(recipe, mesh)
     shardings = jax.tree.map(lambda a: a.sharding, abstract)
-    newest = saved.newest()
     if newest is not None:
         state, meta = saved.restore(newest, abstract)
         if meta["corpus"] != contract_hash:

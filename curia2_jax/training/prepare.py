@@ -17,17 +17,20 @@ from jax.sharding import Mesh, NamedSharding
 
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.crops.batches import Batches, batches
+from curia2_jax.ending import end_now, given_back
 from curia2_jax.errors import UserError
 from curia2_jax.parallel import compiler
 from curia2_jax.parallel.mesh import BATCH, batch_shards, check_batch, local_rows, make_mesh
-from curia2_jax.parallel.processes import first_alone, wait_for_all
+from curia2_jax.parallel.processes import first_says, wait_for_all
 from curia2_jax.telemetry.metrics import MetricsWriter
 from curia2_jax.telemetry.profile import Profile
 from curia2_jax.telemetry.progress import duration
-from curia2_jax.training import checkpoints, reports, workdir
+from curia2_jax.training import checkpoints, reports, salvage, workdir
 from curia2_jax.training.checkpoints import Checkpoints
 from curia2_jax.training.initial import abstract_sharded_state, initial_state
+from curia2_jax.training.lock import Lock
 from curia2_jax.training.recipe import Recipe, recipe_from
+from curia2_jax.training.saving import quiet
 from curia2_jax.training.state import TrainState
 from curia2_jax.training.step import train_step
 
@@ -42,6 +45,7 @@ class Run:
     recipe: Recipe
     mesh: Mesh
     start: int  # steps that are done already
+    newest: int | None  # the checkpoint that they were read from
     batches: Batches
     checkpoints: Checkpoints
     meta: dict[str, str]  # what a checkpoint says of where it comes from
@@ -68,13 +72,14 @@ def prepare(
     if not recipe.data.corpus:
         raise UserError("config.data.corpus: no corpus; write --config.data.corpus=FOLDER, made by launch/ingest.py")
     corpus = Corpus(recipe.data.corpus)
-    first_alone(lambda: workdir.claim(folder, config))
+    newest = first_says(lambda: settle(folder, config, closing))
     contract = corpus.contract["hash"]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
     closing.enter_context(jax.set_mesh(mesh))
+    closing.enter_context(quiet())
     saved = closing.enter_context(Checkpoints(folder, recipe.checkpoint))
-    state = initial_state(saved, recipe, mesh, contract)
+    state = initial_state(saved, newest, recipe, mesh, contract)
     checkpoints.check_room(folder, state)
     start = int(state.step)
     loader = closing.enter_context(
@@ -96,6 +101,7 @@ def prepare(
         recipe,
         mesh,
         start,
+        newest,
         loader,
         saved,
         meta={"config": digest, "corpus": contract},
@@ -106,6 +112,23 @@ def prepare(
     if is_lead:
         reports.print_start(recipe, mesh, len(corpus), state, start)
     return run, state
+
+
+def settle(folder: pathlib.Path, config: Mapping[str, Any], closing: contextlib.ExitStack) -> int | None:
+    """Makes or takes up the working directory and locks it until `closing`; the step of the checkpoint to go on from.
+    For one process of a run.
+
+    Raises:
+      UserError: it cannot be made, is not a run of this config, is locked, or has checkpoints and none is good.
+    """
+    try:
+        lock = Lock(folder, lambda why: end_now(2, f"error: --workdir {folder}: {why}; stopped, nothing more written"))
+        closing.enter_context(given_back(lock.take().close))
+    except OSError as e:
+        raise workdir.cannot_write(folder, e) from e
+    workdir.claim(folder, config)
+    salvage.clear_leftovers(folder)
+    return salvage.newest_good(folder)
 
 
 def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:

@@ -284,7 +284,10 @@ def _check(r: Recipe) -> None:
             f"config.data.global_batch: {r.data.global_batch} is no multiple of data.group_size {r.data.group_size}; "
             f"write {near}"
         )
-    for key in ("checkpoint.every_steps", "log.every_steps", "schedule.total_steps", "parallel.accumulation"):
+    for key in (
+        "checkpoint.every_steps", "checkpoint.latest", "checkpoint.keep_every_steps", "log.every_steps",
+        "schedule.total_steps", "parallel.accumulation",
+    ):  # fmt: skip
         section, name = key.split(".")
         if getattr(getattr(r, section), name) < 1:
             raise UserError(f"config.{key}: found {getattr(getattr(r, section), name)}; write 1 or more")

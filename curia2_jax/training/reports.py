@@ -1,5 +1,6 @@
 """What a run says and leaves behind while it goes: its start, its rows, its pictures, its end."""
 
+import contextlib
 import json
 import math
 import pathlib
@@ -56,18 +57,31 @@ def scalars_of(values: dict[str, Array]) -> dict[str, float]:
     return {name: float(x) for name, x in values.items() if name not in (CLASS_TOKENS, "finite", STOP)}
 
 
-def row(log: MetricsWriter, progress: Progress, step: int, values: dict[str, Array], batches: Batches) -> None:
-    """One row of metrics.jsonl and one printed line."""
+def row(
+    log: MetricsWriter, progress: Progress, step: int, values: dict[str, Array], batches: Batches, trouble: str
+) -> None:
+    """One row of metrics.jsonl and one printed line, with what is wrong with the disk at its end."""
     scalars = scalars_of(values)
     scalars["rankme"] = rankme(np.asarray(values[CLASS_TOKENS]))
     figures = progress.interval(step)
     log.write(step, scalars | figures | {"replaced_records": float(batches.corrupt.total())})
-    print(progress.line(scalars["loss"], figures), flush=True)
+    wrong = "".join(f"  {what}" for what in (trouble, log.trouble) if what)
+    print(progress.line(scalars["loss"], figures) + wrong, flush=True)
+
+
+def stopped(step: int, newest: int, trouble: str, is_lead: bool) -> None:
+    """The last line of a run that ends early."""
+    if is_lead and trouble:
+        print(f"warning: stopped at step {step:,}, {trouble}; call again to go on from {newest:,}", file=sys.stderr)
+    elif is_lead:
+        print(f"stopped at step {step:,} and saved; call again with the same --workdir to go on", flush=True)
 
 
 def draw_curves(folder: pathlib.Path) -> None:
     """WORKDIR/images/curves.png from the rows so far."""
-    pictures.curves(folder / "images" / "curves.png", read(folder / "metrics.jsonl"), [term.curve for term in TERMS])
+    rows = read(folder / "metrics.jsonl")[0]
+    with contextlib.suppress(OSError):  # a full disk is said elsewhere, and the next save draws again
+        pictures.curves(folder / "images" / "curves.png", rows, [term.curve for term in TERMS])
 
 
 def nonfinite(folder: pathlib.Path, step: int, values: dict[str, Array], batches: Batches) -> None:

@@ -1,4 +1,4 @@
-"""The folder of a run: RUN/{config.json, environment.json, checkpoints/, metrics.jsonl, tensorboard/, images/}."""
+"""A run's folder: RUN/{config.json, environment.json, lock, checkpoints/, metrics.jsonl, tensorboard/, images/}."""
 
 import importlib.metadata
 import json
@@ -12,7 +12,7 @@ import jax
 
 from curia2_jax import files
 from curia2_jax.errors import UserError
-from curia2_jax.training.recipe import upgraded
+from curia2_jax.training import checkpoints, lock
 
 # A run may be resumed with other values of these: they change neither the batches (the canvas only their padding, which
 # no crop sees) nor the mathematics of a step.
@@ -37,7 +37,7 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     """
     path = workdir / "config.json"
     if not path.exists():
-        if workdir.is_dir() and any(workdir.iterdir()):
+        if workdir.is_dir() and any(not path.name.startswith(lock.NAME) for path in workdir.iterdir()):
             raise UserError(f"--workdir {workdir}: not empty and no run (no config.json); write a new folder")
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -45,18 +45,20 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
             files.write_text(workdir / "environment.json", json.dumps(environment(), indent=1) + "\n")
             files.write_text(path, json.dumps(config, indent=1) + "\n")
         except OSError as e:
-            raise UserError(
-                f"--workdir {workdir}: cannot write there ({e.strerror}); write a folder of yours with space left"
-            ) from e
+            raise cannot_write(workdir, e) from e
         return
     (workdir / "images").mkdir(exist_ok=True)
-    before, now = flat(upgraded(json.loads(path.read_text()))), flat(config)
+    before, now = flat(checkpoints.read_config(workdir)), flat(config)
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and not key.startswith(RESUMABLE):
             raise UserError(
                 f"--workdir {workdir}: a run with config.{key} = {before.get(key)!r}, now {now.get(key)!r}; "
                 "write another folder, or the same value"
             )
+
+
+def cannot_write(workdir: pathlib.Path, e: OSError) -> UserError:
+    return UserError(f"--workdir {workdir}: cannot write there ({e.strerror}); write a folder of yours with space left")
 
 
 def environment() -> dict[str, Any]:

@@ -17,6 +17,7 @@ from configs import common
 from curia2_jax.errors import UserError
 from curia2_jax.export import huggingface
 from curia2_jax.training import checkpoints, initial
+from curia2_jax.training.fingerprints import digest, fingerprints
 from curia2_jax.training.recipe import recipe_from
 from curia2_jax.training.state import abstract_state
 
@@ -94,7 +95,10 @@ def test_there_and_back(run, convert, tmp_path, capsys):
     # The newest step by default, another by name; the teacher and not the student.
     assert_same(huggingface.read_weights(tmp_path / "hf", model), backbones[5])
     assert_same(huggingface.read_weights(tmp_path / "hf3", model), backbones[3])
-    assert json.loads((tmp_path / "hf3" / "preprocessing.json").read_text())["source"]["step"] == 3
+    source = json.loads((tmp_path / "hf3" / "preprocessing.json").read_text())["source"]
+    assert source["step"] == 3
+    teacher = checkpoints.restore_item(folder, 3, "teacher")
+    assert source["teacher_digest"] == digest(fingerprints(teacher))
 
     assert convert("--from-pretrained", tmp_path / "hf", "--output", tmp_path / "orbax") == 0
     found, at = checkpoints.parse(str(tmp_path / "orbax"))

@@ -1,11 +1,15 @@
 """Figures that are made on the host."""
 
+import json
 import math
+import pathlib
+import struct
 
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from curia2_jax.telemetry.metrics import rankme
+from curia2_jax.telemetry.metrics import MetricsWriter, rankme, read
 
 
 def with_singular_values(values: np.ndarray, n: int, d: int) -> np.ndarray:
@@ -35,3 +39,71 @@ def test_rankme_sees_what_is_small():
 def test_rankme_of_nothing():
     assert math.isnan(rankme(np.zeros((4, 3), np.float32)))
     assert math.isnan(rankme(np.full((4, 3), np.nan, np.float32)))
+
+
+GOOD = [json.dumps({"step": step, "loss": step + 0.5}) for step in range(1, 8)]
+
+
+@pytest.mark.parametrize(
+    "bad", [b'{"step": 3, "lo', b"\xff\xfe", b"null", b'{"loss": 1.0}', b'{"step": "x"}', b"[1]", b"\0" * 40]
+)
+def test_a_damaged_line_loses_itself_only(tmp_path, capsys, bad):
+    lines = [line.encode() for line in GOOD]
+    lines[2] = bad
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([*lines, b'{"step": 8, "lo']))  # and a last one cut by a kill
+    writer = MetricsWriter(tmp_path, 6)
+    writer.write(7, {"loss": 0.5, "rankme": math.nan})
+    writer.close()
+    rows, left = read(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 4, 5, 6, 7] and left == 0
+    assert rows[-1] == {"step": 7, "loss": 0.5, "rankme": None}
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes().count(b"\n") == 7
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "1 damaged lines left out" in said
+
+
+def test_rows_wait_for_a_disk_that_is_full(tmp_path, monkeypatch):
+    """Half of a row gets there, then nothing; later all do, each once."""
+    writer = MetricsWriter(tmp_path, 0)
+    disk, full = writer._file, [True]
+
+    class Disk:
+        def write(self, data: bytes) -> int:
+            if not full[0]:
+                return disk.write(data)
+            if len(data) > 10 and data.startswith(b'{"step": 1'):
+                return disk.write(data[:10])
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer, "_file", Disk())
+    writer.write(1, {"loss": 1.0})
+    writer.write(2, {"loss": 2.0})
+    assert writer.trouble.endswith("metrics.jsonl: 2 rows wait (No space left on device)")
+    full[0] = False
+    writer.write(3, {"loss": 3.0})
+    assert writer.trouble == "" and [row["step"] for row in read(tmp_path / "metrics.jsonl")[0]] == [1, 2, 3]
+    monkeypatch.undo()
+    writer.close()
+
+
+def events(path: pathlib.Path) -> list[Event]:
+    """The records of a TensorBoard file: length, its CRC, the bytes, their CRC."""
+    data, found = path.read_bytes(), []
+    while data:
+        (size,) = struct.unpack("<Q", data[:8])
+        found.append(Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    return found
+
+
+def test_tensorboard_has_the_same_rows_and_hears_of_a_new_life(tmp_path):
+    writer = MetricsWriter(tmp_path, 2)
+    for step in (3, 4):
+        writer.write(step, {"loss": step / 2, "rankme": math.nan, "lr": 0.25})
+    writer.close()
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    assert path.name.startswith("events.out.tfevents.")
+    first, start, *rows = events(path)
+    assert first.file_version == "brain.Event:2" and (start.step, start.session_log.status) == (3, SessionLog.START)
+    values = [(e.step, v.tag, v.simple_value) for e in rows for v in e.summary.value]
+    assert values == [(3, "loss", 1.5), (3, "lr", 0.25), (4, "loss", 2.0), (4, "lr", 0.25)]

@@ -1,7 +1,5 @@
 """What is saved comes back, whole and on other meshes; what is not there is one line."""
 
-import shutil
-
 import jax
 import numpy as np
 import pytest
@@ -46,7 +44,7 @@ def test_comes_back_on_any_mesh(run, state, devices, fsdp):
     mesh = make_mesh(ParallelConfig(fsdp, 1), jax.devices()[:devices])
     with checkpoints.Checkpoints(run, recipe.checkpoint) as reader:
         back, meta = reader.restore(8, abstract_sharded_state(recipe, mesh))
-    assert meta == {"config": "c", "corpus": "d", "step": 8} and int(back.step) == 8
+    assert meta.items() >= {"config": "c", "corpus": "d", "step": 8, "format": 2}.items() and int(back.step) == 8
     assert states.state_hash(back) == states.state_hash(state.replace(step=jax.numpy.int32(8)))
     assert all(isinstance(leaf.sharding, NamedSharding) for leaf in jax.tree.leaves(back.params))
 
@@ -57,7 +55,7 @@ def test_the_first_step_takes_over_what_was_restored_or_says_so(run, state, devi
     recipe = recipe_from(tiny_config())
     mesh = make_mesh(ParallelConfig(fsdp, 1), jax.devices()[:devices])
     with checkpoints.Checkpoints(run, recipe.checkpoint) as reader:
-        restored = initial_state(reader, recipe, mesh, "d")
+        restored = initial_state(reader, 8, recipe, mesh, "d")
     assert states.state_hash(restored) == states.state_hash(state.replace(step=jax.numpy.int32(8)))
     wanted = jax.tree.map(lambda a: a.sharding, abstract_sharded_state(recipe, mesh))
     assert jax.tree.map(lambda a: a.sharding, restored) == wanted
@@ -74,19 +72,6 @@ def test_the_first_step_takes_over_what_was_restored_or_says_so(run, state, devi
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(restored))
     warn_if_kept(restored)
     assert capsys.readouterr().err == ""
-
-
-def test_a_full_disk_is_one_line_before_anything_is_written(state, tmp_path, monkeypatch):
-    needed = sum(np.prod(leaf.shape, dtype=int) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    with checkpoints.Checkpoints(tmp_path, CheckpointConfig(every_steps=1, latest=2, keep_every_steps=5)) as writer:
-        usage = shutil.disk_usage(tmp_path)
-        monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage._replace(free=needed))
-        writer.save(state.replace(step=np.int32(1)), {})
-        monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
-        with pytest.raises(UserError, match=r"a checkpoint takes [\d.]+ MiB, [\d.]+ MiB are free; make room"):
-            writer.save(state.replace(step=np.int32(2)), {})
-    assert checkpoints.steps(tmp_path) == [1]
-    assert not list((tmp_path / "checkpoints").glob("2*"))
 
 
 def test_one_item_needs_no_mesh(run, state):

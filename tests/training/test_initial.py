@@ -67,7 +67,7 @@ def test_student_teacher_and_heads_each_come_from_their_own(tmp_path, heads):
         checkpoints.save_init(tmp_path / "old", {"backbone": trees[0]["backbone"]}, {})
         trees[1]["backbone"] = trees[0]["backbone"]
     with jax.set_mesh(mesh), checkpoints.Checkpoints(tmp_path / "new", from_run.checkpoint) as writer:
-        found = initial.initial_state(writer, from_run, mesh, "x")
+        found = initial.initial_state(writer, None, from_run, mesh, "x")
     random = states.init_state(jax.random.key(from_run.seed), from_run)
     for tree, saved in ((found.params, trees[0]), (found.teacher, trees[1])):
         for name in tree:

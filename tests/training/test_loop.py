@@ -54,7 +54,7 @@ def environment(cache: pathlib.Path) -> dict[str, str]:
 
 def what_happened(run: pathlib.Path) -> tuple[list[dict], str]:
     """(rows of metrics without the times, hash of the final state)."""
-    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in metrics.read(run / "metrics.jsonl")]
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in metrics.read(run / "metrics.jsonl")[0]]
     return rows, (run / "state.sha256").read_text()
 
 

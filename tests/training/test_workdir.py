@@ -62,3 +62,11 @@ def test_an_old_key_that_is_typed_is_refused_with_the_new_one():
     config["views"] = config.pop("augment")
     with pytest.raises(UserError, match=r"config\.views: has another name now; write config\.augment"):
         recipe_from(config)
+
+
+@pytest.mark.parametrize("damaged", [b"", b'{"seed": 1, "da', b"\xff\xfe\x00", b"[]", b"null"])
+def test_a_damaged_config_is_one_line(tmp_path, damaged):
+    (tmp_path / "config.json").write_bytes(damaged)
+    with pytest.raises(UserError, match=r"config\.json: damaged \(\w+\); write the config of the run") as error:
+        workdir.claim(tmp_path, tiny_config())
+    assert "\n" not in str(error.value)

@@ -17,7 +17,7 @@ _PAGE = 4096  # rows that are in memory at once
 _TABLES = """
 CREATE TABLE IF NOT EXISTS files (name BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS found (
-  file BLOB, format BLOB, series BLOB, frames INT, slices INT, owner BLOB, stack BLOB, place REAL, size INT
+  file BLOB, format BLOB, series BLOB, frames INT, slices INT, depth INT, owner BLOB, stack BLOB, place REAL, size INT
 );
 CREATE TABLE IF NOT EXISTS scans (name BLOB, series BLOB, frame INT, slices INT, scan BLOB);
 CREATE TABLE IF NOT EXISTS refused (name BLOB, reason BLOB, detail BLOB, files INT, size INT, example BLOB);

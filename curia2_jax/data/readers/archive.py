@@ -189,7 +189,9 @@ def _classify(path: pathlib.Path, file: str, count: Count) -> Found | None:
         group = file
         if reader.count_frames:  # a series without a name is what lies in one folder
             group = header.series or folder_of(file)
-        return Found(file, reader.format, group, header.frames, count(header), header.owner, header.stack, header.place)
+        depth = 1 if header.across is None else header.shape[header.across]
+        stack = (header.owner, header.stack, header.place)
+        return Found(file, reader.format, group, header.frames, count(header), depth, *stack)
     if path.stat().st_size and not os.access(path, os.R_OK):
         raise Refusal("unreadable", "no permission")
     raise Refusal("other_file", path.suffix or "no suffix")
@@ -225,7 +227,8 @@ def scans(items: list[Found], roots: list[pathlib.Path], every_frame: bool) -> l
     if len(files) > 1:
         in_zip = zips.split(files[0]) is not None
         name = relative(folder_of(files[0]), roots) if in_zip else os.path.dirname(name) or name
-    slices = len(items) + max(item.slices for item in items) if len(items) > 1 else first.slices
+    own = sum(item.depth for item in items) if every_frame else len(items)
+    slices = own + max(item.slices for item in items) if len(items) > 1 else first.slices
     series = relative(first.group, roots) if first.group == files[0] else first.group
     size = sum(item.size for item in items)
     return [

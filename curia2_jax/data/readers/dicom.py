@@ -15,10 +15,10 @@ import pydicom
 from pydicom.tag import Tag
 
 from curia2_jax.data.readers import dicom_file, dicom_mosaic, dicom_pixels
+from curia2_jax.data.readers.dicom_file import element
 from curia2_jax.data.readers.dicom_frames import (
     ASSUMED_GEOMETRY,
     Frame,
-    element,
     frames_of,
     numbers,
     owner_of,
@@ -131,10 +131,11 @@ def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None 
         if len(groups) > 1:
             notes.append(("frame", f"{told}: {frame} of {len(groups)}"))
         modality = _text(first, "Modality")
+        units = {one.unit for one in frames} - {"", "HU", "US"}
+        if units and modality == "CT":
+            raise Refusal("not_hounsfield", f"RescaleType {', '.join(sorted(units))}")
         pixels = dicom_pixels.read(frames, modality)
         series = _text(first, "SeriesInstanceUID")
-        if _text(first, "RescaleType") not in ("", "HU", "US") and modality == "CT":
-            raise Refusal("not_hounsfield", f"RescaleType {_text(first, 'RescaleType')}")
     patient, study = frames[0].owner
     return from_xyz(
         pixels.raw.transpose(2, 1, 0),

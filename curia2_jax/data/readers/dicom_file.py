@@ -3,6 +3,7 @@
 import pathlib
 import warnings
 import zlib
+from typing import Any
 
 import pydicom
 from pydicom import uid
@@ -46,6 +47,15 @@ def parse(path: pathlib.Path, **options) -> pydicom.Dataset:
         raise Refusal("unreadable" if error.errno else "corrupt", error.strerror or str(error)) from None
     except Exception as error:  # pydicom parses lazily and may raise anything on malformed bytes
         raise Refusal("corrupt", f"{type(error).__name__}: {error}") from None
+
+
+def element(dataset: pydicom.Dataset, tag: str) -> Any:
+    """Value of an element, None when it is missing or empty. pydicom parses values when they are first asked for, and
+    may raise any exception on malformed bytes: that is a Refusal here."""
+    try:
+        return dataset.get(tag)
+    except Exception as error:
+        raise Refusal("corrupt", f"{tag}: {error}") from None
 
 
 def _check_deflated(path: pathlib.Path) -> None:

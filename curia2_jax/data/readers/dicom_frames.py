@@ -9,6 +9,7 @@ import pydicom
 from pydicom.tag import BaseTag, Tag
 
 from curia2_jax.data.readers import dicom_mosaic
+from curia2_jax.data.readers.dicom_file import element
 from curia2_jax.data.readers.volume import Refusal
 
 # What tells the volumes of one series apart, in the order in which they are split.
@@ -65,17 +66,9 @@ class Frame:
     intercept: float
     tags: dict[str, str]  # of SEPARATING_TAGS and ORDERING_TAGS, those that the object has
     owner: tuple[str, str] = ("", "")  # patient, study
+    unit: str = ""  # RescaleType
     side: int = 1  # tiles in a row of the mosaic
     acquired: bool = True  # no word of a mosaic, or no larger than AcquisitionMatrix
-
-
-def element(dataset: pydicom.Dataset, tag: str) -> Any:
-    """Value of an element, None when it is missing or empty. pydicom parses values when they are first asked for, and
-    may raise any exception on malformed bytes: that is a Refusal here."""
-    try:
-        return dataset.get(tag)
-    except Exception as error:
-        raise Refusal("corrupt", f"{tag}: {error}") from None
 
 
 def numbers(dataset: pydicom.Dataset, tag: str, count: int, default: float | None = None) -> np.ndarray:
@@ -137,7 +130,10 @@ def said(dataset: pydicom.Dataset, name: str, tag: BaseTag | None = None) -> str
     tag = tag or _DECIMALS.get(name) or Tag(name)
     if tag not in dataset:
         return ""
-    value = dataset.get_item(tag).value
+    try:
+        value = dataset.get_item(tag).value
+    except Exception as error:  # as in `element`
+        raise Refusal("corrupt", f"{name}: {error}") from None
     if isinstance(value, bytes) and name not in _BINARY:
         return value.decode("latin-1").strip(" \0")
     return _as_text(element(dataset, name))
@@ -168,16 +164,17 @@ def frames_of(dataset: pydicom.Dataset, path: pathlib.Path) -> list[Frame]:
     origin = numbers(dataset, "ImagePositionPatient", 3)
     axes = numbers(dataset, "ImageOrientationPatient", 6).reshape(2, 3)
     pixel = tuple(numbers(dataset, "PixelSpacing", 2).tolist())
-    scale = _rescale(dataset)
+    scale, unit = _rescale(dataset), said(dataset, "RescaleType")
     mosaic = dicom_mosaic.mosaic_of(dataset) if count == 1 else None
     if mosaic is None:
         acquired = count > 1 or not dicom_mosaic.says_mosaic(dataset) or dicom_mosaic.is_one_slice(dataset)
-        return [Frame(path, n, origin, axes, pixel, size, *scale, tags, owner, 1, acquired) for n in range(count)]
+        return [Frame(path, n, origin, axes, pixel, size, *scale, tags, owner, unit, 1, acquired) for n in range(count)]
     size = (size[0] // mosaic.side, size[1] // mosaic.side)
     step = float(numbers(dataset, "SpacingBetweenSlices", 1)[0])
     places = dicom_mosaic.origins(mosaic, origin, axes, pixel, size, step)
     return [
-        Frame(path, n, place, axes, pixel, size, *scale, tags, owner, mosaic.side) for n, place in enumerate(places)
+        Frame(path, n, place, axes, pixel, size, *scale, tags, owner, unit, mosaic.side)
+        for n, place in enumerate(places)
     ]
 
 
@@ -207,7 +204,18 @@ def _enhanced(
             str(v) for v, p in zip(values, pointers, strict=True) if p not in _PLACES
         )
     own["InstanceNumber"] = f"{tags.get('InstanceNumber') or 0}{number:06d}"
-    return Frame(path, number, origin, axes.reshape(2, 3), tuple(pixel.tolist()), size, *_rescale(scale), own, owner)
+    return Frame(
+        path,
+        number,
+        origin,
+        axes.reshape(2, 3),
+        tuple(pixel.tolist()),
+        size,
+        *_rescale(scale),
+        own,
+        owner,
+        said(scale, "RescaleType"),
+    )
 
 
 def _rescale(dataset: pydicom.Dataset) -> tuple[float, float]:

@@ -8,11 +8,13 @@ tile lies half the difference further (https://nipy.org/nibabel/dicom/dicom_mosa
 
 import dataclasses
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pydicom
 
+from curia2_jax.data.readers.dicom_file import element
 from curia2_jax.data.readers.volume import Refusal
 
 _WANTED = ("NumberOfImagesInMosaic", "SliceNormalVector", "ProtocolSliceNumber")
@@ -30,7 +32,7 @@ class Mosaic:
 
 def says_mosaic(dataset: pydicom.Dataset) -> bool:
     """Whether ImageType has the word, which objects keep that are none any more."""
-    return "MOSAIC" in [str(value).upper() for value in dataset.get("ImageType") or []]
+    return "MOSAIC" in [str(value).upper() for value in element(dataset, "ImageType") or []]
 
 
 def mosaic_of(dataset: pydicom.Dataset) -> Mosaic | None:
@@ -46,8 +48,8 @@ def mosaic_of(dataset: pydicom.Dataset) -> Mosaic | None:
         count = int((csa.get("NumberOfImagesInMosaic") or [known or 0])[0])
         normal = np.array(csa.get("SliceNormalVector") or [0, 0, 0], float)
         numbering = int((csa.get("ProtocolSliceNumber") or [0])[0])
-    except (struct.error, ValueError, TypeError) as error:
-        raise Refusal("corrupt", f"CSA header: {error}") from None
+    except Exception as error:  # of struct, or of pydicom, which may raise any
+        raise Refusal("corrupt", f"CSA header: {type(error).__name__}: {error}") from None
     if count < 2:
         return None
     side = int(np.ceil(np.sqrt(count)))
@@ -56,7 +58,7 @@ def mosaic_of(dataset: pydicom.Dataset) -> Mosaic | None:
     if (
         normal.shape != (3,)
         or not np.isclose(np.linalg.norm(normal), 1, atol=1e-2)
-        or not dataset.get("SpacingBetweenSlices")
+        or not element(dataset, "SpacingBetweenSlices")
     ):
         raise Refusal("irregular_geometry", f"a mosaic of {count} slices without their normal or distance")
     if dataset.Rows % side or dataset.Columns % side or numbering > 1:
@@ -66,8 +68,9 @@ def mosaic_of(dataset: pydicom.Dataset) -> Mosaic | None:
 
 def is_one_slice(dataset: pydicom.Dataset) -> bool:
     """Whether the picture is no larger than what was acquired of a slice."""
-    acquired = [int(n) for n in dataset.get("AcquisitionMatrix") or [] if n]
-    return bool(acquired) and max(dataset.Rows, dataset.Columns) <= max(acquired)
+    acquired = element(dataset, "AcquisitionMatrix")
+    sizes = [n for n in (acquired if isinstance(acquired, Sequence) else []) if isinstance(n, int)]
+    return bool(sizes) and max(dataset.Rows, dataset.Columns) <= max(sizes)
 
 
 def _private(dataset: pydicom.Dataset, group: int, creator: str, element: int) -> Any:

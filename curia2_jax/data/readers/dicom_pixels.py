@@ -6,10 +6,11 @@ import tempfile
 
 import numpy as np
 import pydicom
-from pydicom import encaps
+from pydicom import encaps, uid
 
 from curia2_jax.data.readers import codestreams, dicom_file, dicom_mosaic
-from curia2_jax.data.readers.dicom_frames import Frame, element, whole
+from curia2_jax.data.readers.dicom_file import element
+from curia2_jax.data.readers.dicom_frames import Frame, whole
 from curia2_jax.data.readers.volume import Refusal
 
 _IN_MEMORY = 512 << 20
@@ -20,6 +21,14 @@ _TAGS = [
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("PixelData", "FloatPixelData", "DoubleFloatPixelData", *dicom_file.TELLING),
 ]
+# One decoder for each codec: pydicom tries all that it knows, and of those GDCM may end the process on a damaged JPEG
+# 2000 stream, and pyjpegls not return from a JPEG-LS stream without an end.
+_DECODERS = {
+    **dict.fromkeys((uid.JPEG2000Lossless, uid.JPEG2000), "pylibjpeg"),
+    **dict.fromkeys((uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K), "pylibjpeg"),
+    **dict.fromkeys((uid.JPEGLSLossless, uid.JPEGLSNearLossless, uid.JPEGLossless, uid.JPEGLosslessSV1), "gdcm"),
+    uid.RLELossless: "pydicom",
+}
 
 
 @dataclasses.dataclass
@@ -134,6 +143,9 @@ def _decoded(dataset: pydicom.Dataset, frame: Frame) -> _File:
     if element(dataset, "PixelData") is not None:
         _check_stored(dataset, size)
     try:
+        plugin = _DECODERS.get(dataset.file_meta.TransferSyntaxUID)
+        if plugin:
+            dataset.pixel_array_options(decoding_plugin=plugin)
         pixels = dataset.pixel_array
     except Exception as error:  # decoders may raise anything on malformed bytes
         raise Refusal("corrupt", f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}") from None

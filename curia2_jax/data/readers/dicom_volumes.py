@@ -58,6 +58,8 @@ def _parts(group: list[Frame], tag: str) -> list[list[Frame]]:
     if tag in _TIMES and not (len({len(part) for part in parts}) == 1 and all(map(_distinct, places))):
         return [group]
     ends = sorted((place.min(), place.max()) for place in places)
+    if tag in _TIMES and min(map(np.ptp, places)) < 0.5 * np.ptp(ends):
+        return [group]  # some slices that were acquired at the same time of a heart beat
     between = any(low <= high + _SAME_PLACE for (_, high), (low, _) in itertools.pairwise(ends))
     return parts if between else [group]
 

@@ -41,6 +41,7 @@ class _Layout:
     intercept: float
     zooms: tuple[float, float, float]
     affine: np.ndarray | None
+    mirrored: bool = False  # the sform and the qform differ in which side is left
 
     @property
     def stop(self) -> int:
@@ -102,6 +103,8 @@ def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None 
             raise Refusal("no_geometry", "qform_code and sform_code are 0; name the orientation with --orientation")
         affine = assumed_affine(orientation, np.array(header.zooms))
         notes.append(("orientation_assumed", orientation))
+    if header.mirrored:
+        notes.append(("mirrored_qform", "sform and qform differ in which side is left; the sform counts"))
     if header.shape[3] > 1:
         notes.append(("frame", f"frame {frame} of {header.shape[3]}"))
     return from_xyz(raw, affine, slope=header.slope, intercept=header.intercept, notes=notes)
@@ -182,7 +185,17 @@ def _header(start: bytes, path: pathlib.Path) -> _Layout:
     affine = _affine(fields)
     if affine is not None:
         affine[:3] *= unit
-    return _Layout(shape, dtype, int(offset), slope, intercept, (x, y, z), affine)
+    return _Layout(shape, dtype, int(offset), slope, intercept, (x, y, z), affine, _mirrored(fields))
+
+
+def _mirrored(fields: nib.Nifti1Header) -> bool:
+    if fields["sform_code"] <= 0 or fields["qform_code"] <= 0:
+        return False
+    try:
+        sides = [np.linalg.det(form[:3, :3]) for form in (fields.get_sform(), fields.get_qform())]
+    except (nib.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError):
+        return False
+    return bool(sides[0] * sides[1] < 0)
 
 
 def _scaling(fields: nib.Nifti1Header) -> tuple[float, float]:

@@ -11,14 +11,15 @@ from curia2_jax.data.readers.volume import is_regular
 @dataclasses.dataclass(frozen=True)
 class Found:
     """One file that belongs to a scan. `group` is equal for the files of one series, `slices` bounds what it gives,
-    `owner` differs between patients and studies. Of a file with one slice, `stack` is equal for
-    the slices that may lie on one grid, and `place` is its millimetre there."""
+    `depth` is its own slices, `owner` differs between patients and studies. Of a file with one slice, `stack` is equal
+    for the slices that may lie on one grid, and `place` is its millimetre there."""
 
     file: str
     format: str
     group: str
     frames: int
     slices: int
+    depth: int = 1
     owner: str = ""
     stack: str = ""
     place: float = 0.0

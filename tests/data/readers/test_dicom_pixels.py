@@ -157,6 +157,12 @@ def test_other_units_than_hounsfield(tmp_path):
         ds.RescaleType = "ED"
     with pytest.raises(Refusal, match="not_hounsfield: RescaleType ED"):
         dicom.read(save_dicom(tmp_path, slices))
+    ds = enhanced(body((5, 8, 9)))
+    ds.Modality = "CT"
+    for frame in ds.PerFrameFunctionalGroupsSequence:
+        frame.PixelValueTransformationSequence[0].RescaleType = "MGML"
+    with pytest.raises(Refusal, match="not_hounsfield: RescaleType MGML"):
+        dicom.read(save_dicom(tmp_path / "enhanced", [ds]))
 
 
 def test_a_deflated_file_is_bounded_and_whole(tmp_path, monkeypatch):

@@ -7,12 +7,21 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from curia2_jax.data.ingest.catalog import Catalog
 from curia2_jax.data.ingest.slicing import most_slices
 from curia2_jax.data.readers import archive, dicom
-from curia2_jax.data.readers.series import Found, series_of
+from curia2_jax.data.readers.series import Found
 from curia2_jax.data.readers.volume import Refusal, is_regular
 from tests.data.readers.test_dicom import enhanced
 from tests.data.small_studies import body, dicom_slices, save_dicom
+
+
+def scans_of(found, folder):
+    """The scans that a plan makes of these files."""
+    (folder / "catalog").unlink(missing_ok=True)
+    with Catalog(folder / "catalog") as catalog:
+        catalog.add(found)
+        return [scan for items in catalog.series() for scan in archive.scans(items, [folder / "in"], every_frame=False)]
 
 
 def volumes(count: int, apart: float = 0.0, **tags) -> tuple[list[np.ndarray], list[Dataset]]:
@@ -120,7 +129,7 @@ def test_patients_and_studies_that_share_a_series(tmp_path, tag, value):
     save_dicom(tmp_path / "in", slices)
     look = functools.partial(most_slices, planes=("axial",))
     found = [item for path in archive.walk(tmp_path / "in") for item in archive.look(str(path), look)]
-    scans = archive.scans(found, [tmp_path / "in"], every_frame=False)
+    scans = scans_of(found, tmp_path)
     read = sorted((archive.read(scan) for scan in scans), key=lambda volume: volume.affine[2, 3])
     assert len(scans) == 2 and len({scan.series for scan in scans}) == 2
     for volume, expected in zip(read, voxels, strict=True):
@@ -163,9 +172,10 @@ def test_a_uid_for_each_slice(tmp_path):
     save_dicom(tmp_path / "in", slices)
     look = functools.partial(most_slices, planes=("axial",))
     found = [item for path in archive.walk(tmp_path / "in") for item in archive.look(str(path), look)]
-    (scan,) = archive.scans(found, [tmp_path / "in"], every_frame=False)
+    (scan,) = scans_of(found, tmp_path)
     np.testing.assert_array_equal(archive.read(scan).voxels, voxels)
-    assert len(series_of(found[:2])) == 2 and len(series_of([*found[:3], _moved(found[4])])) == 4
+    assert len(scans_of(found[:2], tmp_path)) == 2
+    assert len(scans_of([*found[:3], _moved(found[4])], tmp_path)) == 4
 
 
 def _moved(found: Found) -> Found:

@@ -1,0 +1,134 @@
+"""A disk that takes no checkpoint: the run is told why, tries again, and in the end gives up."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+
+from curia2_jax.errors import UserError
+from curia2_jax.parallel.mesh import make_mesh
+from curia2_jax.training import checkpoints, prepare
+from curia2_jax.training import state as states
+from curia2_jax.training.checkpoints import Checkpoints
+from curia2_jax.training.loop import DONE, STOPPED, train
+from curia2_jax.training.recipe import CheckpointConfig, recipe_from
+from curia2_jax.training.saving import Saver, quiet
+from tests.data.small_corpus import write_small_corpus
+from tests.training.tiny import tiny_config
+
+EVERY = 10
+
+
+@pytest.fixture(scope="module")
+def state():
+    abstract = states.abstract_state(recipe_from(tiny_config()))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda a: jax.numpy.asarray(rng.normal(size=a.shape), a.dtype), abstract)
+
+
+@pytest.fixture
+def saver(tmp_path):
+    with quiet(), Checkpoints(tmp_path / "run", CheckpointConfig(EVERY, 2, 100)) as saved:
+        yield Saver(tmp_path / "run", saved, None, EVERY)
+
+
+def save(saver: Saver, state, step: int) -> None:
+    saver.save(step, state.replace(step=np.int32(step)), {"corpus": "d"})
+    saver.finish()
+
+
+def test_no_room_is_one_line_nothing_is_written_and_later_it_is(saver, state, tmp_path, monkeypatch):
+    needed = sum(np.prod(leaf.shape, dtype=int) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    save(saver, state, 10)
+    assert (saver.newest, saver.trouble, saver.poll()) == (10, "", "")
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    for step, too_long in ((20, False), (30, False), (40, True)):
+        save(saver, state, step)
+        assert saver.newest == 10 and saver.too_long(step) == too_long
+    said = saver.poll()
+    assert said.startswith("not saved since step 10: ") and "MiB are free; make room" in said and "\n" not in said
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage)
+    save(saver, state, 50)
+    assert (saver.newest, saver.trouble) == (50, "") and not saver.too_long(10**6)
+    assert checkpoints.steps(tmp_path / "run") == [10, 50]
+
+
+@pytest.mark.parametrize("when", ["at once", "in the background"])
+def test_a_write_that_fails_leaves_nothing_behind(saver, state, tmp_path, monkeypatch, when, capfd):
+    save(saver, state, 10)
+    real = pathlib.Path.write_text, saver._checkpoints.save
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if when == "at once":
+        monkeypatch.setattr(saver._checkpoints, "save", fails)
+    else:
+        monkeypatch.setattr("etils.epath.gpath.PosixGPath.write_text", fails)
+    save(saver, state, 20)
+    assert saver.newest == 10 and "No space left on device" in saver.trouble
+    monkeypatch.undo()
+    assert real[0] is pathlib.Path.write_text
+    assert sorted(os.listdir(tmp_path / "run" / "checkpoints")) == ["10"]
+    save(saver, state, 30)
+    assert (saver.newest, saver.trouble) == (30, "")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_removed_workdir_is_one_line(saver, state, tmp_path):
+    save(saver, state, 10)
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(UserError, match="was removed while the run was writing there"):
+        save(saver, state, 20)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("a small disk: mounting a tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.soak
+def test_a_run_on_a_full_disk_goes_on_and_says_so(small_disk, tmp_path, capfd, monkeypatch):
+    """Filled after the first save; the fourth interval without one ends it. With room again it is as if nothing was."""
+    monkeypatch.setattr(prepare, "make_mesh", lambda c: make_mesh(c, jax.devices()[:1]))
+    write_small_corpus(tmp_path / "corpus")
+    config = tiny_config(data__corpus=str(tmp_path / "corpus"), total_steps=9, checkpoint__every_steps=2)
+    fill = small_disk / "fill"
+
+    class Filling:
+        """Fills the disk when it is first asked after the first checkpoint."""
+
+        def made(self) -> bool:
+            if not fill.exists() and checkpoints.steps(small_disk / "run"):
+                with open(fill, "wb", buffering=0) as file:
+                    while shutil.disk_usage(small_disk).free:
+                        file.write(bytes(4096))
+            return False
+
+        def answered(self):
+            return quiet()
+
+    assert train(config, small_disk / "run", Filling()) == STOPPED
+    said = capfd.readouterr()
+    assert said.err.startswith("warning: stopped at step 8, not saved since step 2: ") and said.err.count("\n") == 1
+    told = [line for line in said.out.splitlines() if "not saved since step 2" in line]
+    assert len(told) >= 3 and all("rows wait (No space left on device)" in line for line in told[1:])
+    assert checkpoints.steps(small_disk / "run") == [2]
+    fill.unlink()
+    assert train(config, small_disk / "run") == DONE
+    assert train(config, tmp_path / "alone") == DONE
+    assert (small_disk / "run" / "state.sha256").read_text() == (tmp_path / "alone" / "state.sha256").read_text()
+    rows = (small_disk / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == list(range(1, 10))
