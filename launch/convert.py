@@ -1,15 +1,16 @@
 """Between a run and PyTorch.
 
     python launch/convert.py --checkpoint RUN[@STEP] --output HF_DIR [--verify]
-    python launch/convert.py --from-pretrained HF_DIR --output ORBAX_DIR
+    python launch/convert.py --from-pretrained WEIGHTS --output ORBAX_DIR
 
 The first writes the teacher of a checkpoint (the newest, or that of STEP) as a folder for
-`transformers.AutoModel.from_pretrained`. --verify runs it in PyTorch and in JAX and compares every token. The second
-makes a folder that `launch/main.py --config.init_from=ORBAX_DIR` starts from.
+`transformers.AutoModel.from_pretrained`. --verify runs it in PyTorch and in JAX, compares
+block by block (curia2_jax/export/parity.py says how) and keeps the differences in its parity.json. The second
+makes a folder that `launch/main.py --config.init_from=ORBAX_DIR` starts from. WEIGHTS is a folder of a stock DINOv2
+model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file with a state dict of facebookresearch's.
 """
 
 import contextlib
-import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -19,24 +20,21 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 import safetensors
 from absl import flags
 
 from curia2_jax import files
 from curia2_jax.errors import UserError
-from curia2_jax.export import huggingface, processor
-from curia2_jax.models.vit import ViT, ViTConfig
+from curia2_jax.export import huggingface, parity, processor, sources
+from curia2_jax.models.vit import ViTConfig
 from curia2_jax.training import checkpoints
 from curia2_jax.training.recipe import recipe_from
 from launch import command
 
-TOLERANCE = 1e-4  # of a final-norm token, absolute
-
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "RUN or RUN@STEP: the run whose teacher is exported.")
 _PRETRAINED = flags.DEFINE_string(
-    "from-pretrained", None, "Folder of a Dinov2Model or Dinov2WithRegistersModel to bring back."
+    "from-pretrained", None, "Folder of a Dinov2Model or Dinov2WithRegistersModel, or a file of a DINOv2 state dict."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.")
 _VERIFY = flags.DEFINE_bool("verify", False, "With --checkpoint: compare PyTorch with JAX before anything is kept.")
@@ -63,61 +61,78 @@ def export(checkpoint: str, output: pathlib.Path, verify: bool) -> None:
         processor.write(partial, preprocessing)
         processor.write_model_card(partial, preprocessing, huggingface.model_config(model))
         if verify:
-            compare(partial, teacher["backbone"], model)
+            compare(partial, teacher["backbone"], model, preprocessing["resize"]["size"])
     print(
         f"{output}: teacher of {run} at step {step}; transformers.AutoModel.from_pretrained({str(output)!r}) loads it"
     )
 
 
-def restore(pretrained: pathlib.Path, output: pathlib.Path) -> None:
-    """HF_DIR -> a folder for `init_from`, which appears whole or not at all.
+def restore(pretrained: str, output: pathlib.Path) -> None:
+    """A folder or a file of weights -> a folder for `init_from`, which appears whole or not at all.
 
     Raises:
-      UserError: `pretrained` is no such folder or holds another kind of model, or the output is something else.
+      UserError: `pretrained` is not there, damaged or another kind of model, or the output is something else.
     """
-    section = huggingface.read_config(pretrained)
-    backbone = huggingface.read_weights(pretrained, ViTConfig(**section))
+    section, backbone = sources.read(pretrained, _unpickled)
     with output_folder(output, _is_restored) as partial:
-        checkpoints.save_init(partial, {"backbone": backbone}, {"from_pretrained": str(pretrained), "model": section})
+        checkpoints.save_init(partial, {"backbone": backbone}, {"from_pretrained": pretrained, "model": section})
     print(f"{output}: start from it with launch/main.py --config.init_from={output}")
 
 
-def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig) -> None:
-    """Random images through PyTorch on the CPU and through JAX at the highest precision, at two resolutions.
+def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig, side: int) -> None:
+    """Writes parity.json into the folder: PyTorch on the CPU against JAX at the highest precision, and the tensors.
 
+    Args:
+      side: of the image that the processor makes, in pixels.
     Raises:
-      Mismatch: a token differs by more than TOLERANCE, or PyTorch did not load the weights one to one.
+      Mismatch: a difference above the tolerance, or PyTorch did not load the weights one to one.
     """
     for package in ("torch", "transformers"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"--verify: needs {package}, not installed; run pip install 'curia2-jax[eval]'")
-    patches = model.image_size // model.patch_size
-    sizes = [model.image_size, max(round(1.5 * patches), patches + 1) * model.patch_size]
-    draw = np.random.default_rng(0)
-    images = {f"{s}": draw.standard_normal((2, model.in_channels, s, s), np.float32) for s in sizes}
-    with tempfile.TemporaryDirectory() as scratch:
-        inputs, outputs = pathlib.Path(scratch, "images.npz"), pathlib.Path(scratch, "tokens.npz")
-        np.savez(inputs, allow_pickle=False, **images)
-        script = pathlib.Path(__file__).with_name("torch_features.py")
-        subprocess.run([sys.executable, str(script), str(folder), str(inputs), str(outputs)], check=True)
-        with np.load(outputs) as arrays:
-            theirs = dict(arrays)
+    inputs = parity.questions(model)
+    theirs = _in_torch(folder, inputs)
     unloaded = theirs.pop("unloaded").tolist()
     if unloaded:
         raise Mismatch(f"--verify: PyTorch did not load {len(unloaded)} weights one to one: {', '.join(unloaded[:3])}")
-    plain = dataclasses.replace(model, dtype="float32", attention="xla", remat="none", drop_path=0.0)
-    apply = jax.jit(ViT(plain).apply)
-    differences = []
-    for size, batch in images.items():
-        with jax.default_matmul_precision("highest"):
-            out = apply({"params": backbone}, batch.transpose(0, 2, 3, 1))
-        ours = np.concatenate([out["cls"][:, None], out["registers"], out["patches"]], axis=1)
-        if ours.shape != theirs[size].shape:
-            raise Mismatch(f"--verify: at {size} px PyTorch gives tokens {theirs[size].shape}, JAX {ours.shape}")
-        differences.append(float(np.abs(ours - theirs[size]).max()))
-        print(f"verify at {size} px: {ours.shape[1]} tokens, largest difference {differences[-1]:.2g}")
-    if not all(difference <= TOLERANCE for difference in differences):  # NaN is not <= anything
-        raise Mismatch(f"--verify: PyTorch and JAX differ by more than {TOLERANCE:g}; nothing was written")
+    entries = parity.differences(backbone, model, inputs, theirs)
+    pixels = parity.of_pixels(inputs, theirs, side)
+    largest, where = parity.worst(entries, pixels)
+    print(f"verify: largest difference {largest:.2g} ({where})")
+    if largest > parity.TOLERANCE:
+        raise Mismatch(
+            f"--verify: PyTorch and JAX differ by more than {parity.TOLERANCE:g} ({where}: {largest:.2g}); nothing was "
+            "written"
+        )
+    if unequal := parity.unequal(folder, backbone, model):
+        raise Mismatch(f"--verify: {', '.join(unequal[:3])} of the folder is not that of the run; nothing was written")
+    parity.write(folder, entries, pixels)
+
+
+def _in_torch(folder: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    with tempfile.TemporaryDirectory() as scratch:
+        given, found = pathlib.Path(scratch, "inputs.npz"), pathlib.Path(scratch, "found.npz")
+        np.savez(given, allow_pickle=False, **inputs)
+        script = pathlib.Path(__file__).with_name("torch_features.py")
+        subprocess.run([sys.executable, str(script), str(folder), str(given), str(found)], check=True)
+        with np.load(found) as arrays:
+            return dict(arrays)
+
+
+def _unpickled(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of a PyTorch pickle, read in another process. Raises UserError."""
+    if importlib.util.find_spec("torch") is None:
+        raise UserError(f"{path}: PyTorch pickles need torch, not installed; run pip install 'curia2-jax[eval]'")
+    with tempfile.TemporaryDirectory() as scratch:
+        out = pathlib.Path(scratch, "weights.safetensors")
+        script = pathlib.Path(__file__).with_name("torch_weights.py")
+        done = subprocess.run([sys.executable, str(script), str(path), str(out)], stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise UserError(
+                f"{path}: not read as a dict of tensors, and nothing in it was run ({said}); fetch it again"
+            )
+        return sources.load(out)
 
 
 @contextlib.contextmanager
@@ -156,7 +171,7 @@ def run(argv: list[str]) -> int:
         if _CHECKPOINT.value is not None:
             export(_CHECKPOINT.value, output, _VERIFY.value)
         elif _PRETRAINED.value is not None:
-            restore(pathlib.Path(_PRETRAINED.value), output)
+            restore(_PRETRAINED.value, output)
     except Mismatch as e:
         print(f"error: {e}", file=sys.stderr)
         return 1

@@ -203,6 +203,7 @@ def write(directory: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig
     """
     config, tensors = model_config(model), to_huggingface(backbone, model)
     safetensors.numpy.save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    (directory / WEIGHTS).chmod(0o644)  # safetensors makes it the owner's alone
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -227,7 +228,7 @@ def read_weights(directory: pathlib.Path, model: ViTConfig) -> Tree:
     if (directory / WEIGHTS).exists() or not index.exists():
         files = [directory / WEIGHTS]
     else:
-        files = [directory / name for name in sorted(set(_json(index).get("weight_map", {}).values()))]
+        files = [directory / name for name in _shards(index)]
     tensors: dict[str, np.ndarray] = {}
     for file in files:
         try:
@@ -237,6 +238,18 @@ def read_weights(directory: pathlib.Path, model: ViTConfig) -> Tree:
         except safetensors.SafetensorError as e:
             raise UserError(f"{file}: not a whole safetensors file ({e}); fetch it again") from None
     return from_huggingface(tensors, model, str(files[0] if len(files) == 1 else index))
+
+
+def _shards(index: pathlib.Path) -> list[str]:
+    """The files that an index names, which lie beside it."""
+    said = _json(index)
+    named = said.get("weight_map") if isinstance(said, dict) else None
+    if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+        raise UserError(f"{index}: no weight_map of names to files; fetch it again")
+    for name in sorted(set(named.values())):
+        if pathlib.PurePath(name).name != name or not name.endswith(".safetensors"):
+            raise UserError(f"{index}: names {name!r}; only .safetensors files beside the index are read")
+    return sorted(set(named.values()))
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

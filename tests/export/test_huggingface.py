@@ -83,6 +83,7 @@ def test_export_gives_the_same_tokens(tmp_path, ffn, channels, registers):
         np.testing.assert_allclose(ours(config, params, images), expected, rtol=0, atol=1e-5)
     assert_same(huggingface.read_weights(tmp_path, config), params)
     assert config_from(tmp_path) == config
+    assert (tmp_path / huggingface.WEIGHTS).stat().st_mode & 0o777 == 0o644  # a group can read it
 
 
 @pytest.mark.parametrize(("ffn", "channels", "registers"), MODELS)

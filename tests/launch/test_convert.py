@@ -180,7 +180,9 @@ def test_verify_agrees(run, tmp_path):
     command = [sys.executable, "launch/convert.py", "--checkpoint", run[0], "--output", tmp_path / "hf", "--verify"]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "verify at 32 px: 17 tokens" in done.stdout and "verify at 48 px: 37 tokens" in done.stdout
+    said = json.loads((tmp_path / "hf" / "parity.json").read_text())
+    assert {entry["size"] for entry in said["probes"]} == {16, 32, 48}
+    assert "verify: largest difference" in done.stdout
     assert (tmp_path / "hf" / "model.safetensors").exists()
 
 
