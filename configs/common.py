@@ -63,10 +63,10 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     c.masks.probability = 0.5  # share of global crops with a mask [DINOv2]
     c.masks.ratio = (0.1, 0.5)  # of the patches of a masked crop [DINOv2]
 
-    # One channel: no hue, saturation, greyscale or solarise. DINOv2's strengths where it has the step [ours].
+    # One channel: no hue, saturation, grayscale or solarize. DINOv2's strengths where it has the step [ours].
     c.augment = ConfigDict()
     c.augment.normalize = "slice"  # z-score by the whole slice, or the "crop" [ours: small crops keep air from bone]
-    c.augment.gamma_rate = 0.8  # [ours: the rate of DINOv2's colour jitter]
+    c.augment.gamma_rate = 0.8  # [ours: the rate of DINOv2's color jitter]
     c.augment.gamma = 1.5
     c.augment.brightness_rate = 0.8
     c.augment.brightness = 0.4  # standard deviations of the slice

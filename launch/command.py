@@ -13,7 +13,7 @@ from ml_collections import config_flags
 
 from curia2_jax.errors import UserError
 
-# Nowhere to write, for lack of room or of rights: for the user to mend.
+# Disk full or no permission: the user's to fix.
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS)
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -72,7 +72,7 @@ def start(run: Callable[[list[str]], int | None]) -> None:
     """Runs a command; it returns its exit code, None for 0."""
 
     def main(argv: list[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # what libraries say beside that is not for our users
+        logging.set_verbosity(logging.WARNING)  # hide the libraries' info messages
         try:
             code = run(argv)
         except UserError as e:

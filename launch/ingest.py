@@ -3,6 +3,8 @@
 python launch/ingest.py --input DIR --output CORPUS [--labels GLOB|CSV] [--planes axial,coronal] [--workers N]
 python launch/ingest.py --input DIR --output CORPUS --runner beam [--beam-options=--runner=FlinkRunner,...]
 python launch/ingest.py --output CORPUS --preview 4 [--config=configs/vitg.py]
+python launch/ingest.py --input DIR --output CORPUS --append
+python launch/ingest.py --output CORPUS --forget KEY
 python launch/ingest.py --verify CORPUS
 python launch/ingest.py --statistics CORPUS
 """
@@ -53,6 +55,12 @@ _PREVIEW = flags.DEFINE_integer(
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Whose crops and masks --preview draws; configs/vitb.py if not given.", lock_config=True
 )
+_APPEND = flags.DEFINE_bool(
+    "append", False, "Add what is new in the archive to a finished corpus; files seen before are not looked at again."
+)
+_FORGET = flags.DEFINE_multi_string(
+    "forget", [], "Patient who withdraws: key of the index column patient, or the archive's identifier; all slices go."
+)
 _VERIFY = flags.DEFINE_string("verify", None, "Read and check every record of a corpus.")
 _STATISTICS = flags.DEFINE_string("statistics", None, "Tell what is in a corpus.")
 
@@ -67,6 +75,9 @@ def run(argv: list[str]) -> int:
 
         _table(pathlib.Path(_STATISTICS.value), audit.statistics(pathlib.Path(_STATISTICS.value)))
         return 0
+    if _FORGET.value:
+        _forget()
+        return 0
     if not _OUTPUT.value or not (_INPUT.value or _PREVIEW.value):
         raise UserError("nothing to do; write --input DIR --output CORPUS, --verify CORPUS or --statistics CORPUS")
     if _INPUT.value:
@@ -76,9 +87,25 @@ def run(argv: list[str]) -> int:
     return 0
 
 
+def _forget() -> None:
+    from curia2_jax.data.corpus import layout
+    from curia2_jax.data.ingest import forget
+
+    if not _OUTPUT.value or _INPUT.value:
+        raise UserError("--forget: goes with --output CORPUS and no --input; ingest and forget one after the other")
+    folder = pathlib.Path(_OUTPUT.value)
+    contract = forget.forget(folder, _FORGET.value)
+    print(
+        f"{folder}: {contract['slices']} slices of {contract['patients']} patients are left, all others are as before"
+    )
+    print(f"runs on the corpus as it was do not go on; its contract is revision {contract.get('revision', 1)}")
+    table = folder / layout.LOCAL / layout.QUARANTINE
+    print(f"not searched: copies and checkpoints elsewhere; {table} may name refused files of the patient")
+
+
 def _ingest(output: pathlib.Path) -> None:
     from curia2_jax.data.corpus import layout
-    from curia2_jax.data.ingest import ingest, runners
+    from curia2_jax.data.ingest import ingest, runners, shard_maker, tables
 
     options = ingest.Options(
         input=tuple(_INPUT.value),
@@ -96,10 +123,16 @@ def _ingest(output: pathlib.Path) -> None:
     if _BEAM.value and _RUNNER.value != "beam":
         raise UserError(f"--beam-options {','.join(_BEAM.value)}: only with --runner beam; write it too")
     runner = runners.beam(_BEAM.value) if _RUNNER.value == "beam" else None
-    with _bars() as progress:
-        summary = ingest.ingest(output, options, _WORKERS.value, progress, runner)
+    with _bars(lambda: shard_maker.longest(output)) as progress:
+        summary = ingest.ingest(output, options, _WORKERS.value, progress, runner, _APPEND.value)
     contract = summary.contract
     refused = {reason: n for reason, n in sorted(summary.refused.items()) if reason != "other_file"}
+    lost = {
+        reason: f"{refused[reason]}: {of['files']:,} files, {of['bytes']:,} bytes, "
+        f"{of['bytes'] / max(summary.bytes, 1):.1%} of all"
+        for reason, of in summary.lost.items()
+        if reason in refused
+    }
     rows = {
         "studies": contract["studies"],
         "series": contract["series"],
@@ -111,7 +144,7 @@ def _ingest(output: pathlib.Path) -> None:
         "labels": summary.label_maps,
         "benchmark tasks": len(summary.tasks),
         "refused": sum(refused.values()),
-        **{f"  {reason}": n for reason, n in refused.items()},
+        **{f"  {reason}": lost.get(reason, n) for reason, n in refused.items()},
         "other files": summary.refused.get("other_file", 0),
         "bytes": f"{contract['bytes']:,}",
         "seconds": f"{summary.seconds:.1f}",
@@ -120,9 +153,14 @@ def _ingest(output: pathlib.Path) -> None:
     _table(output, rows)
     stages = ", ".join(f"{stage} {1000 * s / contract['slices']:.2f}" for stage, s in summary.stages.items())
     print(f"milliseconds of a core for a slice: {stages}")
+    if summary.slowest:
+        slowest = ", ".join(f"{tables.shown(name)} {seconds:.1f} s" for seconds, name in summary.slowest)
+        print(f"slowest: {slowest}")
     for warning in summary.warnings:
         print(f"warning: {warning}")
-    print(f"why each file was refused: {output / layout.LOCAL / layout.QUARANTINE}")
+    print(
+        f"why each file was refused: {output / layout.LOCAL / layout.QUARANTINE}, pictures in {layout.QUARANTINE_PAGE}"
+    )
 
 
 def _verify(folder: pathlib.Path) -> int:
@@ -165,7 +203,7 @@ def _preview(folder: pathlib.Path, pages: int) -> None:
     print(pictures / "placement.png")
 
 
-def _table(folder: pathlib.Path, rows: dict[str, object]) -> None:
+def _table(folder: pathlib.Path, rows: collections.abc.Mapping[str, object]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -176,8 +214,13 @@ def _table(folder: pathlib.Path, rows: dict[str, object]) -> None:
 
 
 @contextlib.contextmanager
-def _bars() -> collections.abc.Iterator[collections.abc.Callable[[str, int, int, int], None]]:
-    """Progress bars on stderr with rate and time left; the stages appear as they begin. Yields a plan.Progress."""
+def _bars(
+    longest: collections.abc.Callable[[], tuple[str, float]] = lambda: ("", 0.0),
+) -> collections.abc.Iterator[collections.abc.Callable[[str, int, int, int], None]]:
+    """Progress bars on stderr with rate and time left; the stages appear as they begin. Yields a plan.Progress.
+
+    `longest` says what has taken the longest just now, and the seconds: it is named when it takes ten.
+    """
     from rich import progress as rich
     from rich.console import Console
 
@@ -189,6 +232,15 @@ def _bars() -> collections.abc.Iterator[collections.abc.Callable[[str, int, int,
         rich.TimeElapsedColumn(),
         rich.TimeRemainingColumn(),
     ]
+
+    class Longest(rich.ProgressColumn):
+        max_refresh = 1.0
+
+        def render(self, task: rich.Task) -> str:
+            name, seconds = longest()
+            return f"{ascii(name)[1:-1][-60:]} {seconds:.0f} s" if seconds > 10 and not task.finished else ""
+
+    columns.append(Longest())
     with rich.Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, rich.TaskID] = {}
 

@@ -2,6 +2,7 @@
 links."""
 
 import importlib
+import json
 import os
 import pathlib
 import re
@@ -17,6 +18,26 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 # In the order of reading: what a page shows may need what the one before it made.
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# The rows of two tables, by estimate, in a process that has as many virtual devices as the largest.
+PLANS = """
+import importlib, json, re, sys
+import jax
+from curia2_jax.planning import changes, chips, forecast
+from curia2_jax.training.recipe import recipe_from
+jax.config.update("jax_num_cpu_devices", 64)
+plans = []
+for name, target, batch, *_ in json.load(sys.stdin):
+    gpus = re.fullmatch(r"(\\d+) x (\\w+)", target)
+    chip, number = chips.target(None, f"{gpus[2].lower()}x{gpus[1]}") if gpus else chips.target(target, None)
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.data.global_batch, config.parallel.fsdp = int(batch.replace(",", "")), 8
+    plan = forecast.forecast(recipe_from(config.to_dict()), chip, jax.devices()[:number], compile_it=False)
+    wire = sum(plan.step["fewest_wire_bytes_of_a_device"].values())
+    plans.append({"peak": plan.peak_bytes / 2**30, "fewest": wire / 2**30})
+recipe, v5p = recipe_from(importlib.import_module("configs.vitg").get_config().to_dict()), chips.chip("v5p")
+scaling = changes.weak_scaling(recipe, v5p, 32, forecast.kernels_on(recipe, v5p))
+json.dump({"plans": plans, "scaling": scaling}, sys.stdout)
+"""
 
 
 def blocks(page: pathlib.Path, language: str) -> list[str]:
@@ -117,3 +138,27 @@ def test_the_errands_name_files_that_are_there():
     }
     assert len(files) > 15
     assert not {name for name in files if not any((root / name).exists() for root in (ROOT, ROOT / "curia2_jax"))}
+
+
+def test_the_tables_of_plans_are_what_the_plan_says():
+    """What arithmetic gives: estimates, fewest bytes on the wire, weak scaling. Compiling takes minutes a row."""
+    text = (ROOT / "docs" / "clusters.md").read_text()
+    rows = re.findall(
+        r"^\| `(\w+)\.py`, (\S+(?: x \w+)?) \| ([\d,]+) \| .*? \| ([\d.]+) GiB \| \d+ \| .*? of ([\d.]+) GiB \|$",
+        text, re.MULTILINE,
+    )  # fmt: skip
+    scaling = re.findall(r"^\| ([\d,]+) \| ([\d,]+) \| ([\d.]+) GiB \| ([\d.]+) \| (.*)\|$", text, re.MULTILINE)
+    assert len(rows) == 6 and len(scaling) == 4
+    done = subprocess.run(
+        [sys.executable, "-c", PLANS], input=json.dumps(rows), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    for (_, _, _, peak, fewest), plan in zip(rows, found["plans"], strict=True):
+        assert float(peak) == pytest.approx(plan["peak"], abs=0.06)
+        assert float(fewest) == pytest.approx(plan["fewest"], abs=0.06)
+    by_devices = {row["devices"]: row for row in found["scaling"]}
+    for devices, images, wire, ratio, note in scaling:
+        row = by_devices[int(devices.replace(",", ""))]
+        assert int(images.replace(",", "")) == row["global_batch"] and note.strip() == row["note"]
+        assert float(wire) == pytest.approx(row["wire_bytes_inside"] / 2**30, abs=0.06)
+        assert float(ratio) == pytest.approx(row["wire_s"] / row["compute_s"], abs=6e-4)

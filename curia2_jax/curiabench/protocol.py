@@ -111,9 +111,9 @@ SCORINGS = (
         metrics=(ACCURACY, BALANCED_ACCURACY, AUROC),
         primary=PRIMARY,
         settings={  # spelled as in the first reports
-            "neighbours": heads.NEIGHBORS,
+            "neighbors": heads.NEIGHBORS,
             "temperature": heads.TEMPERATURE,
-            "regularisation": list(heads.REGULARIZATION),
+            "regularization": list(heads.REGULARIZATION),
         },
     ),
 )

@@ -113,7 +113,7 @@ def sinkhorn_knopp(
     Every sum is one reading of the logits. Only the first sum of columns and the first of rows can overflow or vanish:
     they are taken relative to maxima, two more readings, unless bound / temp is at most SAFE. Then no exp(z / temp)
     leaves float32, and no row sum after the columns, in [K exp(-2 SAFE) / rows, K], once it is multiplied by exp(SAFE).
-    Where columns were normalised, rows that held 1 before hold 1 / rows at least and K at most; where rows were,
+    Where columns were normalized, rows that held 1 before hold 1 / rows at least and K at most; where rows were,
     columns that held 1 before hold 1 / K at least and the number of rows at most.
     """
     shards, rows, prototypes = logits.shape

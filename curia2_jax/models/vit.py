@@ -83,6 +83,11 @@ class ViTConfig:
         return 4 * self.width if self.ffn == "mlp" else (4 * self.width * 2 // 3 + 7) // 8 * 8
 
     @property
+    def hidden_matrices(self) -> int:
+        """Kernels of (width, hidden) in front of the hidden units: gate and up, or one."""
+        return 2 if self.ffn == "swiglu" else 1
+
+    @property
     def position_form(self) -> str:
         return self.interpolation or ("antialias" if self.registers else "size")
 

@@ -98,7 +98,7 @@ def _jax(env: Mapping[str, str]) -> Cluster | None:
 
 
 def _indexed_job(env: Mapping[str, str]) -> Cluster | None:
-    """A pod of an Indexed Job of which nobody has said how many pods it has."""
+    """An Indexed Job without JAX_NUM_PROCESSES."""
     if "JOB_COMPLETION_INDEX" in env:
         raise UserError(
             "Kubernetes: JOB_COMPLETION_INDEX is set, JAX_NUM_PROCESSES is not; set it and JAX_COORDINATOR_ADDRESS as "

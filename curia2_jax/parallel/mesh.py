@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from curia2_jax.errors import UserError
 
@@ -50,6 +50,11 @@ def make_mesh(c: ParallelConfig, devices: list[jax.Device] | None = None) -> Mes
     else:
         array = np.array(devices).reshape(shape)
     return Mesh(array, BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def abstract_mesh(devices: int, fsdp: int) -> AbstractMesh:
+    """The shape of `make_mesh` for so many devices, none of which has to be there."""
+    return AbstractMesh((devices // fsdp, fsdp), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def platform_of(mesh: Mesh | None) -> str:

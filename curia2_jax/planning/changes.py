@@ -4,10 +4,9 @@ import dataclasses
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, AxisType
 
 from curia2_jax.data.crops.masks import masked_per_group
-from curia2_jax.parallel.mesh import BATCH_AXES, batch_shards, make_mesh
+from curia2_jax.parallel.mesh import abstract_mesh, batch_shards, make_mesh
 from curia2_jax.planning import estimates, flops
 from curia2_jax.planning.chips import Chip
 from curia2_jax.training.initial import abstract_sharded_state
@@ -64,7 +63,7 @@ def weak_scaling(recipe: Recipe, chip: Chip, images: int, kernels: bool) -> list
     for number in (2**i for i in range(3, 13)):
         one = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, global_batch=images * number))
         fsdp = min(recipe.parallel.fsdp, number)
-        mesh = AbstractMesh((number // fsdp, fsdp), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+        mesh = abstract_mesh(number, fsdp)
         params = abstract_sharded_state(one, mesh).params
         inside, across = estimates.split_wire(params, one, chip, number)
         total = sum(flops.update(one, masked).values()) + flops.recomputed(one) + flops.crops(one)

@@ -55,7 +55,7 @@ def as_compared(sections: dict[str, Any]) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What results have to be read with."""
+    """Host, device and library versions."""
     return {
         "host": platform.node(),
         "device": jax.devices()[0].device_kind,

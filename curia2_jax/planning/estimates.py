@@ -41,7 +41,7 @@ def residuals(model: ViTConfig, tokens: int, itemsize: int, kernels: bool = True
 
     `kernels`: attention keeps its scores on the chip.
     """
-    hidden = (2 if model.ffn == "swiglu" else 1) * model.hidden
+    hidden = model.hidden_matrices * model.hidden
     named = {"qkv": 3 * model.width, "attn_out": model.width, "ffn_hidden": hidden}
     dense = 3 * model.width + 2 * model.width + hidden  # outputs of every matrix product with a weight
     per_token = {
@@ -126,7 +126,7 @@ def memory_traffic(recipe: Recipe, params_bytes: int, masked_per_group: int, dev
     of attention unless a kernel keeps them on the chip, the optimizer's passes over the state, and the prototypes'
     logits."""
     m, c, size = recipe.model, recipe.crops, jnp.dtype(recipe.model.dtype).itemsize
-    hidden = (2 if m.ffn == "swiglu" else 1) * m.hidden
+    hidden = m.hidden_matrices * m.hidden
     per_token = size * (16 * m.width + 3 * hidden)
     forward = 0.0
     for side, crops, passes in ((c.global_size, 2, 4), (c.local_size, c.num_local, 3)):  # the teacher's is the fourth

@@ -21,7 +21,7 @@ def kept_share(crops: int, rate: float) -> float:
 def block(model: ViTConfig, tokens: int) -> float:
     """One transformer block on one crop of `tokens` tokens, forward: projections, attention, feed-forward net."""
     width = model.width
-    matrices = 4 * width * width + (3 if model.ffn == "swiglu" else 2) * width * model.hidden
+    matrices = 4 * width * width + (model.hidden_matrices + 1) * width * model.hidden
     return 2.0 * tokens * matrices + attention(model, tokens)
 
 
@@ -91,8 +91,8 @@ def recomputed(recipe: Recipe) -> float:
         kept = kept_share(crops * images // groups, m.drop_path)
         again = attention(m, tokens)
         if m.remat != "dots_with_no_batch_dims_saveable":
-            matrices = {"qkv": 3 * m.width**2, "attn_out": 0, "ffn_hidden": (2 if m.ffn == "swiglu" else 1)}
-            matrices["ffn_hidden"] *= m.width * m.hidden
+            hidden = m.hidden_matrices * m.width * m.hidden
+            matrices = {"qkv": 3 * m.width**2, "attn_out": 0, "ffn_hidden": hidden}
             saved = sum(2.0 * tokens * matrices[name] for name in m.remat.split(",") if name in matrices)
             # With a flash kernel a saved output still costs the forward pass again: its log-sum-exp is not saved.
             again = block(m, tokens) - saved
@@ -109,5 +109,5 @@ def crops(recipe: Recipe) -> float:
 
 
 def mfu(flops: float, seconds: float, devices: int, peak: float) -> float:
-    """Model FLOPs utilisation: share of the peak of all devices that `flops` in `seconds` amounts to."""
+    """Model FLOPs utilization: share of the peak of all devices that `flops` in `seconds` amounts to."""
     return flops / (seconds * devices * peak)

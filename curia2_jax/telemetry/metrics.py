@@ -34,7 +34,7 @@ def read(path: pathlib.Path) -> tuple[list[dict[str, float]], int]:
 
 
 def rankme(tokens: np.ndarray) -> float:
-    """Effective rank of (n, D) tokens: exp of the entropy of their normalised singular values (arXiv 2210.02885).
+    """Effective rank of (n, D) tokens: exp of the entropy of their normalized singular values (arXiv 2210.02885).
 
     In float64, rounded to float32, so that the last bits of a linear-algebra library do not tell two equal runs apart.
     NaN for tokens that are all zero or not all finite.

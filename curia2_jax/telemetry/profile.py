@@ -8,7 +8,7 @@ FIRST, LAST = 10, 15  # steps of this life of the run that are traced: late enou
 
 
 class Profile:
-    """Traces steps FIRST to LAST into RUN/profile. Told of every step; does nothing in the others."""
+    """Traces steps FIRST to LAST into RUN/profile. Call before every step."""
 
     def __init__(self, run: pathlib.Path, start: int):
         self._folder, self._start, self._on = run / "profile", start, False

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
+from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.errors import UserError
 from curia2_jax.models import pos_embed
 from curia2_jax.parallel import compiler, sharding
@@ -35,10 +36,7 @@ def initial_state(saved: Checkpoints, newest: int | None, recipe: Recipe, mesh: 
     if newest is not None:
         state, meta = saved.restore(newest, abstract)
         if meta["corpus"] != contract_hash:
-            raise UserError(
-                f"config.data.corpus: {recipe.data.corpus} has the contract {contract_hash[:12]}, the checkpoints of "
-                f"this run are of {meta['corpus'][:12]}; write the corpus of the run, or another --workdir"
-            )
+            raise UserError(_of_another_corpus(recipe.data.corpus, contract_hash, meta["corpus"]))
         return state
     key = jax.random.key(recipe.seed)
     if not recipe.init_from:
@@ -51,6 +49,20 @@ def initial_state(saved: Checkpoints, newest: int | None, recipe: Recipe, mesh: 
         {**random, **jax.device_put(tree, {k: shardings.params[k] for k in tree})} for tree in (params, teacher)
     )
     return jax.jit(lambda p, t: from_params(p, t, recipe), out_shardings=shardings)(params, teacher)
+
+
+def _of_another_corpus(corpus: str, found: str, before: str) -> str:
+    """Why a run does not go on, and what to write."""
+    if any(before in contract.get("replaces", ()) for contract in Corpus(corpus).contracts):
+        return (
+            f"config.data.corpus: {corpus} was changed after this run began (its contract was {before[:12]}, now it is "
+            f"{found[:12]}: slices were added, or patients withdrew); write another --workdir, and "
+            "--config.init_from=RUN to begin with the weights of this run"
+        )
+    return (
+        f"config.data.corpus: {corpus} has the contract {found[:12]}, the checkpoints of this run are of "
+        f"{before[:12]}; write the corpus of the run, or another --workdir"
+    )
 
 
 def pretrained(recipe: Recipe) -> tuple[PyTree, PyTree]:

@@ -209,6 +209,9 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
             "knots": objective.pop("sigreg_knots"),
             "t_max": objective.pop("sigreg_t_max"),
         }
+    for term in TERMS:  # one that is younger than the run
+        if objective and term.name not in objective:
+            objective[term.name] = dataclasses.asdict(term.config(weight=0.0))
     return new
 
 

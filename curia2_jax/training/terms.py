@@ -93,7 +93,8 @@ class SigRegConfig:
 
 class Term(NamedTuple):
     """`loss` gives the unweighted value () and metrics; `flops` the matrix products of a step, forward and backward, by
-    part; `curve` is a panel of the run's picture: its title and the metrics in it."""
+    part; `curve` is a panel of the run's picture: its title and the metrics in it. In a new term all that `config` has
+    beside `weight` has a default, so that runs that are older than the term go on without it."""
 
     name: str
     config: type

@@ -63,7 +63,7 @@ def results(trained=0.8, random=0.6, pixels=0.3, margin=0.1, patients=12):
     }  # fmt: skip
     settings = {
         "bootstrap_draws": 2000,
-        "neighbours": 20,
+        "neighbors": 20,
         "temperature": 0.07,
         "device": "cpu",
         "versions": {"torch": "2"},

@@ -10,7 +10,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, 
 
 
 def body(shape: tuple[int, int, int] = (12, 40, 48), seed: int = 0, low: int = -1000) -> np.ndarray:
-    """(S, P, L) int16: an off-centre ellipsoid of noisy tissue in air; every voxel of it is a little different."""
+    """(S, P, L) int16: an off-center ellipsoid of noisy tissue in air; every voxel of it is a little different."""
     rng = np.random.default_rng(seed)
     s, p, left = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
     inside = (0.2 * s) ** 2 + ((p - 0.1) / 0.8) ** 2 + ((left + 0.15) / 0.7) ** 2 < 1

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.ingest import plan
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -77,6 +78,8 @@ def test_ingest_verify_statistics_and_preview(tmp_path):
         (("--input", "IN", "--output", "OUT", "--planes", "oblique"), "--planes: found oblique"),
         (("--input", "IN", "--output", "/proc/none"), "/proc/none"),
         (("--verify", "IN"), "no corpus"),
+        (("--output", "IN", "--forget", "x"), "no corpus"),
+        (("--forget", "x"), "--forget: goes with --output CORPUS and no --input"),
         (("--statistics", "IN"), "no corpus"),
         (("--output", "IN", "--preview", "1"), "no corpus"),
         (("--output", "IN", "--preview", "1", "--config=configs/none.py"), "--config=configs/none.py: cannot be read"),
@@ -116,6 +119,22 @@ def test_the_codec_is_a_flag(tmp_path):
     assert call(*line, "--codec=zstd").returncode == 0
     assert json.loads((tmp_path / "out" / "contract.json").read_text())["record"]["version"] == 2
     assert "error: --output" in call(*line).stderr
+
+
+def test_a_patient_is_forgotten(tmp_path):
+    """By the key in the index; the corpus verifies, and nobody is forgotten twice."""
+    write_study(tmp_path / "in")
+    ct = nib.load(tmp_path / "in" / "ct.nii.gz")
+    nib.save(nib.Nifti1Image(ct.get_fdata()[::-1].astype(np.int16), ct.affine), tmp_path / "in" / "other.nii.gz")
+    assert call("--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", 1).returncode == 0
+    keys = sorted(set(Corpus(tmp_path / "out").column("patient")))
+    assert len(keys) > 1
+    done = call("--output", tmp_path / "out", "--forget", keys[0])
+    assert done.returncode == 0 and "revision 2" in done.stdout, done.stderr
+    assert sorted(set(Corpus(tmp_path / "out").column("patient"))) == keys[1:]
+    assert call("--verify", tmp_path / "out", "--workers", 1).returncode == 0
+    again = call("--output", tmp_path / "out", "--forget", keys[0])
+    assert again.returncode == 2 and "nobody in" in again.stderr and "Traceback" not in again.stderr
 
 
 def test_help_names_the_flags_and_the_commands():

@@ -70,7 +70,7 @@ def test_dinov3_writes_the_same_loss_as_weighted_means():
 
 
 def test_without_local_crops_the_denominator_is_three():
-    """DINOv2's max(n_local * 2, 1) in the normalisation."""
+    """DINOv2's max(n_local * 2, 1) in the normalization."""
     z = jnp.asarray(TEACHER, jnp.float32)[None]
     ours = jnp.asarray(GLOBAL, jnp.float32).reshape(1, 4, 2, 32)
     loss, parts = dino_loss(

@@ -26,7 +26,7 @@ def test_reference(dtype, rule):
         np.testing.assert_allclose(koleo(x[:, :1]), expected["batch_of_1"], **rule)
 
 
-def test_dinov3_with_one_neighbour():
+def test_dinov3_with_one_neighbor():
     expected = reference.VALUES["dinov3"]["koleo_distributed_topk1_world1_f32"]
     np.testing.assert_allclose(koleo(jnp.asarray(X, jnp.float32)[None]), expected, rtol=2e-5)
 
@@ -40,7 +40,7 @@ def test_half_precision_input_is_computed_in_float32():
 
 def test_groups_are_apart_and_averaged():
     x = np.random.default_rng(0).normal(size=(3, 4, 16)).astype(np.float32)
-    x[1] = x[0]  # Neighbours across groups would be at distance 0.
+    x[1] = x[0]  # Neighbors across groups would be at distance 0.
     alone = [float(koleo(jnp.asarray(group)[None])) for group in x]
     np.testing.assert_allclose(koleo(jnp.asarray(x)), np.mean(alone), rtol=1e-5)
 

@@ -117,7 +117,7 @@ def test_sinkhorn_survives_what_overflows_the_textbook():
     assert all(np.isfinite(x).all() for x in made)
     with np.errstate(under="ignore"):
         z = hard[0].astype(np.longdouble)
-        z[:, 1] += 300  # A shift of one column is undone by the first normalisation; exp would be 0 without it.
+        z[:, 1] += 300  # A shift of one column is undone by the first normalization; exp would be 0 without it.
         z[:, 0] -= 40
         expected = plain_sinkhorn(z.astype(np.float64), 0.04)
     np.testing.assert_allclose(dense(made), expected, rtol=0, atol=2e-3)

@@ -138,7 +138,7 @@ def test_parameter_counts_of_our_sizes(size, low, high):
 
 
 def params_of(config, seed=0):
-    """Random parameters of the right shapes without compiling the initialisation; no two layers alike."""
+    """Random parameters of the right shapes without compiling the initialization; no two layers alike."""
     random = np.random.default_rng(seed)
     images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, config.in_channels), jnp.float32)
     shapes = jax.eval_shape(ViT(config).init, jax.random.key(0), images)["params"]

@@ -14,7 +14,7 @@ def test_fsdp_is_the_minor_axis(fsdp, shape):
     mesh = make_mesh(ParallelConfig(fsdp=fsdp, accumulation=1))
     assert mesh.devices.shape == shape and mesh.axis_names == ("data", "fsdp")
     assert batch_shards(mesh) == 8
-    # Neighbours, as the devices of a node are, hold one copy of the state.
+    # Neighbors, as the devices of a node are, hold one copy of the state.
     ids = [[d.id for d in row] for row in mesh.devices]
     assert ids == np.arange(8).reshape(shape).tolist()
 
@@ -56,6 +56,6 @@ def test_batches_that_fit():
 def test_every_row_has_its_process():
     mesh = make_mesh(ParallelConfig(fsdp=2, accumulation=1))
     np.testing.assert_array_equal(local_rows(16, mesh), np.arange(16))
-    # Rows of a shard are neighbours, so groups stay together.
+    # Rows of a shard are neighbors, so groups stay together.
     pieces = NamedSharding(mesh, BATCH).devices_indices_map((16,))
     assert [pieces[d][0] for d in jax.devices()] == [slice(2 * i, 2 * i + 2) for i in range(8)]

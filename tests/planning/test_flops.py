@@ -15,7 +15,7 @@ from curia2_jax.training.state import abstract_state
 from curia2_jax.training.step import update
 from tests.training.tiny import tiny_config
 
-# What is counted is the partitioned and optimised program; its machine code is not looked at.
+# What is counted is the partitioned and optimized program; its machine code is not looked at.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 

@@ -68,4 +68,4 @@ def test_pil_cuts_the_crops_of_the_accelerator(recipe):
         ours = np.asarray(cut(batch["slices"].astype(np.float32), batch["extent"], batch[name], size))
         for row in range(8):
             theirs = np.stack(crops[row * 4 : row * 4 + 4][views_of])
-            np.testing.assert_allclose(ours[row], theirs, atol=2.0)  # of 2048 grey values
+            np.testing.assert_allclose(ours[row], theirs, atol=2.0)  # of 2048 gray values

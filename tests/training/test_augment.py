@@ -163,7 +163,7 @@ def test_flips_mirror_columns_and_draws_do_not_depend_on_the_batch_around_a_row(
     np.testing.assert_allclose(few[0], many[0][:8], rtol=1e-5, atol=1e-5)
 
 
-def test_a_constant_slice_is_only_centred():
+def test_a_constant_slice_is_only_centerd():
     batch = batch_of(2)
     batch["slices"] = jnp.full_like(batch["slices"], 40)
     crops, _ = cut(batch, jax.random.key(0), dataclasses.replace(CONFIG, **OFF))

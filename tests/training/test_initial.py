@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from curia2_jax.data.corpus.corpus import Corpus
+from curia2_jax.data.ingest import forget
 from curia2_jax.errors import UserError
 from curia2_jax.parallel.mesh import make_mesh
 from curia2_jax.training import checkpoints, initial
 from curia2_jax.training import state as states
 from curia2_jax.training.recipe import recipe_from
+from tests.data.small_corpus import write_small_corpus
 from tests.training.tiny import tiny_config
 
 
@@ -73,3 +76,23 @@ def test_student_teacher_and_heads_each_come_from_their_own(tmp_path, heads):
                 np.testing.assert_allclose(a, b, rtol=0, atol=0 if heads or name == "backbone" else 1e-6)
     assert int(found.step) == 0
     assert not any(np.asarray(x).any() for x in jax.tree.leaves(found.opt_state))
+
+
+@pytest.mark.parametrize("withdrawn", [True, False])
+def test_a_run_does_not_go_on_with_another_corpus(tmp_path, withdrawn):
+    """Of one that a patient withdrew from it says so, and how to begin with the weights of the run."""
+    write_small_corpus(tmp_path / "corpus")
+    recipe = recipe_from(tiny_config(data__corpus=str(tmp_path / "corpus")))
+    mesh = make_mesh(recipe.parallel, jax.devices()[:1])
+    before = Corpus(tmp_path / "corpus").contract["hash"]
+    with checkpoints.Checkpoints(tmp_path / "run", recipe.checkpoint) as writer:
+        writer.save(states.init_state(jax.random.key(0), recipe), {"corpus": before if withdrawn else "0" * 64})
+    now = forget.forget(tmp_path / "corpus", ["patient0"])["hash"] if withdrawn else before
+    with (
+        jax.set_mesh(mesh),
+        checkpoints.Checkpoints(tmp_path / "run", recipe.checkpoint) as saved,
+        pytest.raises(UserError) as told,
+    ):
+        initial.initial_state(saved, recipe, mesh, now)
+    message = "patients withdrew); write another --workdir, and --config.init_from=RUN" if withdrawn else "--workdir"
+    assert message in str(told.value) and "\n" not in str(told.value) and now[:12] in str(told.value)

@@ -31,6 +31,9 @@ def test_a_run_of_the_old_keys_goes_on(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(as_before(config)))
     workdir.claim(tmp_path, config)
     assert recipe_from(upgraded(as_before(config))) == recipe_from(config)
+    younger = {name: section for name, section in config["objective"].items() if name != "koleo"}
+    without = dict(config, objective=config["objective"] | {"koleo": {"weight": 0.0}})
+    assert recipe_from(upgraded(dict(config, objective=younger))) == recipe_from(without)
     with pytest.raises(UserError, match=r"config\.objective\.sigreg\.weight = 0\.03, now 0\.1"):
         workdir.claim(tmp_path, tiny_config(objective__sigreg__weight=0.1))
 

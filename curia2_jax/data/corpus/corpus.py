@@ -52,7 +52,7 @@ class Corpus:
         return int(self._offsets[-1])
 
     @property
-    def contract(self) -> index.Contract | dict:
+    def contract(self) -> index.Contract | index.Mixture:
         """What every slice went through: options, versions, counts, the `largest` height and width, hash. Of a
         mixture: the contracts, weights, largest and hash."""
         if len(self._parts) == 1:

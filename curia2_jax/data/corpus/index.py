@@ -9,7 +9,7 @@ Arrow file `columns/NAME.vocabulary.arrow`.
 import collections
 import collections.abc
 import pathlib
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from curia2_jax.data.corpus import layout
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
-# Keys are salted hashes. Positions count slices along the normal of the plane; distances are in millimetres; anatomy_*
+# Keys are salted hashes. Positions count slices along the normal of the plane; distances are in millimeters; anatomy_*
 # are in pixels of the stored slice, pixel i covering [i, i + 1); stored * slope + intercept is HU or the scanner's
 # unit.
 SCHEMA = pa.schema(
@@ -99,7 +99,8 @@ class Contract(Counts):
     """What was done to every slice of a corpus, and counts. Nothing in it names a place or a person.
 
     `record` says how pixels are kept, `options` how they were made, `orientation` where rows and columns of a plane
-    point; `hash` is of all but the versions, `content_hash` of records and rows.
+    point; `hash` is of all but the versions, `content_hash` of records and rows. `revision` counts from 1 how often the
+    corpus was changed after it was made, and `replaces` are the hashes that it had before.
     """
 
     version: int
@@ -112,6 +113,17 @@ class Contract(Counts):
     bytes: int
     shard_lengths: list[int]
     content_hash: str
+    hash: str
+    revision: NotRequired[int]  # how often the corpus was changed; absent in the first one
+    replaces: NotRequired[list[str]]  # hashes of what it was before
+
+
+class Mixture(TypedDict):
+    """The contracts of the corpora of a mixture, their weights, and what is said of all of them."""
+
+    corpora: list[Contract]
+    weights: list[float]
+    largest: list[int]
     hash: str
 
 
@@ -128,7 +140,7 @@ PACKED = (
 ROW = np.dtype([(name, _dtype(name)) for name in PACKED] + [("is_ct", np.bool_)], align=True)
 
 
-def table(rows: list[Row]) -> pa.Table:
+def table(rows: collections.abc.Sequence[Row]) -> pa.Table:
     """Arrow table of index rows, one dict a row with every column of SCHEMA."""
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 

@@ -2,7 +2,7 @@
 
 A record is a 16-byte head followed by the compressed pixels. The head holds four little-endian uint32: format version,
 height, width, and the CRC-32 of the first twelve bytes and the pixels. Neither codec notices every flipped bit (HTJ2K
-decodes to another picture without an error), and CRC-32 notices every flip of up to 32 neighbouring bits, hence the
+decodes to another picture without an error), and CRC-32 notices every flip of up to 32 neighboring bits, hence the
 head. The version says how the pixels are compressed, always without loss:
 
 1. HTJ2K (ISO/IEC 15444-15) of the pixels as uint16, the smallest; also decoded at half the size, in a quarter of the
@@ -13,7 +13,7 @@ head. The version says how the pixels are compressed, always without loss:
 import struct
 import zlib
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import imagecodecs
 import numpy as np
@@ -39,13 +39,13 @@ def _from_htj2k(payload: memoryview, out: np.ndarray, reduce: int) -> None:
     # The decoder fills only rows that follow one another, such as those of a slice as large as its canvas. It refuses a
     # codestream of another shape before it takes memory for it.
     place = out.view(np.uint16) if out.flags.c_contiguous else np.empty(out.shape, np.uint16)
-    imagecodecs.htj2k_decode(payload, skipres=reduce, out=place)  # type: ignore[arg-type] # it takes any buffer
+    imagecodecs.htj2k_decode(cast(Any, payload), skipres=reduce, out=place)  # any buffer will do
     np.bitwise_xor(place, _SIGN, out=out.view(np.uint16))
 
 
 def _to_zstd(pixels: np.ndarray) -> bytes:
-    differences = imagecodecs.delta_encode(pixels.view(np.uint16), axis=-1)
-    shuffled = imagecodecs.bitshuffle_encode(differences.reshape(-1), itemsize=2)
+    differences = np.asarray(imagecodecs.delta_encode(pixels.view(np.uint16), axis=-1))
+    shuffled = np.asarray(imagecodecs.bitshuffle_encode(differences.reshape(-1), itemsize=2))
     return bytes(imagecodecs.zstd_encode(shuffled.tobytes(), level=1))
 
 
@@ -54,10 +54,10 @@ def _from_zstd(payload: memoryview, out: np.ndarray, reduce: int) -> None:
         raise ValueError("it is decoded whole only")
     # Never more bytes than the head says, whatever the frame claims or holds.
     shuffled = np.empty(out.size * 2, np.uint8)
-    held = len(imagecodecs.zstd_decode(payload, out=shuffled))  # type: ignore[arg-type] # it takes any buffer
+    held = len(imagecodecs.zstd_decode(cast(Any, payload), out=cast(Any, shuffled)))  # any buffer will do
     if held != len(shuffled):
         raise ValueError(f"{held} bytes, not {len(shuffled)}")
-    differences = imagecodecs.bitshuffle_decode(shuffled.view(np.uint16), itemsize=2)
+    differences = np.asarray(imagecodecs.bitshuffle_decode(shuffled.view(np.uint16), itemsize=2))
     imagecodecs.delta_decode(differences.reshape(out.shape), axis=-1, out=out.view(np.uint16))
 
 

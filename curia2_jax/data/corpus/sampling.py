@@ -2,7 +2,7 @@
 
 A sampler splits a corpus into strata (one a corpus of a mixture and, with a temperature, one a modality of it) and each
 stratum into slots. Without a cap a slot is a slice. With a cap a longer series has `cap` slots, each standing for a run
-of neighbouring slices of which every draw takes one: a series counts at most `cap` times in an epoch, yet all of its
+of neighboring slices of which every draw takes one: a series counts at most `cap` times in an epoch, yet all of its
 slices are seen in the end. What is kept in memory is a table of runs of consecutive slices, about one a series.
 """
 

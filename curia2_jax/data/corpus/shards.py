@@ -1,6 +1,6 @@
 """ArrayRecord shards whose records TensorFlow Datasets can open, written and read without TensorFlow.
 
-Each ArrayRecord holds one serialised `tf.train.Example` with the single bytes feature `slice`, a record of
+Each ArrayRecord holds one serialized `tf.train.Example` with the single bytes feature `slice`, a record of
 `records.py`. The files are uncompressed and grouped one by one: the payload is compressed already, and any
 larger group makes a random read tens of times slower.
 """
@@ -37,14 +37,14 @@ def _field(tag: int, payload: bytes) -> bytes:
 
 
 def to_example(record: bytes) -> bytes:
-    """Serialised tf.train.Example {'slice': record}, byte for byte what TensorFlow Datasets writes."""
+    """Serialized tf.train.Example {'slice': record}, byte for byte what TensorFlow Datasets writes."""
     bytes_list = _field(0x0A, record)
     entry = _field(0x0A, FEATURE.encode()) + _field(0x12, _field(0x0A, bytes_list))
     return _field(0x0A, _field(0x0A, entry))
 
 
 def from_example(example: bytes) -> memoryview:
-    """The record inside a serialised tf.train.Example.
+    """The record inside a serialized tf.train.Example.
 
     Raises:
       CorruptRecord: the bytes are something else.

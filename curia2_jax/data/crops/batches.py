@@ -103,7 +103,7 @@ def batches(
 
     Args:
       rows: numbers in [0, global_batch) of the rows that this process delivers, in that order; all by default. They
-        need not be neighbours: with parameters sharded over hosts a host may own interleaved blocks.
+        need not be neighbors: with parameters sharded over hosts a host may own interleaved blocks.
       corpus: an open one, instead of `data.corpus`.
     Returns:
       an iterator, where n = len(rows), S = the canvas (of `fitted`), L = num_local, N = patches of a global crop:

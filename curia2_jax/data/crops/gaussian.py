@@ -15,8 +15,14 @@ from jaxtyping import Bool, Float, Float64
 from scipy.special import log_ndtr, ndtr, ndtri_exp
 
 Placement = Literal["anatomical", "uniform"]  # by the Gaussian, or as if no anatomy were known
+_SPREAD: dict[Placement, float] = {"anatomical": 1.0, "uniform": np.inf}  # times that of the anatomy
 Pair = Sequence[float] | Float[np.ndarray, " 2"]
 _MIN_STD = 1e-3  # pixels; a smaller spread is a point
+
+
+def spread(std: Float[np.ndarray, "B 2"], placement: Placement) -> Float[np.ndarray, "B 2"]:
+    """The spread of the places that `placement` asks for, where that of the anatomy is `std`."""
+    return std * _SPREAD[placement]
 
 
 def from_index(
@@ -79,7 +85,7 @@ class PatchGaussian:
 
     @staticmethod
     def _axis(mean: float, std: float, length: int) -> tuple[bool, list[float], list[float]]:
-        # The distribution function at all half-integers, where the centre of a block on the grid can change its place;
+        # The distribution function at all half-integers, where the center of a block on the grid can change its place;
         # mirrored so that the mean lies in the upper half, because only the lower tail is exact.
         mirrored = bool(mean < length / 2)
         center = length - mean if mirrored else mean
@@ -87,12 +93,12 @@ class PatchGaussian:
         return mirrored, at[0::2], at[1::2]
 
     def start(self, rng: random.Random, axis: int, size: int) -> int:
-        """First row (axis 0) or column (axis 1) of a block of `size`, whose centre follows the truncated Gaussian."""
+        """First row (axis 0) or column (axis 1) of a block of `size`, whose center follows the truncated Gaussian."""
         last = self.shape[axis] - size
         if self._axes is None:
             return rng.randint(0, last)  # DINOv2's draw
         mirrored, whole, half = self._axes[axis]
-        # Start k has the centre k + size / 2, and gets the mass between that - 1/2 and that + 1/2.
+        # Start k has the center k + size / 2, and gets the mass between that - 1/2 and that + 1/2.
         edges, first = (whole, (size - 1) // 2) if size % 2 else (half, size // 2 - 1)
         low, high = edges[first], edges[first + last + 1]
         found = bisect.bisect_right(edges, low + (high - low) * rng.random(), first, first + last + 1) - 1 - first

@@ -30,7 +30,7 @@ _LOG_ASPECT = (math.log(0.3), math.log(1 / 0.3))
 class MasksConfig:
     """Which patches of the global crops the student does not see."""
 
-    placement: Placement  # of the block centres
+    placement: Placement  # of the block centers
     probability: float  # share of the global crops with a mask
     ratio: tuple[float, float]  # masked share of the patches of such a crop, from the least to the most masked one
 
@@ -97,7 +97,7 @@ def draw_mask(rng: random.Random, target: int, law: PatchGaussian) -> Bool[np.nd
     """Mask of one crop, row-major, with exactly `target` patches.
 
     The patches that the blocks leave short are drawn one by one without replacement, with odds proportional to the
-    density at their centres, so that a completed mask follows the anatomy too (uniformly where the spread is infinite,
+    density at their centers, so that a completed mask follows the anatomy too (uniformly where the spread is infinite,
     as in DINOv3).
     """
     height, width = law.shape

@@ -33,7 +33,7 @@ def draw_pages(
 ) -> list[pathlib.Path]:
     """PNG pages in `folder`, three series a page, four slices of each: the contour of the foreground in red, one and
     two standard deviations of its Gaussian in yellow, global boxes in green, local boxes in blue, and the iBOT mask
-    (grid x grid patches) of the first global crop in grey. Returns their paths."""
+    (grid x grid patches) of the first global crop in gray. Returns their paths."""
     rng = np.random.default_rng(seed)
     first, count = corpus.series()
     chosen = rng.permutation(len(first))[: pages * _ROWS]

@@ -3,6 +3,7 @@
 import collections
 import hashlib
 import pathlib
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -25,15 +26,16 @@ def verify(folder: pathlib.Path, workers: int, progress: Progress) -> list[str]:
     Raises:
       UserError: the folder is not a corpus.
     """
-    contract = Corpus(folder).contract
+    (contract,) = Corpus(folder).contracts
     lengths = contract["shard_lengths"]
-    problems, digests, done = _index_problems(folder, contract), [], 0
+    problems, done = _index_problems(folder, contract), 0
+    digests: list[str] = []
     with Pool(workers) as pool:
         for shard, (found, mine) in pool.each(
             _check_shard, [(str(folder), n, len(lengths)) for n in range(len(lengths))]
         ):
             problems += found
-            digests += mine
+            digests += mine.values()
             done += 1
             progress("checking shards", done, len(lengths), done and sum(lengths[: shard + 1]))
     if not problems and parts.content_hash(digests) != contract["content_hash"]:
@@ -65,17 +67,31 @@ def _index_problems(folder: pathlib.Path, contract: index.Contract) -> list[str]
     return problems
 
 
-def _check_shard(folder: str, shard: int, count: int) -> tuple[list[str], list[str]]:
+def series_digests(folder: pathlib.Path) -> dict[str, str]:
+    """Digest of each series of a corpus: as ingest noted it, else from its records."""
+    known = folder / layout.LOCAL / layout.SERIES
+    if known.exists():
+        return dict(zip(*pq.read_table(known, columns=["series", "digest"]).to_pydict().values(), strict=True))
+    count = len(Corpus(folder).contracts[0]["shard_lengths"])
+    out: dict[str, str] = {}
+    for shard in range(count):
+        out |= _check_shard(str(folder), shard, count)[1]
+    return out
+
+
+def _check_shard(folder: str, shard: int, count: int) -> tuple[list[str], dict[str, str]]:
     """Problems of a shard and the digests of its series."""
     path = pathlib.Path(folder, layout.shard(shard, count))
     rows = pq.read_table(pathlib.Path(folder, layout.INDEX), filters=[("shard", "=", shard)]).to_pylist()
     try:
         found = shards.count(path)
     except records.CorruptRecord as error:
-        return [str(error)], []
+        return [str(error)], {}
     if found != len(rows):
-        return [f"{path.name}: {found} records, the index has {len(rows)}"], []
-    reader, direct, problems, digests = shards.ShardReader([path]), spans.SpanReader([path]), [], {}
+        return [f"{path.name}: {found} records, the index has {len(rows)}"], {}
+    reader, direct = shards.ShardReader([path]), spans.SpanReader([path])
+    problems: list[str] = []
+    digests: dict[str, Any] = {}  # series -> a running SHA-256
     for number, row in enumerate(rows):
         try:
             record = reader.read(0, number)
@@ -89,7 +105,7 @@ def _check_shard(folder: str, shard: int, count: int) -> tuple[list[str], list[s
             )
         except records.CorruptRecord as error:
             problems.append(f"{path.name}, record {number}: {error}")
-    return problems, [digest.hexdigest() for digest in digests.values()]
+    return problems, {series: digest.hexdigest() for series, digest in digests.items()}
 
 
 def statistics(folder: pathlib.Path) -> dict[str, object]:
@@ -101,8 +117,13 @@ def statistics(folder: pathlib.Path) -> dict[str, object]:
       UserError: the folder is not a corpus.
     """
     corpus = Corpus(folder)
-    contract = corpus.contract
-    out: dict[str, object] = {name: contract[name] for name in ("slices", "series", "studies", "patients")}
+    (contract,) = corpus.contracts
+    out: dict[str, object] = {
+        "slices": contract["slices"],
+        "series": contract["series"],
+        "studies": contract["studies"],
+        "patients": contract["patients"],
+    }
     out |= {f"slices of {name}": n for name, n in contract["slices_by_modality"].items()}
     out |= {f"{name} slices": n for name, n in contract["slices_by_plane"].items()}
     out["labelled slices"] = contract["slices"] - corpus.counts("label").get("", 0)

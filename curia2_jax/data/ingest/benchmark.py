@@ -21,7 +21,7 @@ from curia2_jax.data.ingest.intensity import Quantizer
 from curia2_jax.data.ingest.slicing import in_plane
 from curia2_jax.data.readers.volume import Volume
 from curia2_jax.errors import UserError
-from curia2_jax.files import whole_file
+from curia2_jax.files import whole_file, whole_folder
 
 # A label with fewer pixels in a slice gives no sample there: less than an eighth of a 16 x 16 patch says little.
 MIN_PIXELS = 32
@@ -190,7 +190,7 @@ def read_names(path: str) -> dict:
       UserError: the file cannot be read, or is no such table.
     """
     try:
-        names = json.loads(pathlib.Path(path).read_text())
+        names = json.loads(pathlib.Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"--label-names {path}: cannot be read ({error}); write JSON such as {{'1': 'liver'}}"
@@ -208,7 +208,8 @@ def _write_task(
     for split in table:
         (folder / split / benchmark_schema.IMAGES).mkdir(parents=True)
     arrays: dict[str, np.ndarray] = {}
-    loaded, written = None, {}
+    loaded: str | None = None
+    written: dict[int, pathlib.Path] = {}
     for split, item, sample, target in rows:
         if loaded != item.file:
             with np.load(work / item.file) as file:
@@ -229,6 +230,51 @@ def _write_task(
     (folder / benchmark_schema.TASK).write_text(json.dumps(task, indent=2))
 
 
+def without(folder: pathlib.Path, series: set[str]) -> None:
+    """Take the samples of some series out of the benchmark folders below `folder`. Classes that one of the two splits
+    lacks then go as well, and a task that is left with one class. Can be cut off and called again."""
+    for left in folder.glob(".*"):  # of a call that was cut off: `.NAME.PID.old` is what a new folder replaces
+        name, _, kind = left.name.rpartition(".")
+        whole = folder / name.rpartition(".")[0].lstrip(".")
+        if kind == "old" and not whole.exists():
+            left.rename(whole)
+        shutil.rmtree(left, ignore_errors=True)
+    for path in sorted(folder.glob(f"*/{benchmark_schema.TASK}")):
+        task: benchmark_schema.Description = json.loads(path.read_text())
+        found = {split: np.load(path.parent / split / benchmark_schema.TABLE) for split in benchmark_schema.SPLITS}
+        kept = {split: rows[~np.isin(rows[benchmark_schema.SERIES], sorted(series))] for split, rows in found.items()}
+        if all(len(kept[split]) == len(found[split]) for split in found):
+            continue
+        target = benchmark_schema.TARGET
+        both = sorted(set.intersection(*(set(rows[target].tolist()) for rows in kept.values())))
+        if len(both) < 2:
+            shutil.rmtree(path.parent)
+            continue
+        for split, rows in kept.items():
+            kept[split] = rows = rows[np.isin(rows[target], both)]
+            rows[target] = np.searchsorted(both, rows[target])
+        patients = {name for rows in kept.values() for name in rows[benchmark_schema.PATIENT].tolist()}
+        task |= {
+            "patients": len(patients),
+            "classes": {str(new): task["classes"][str(old)] for new, old in enumerate(both)},
+        }
+        with whole_folder(path.parent) as partial:
+            _copy_task(path.parent, partial, kept, task)
+
+
+def _copy_task(
+    source: pathlib.Path, target: pathlib.Path, kept: dict[str, np.ndarray], task: benchmark_schema.Description
+) -> None:
+    for split, rows in kept.items():
+        (target / split / benchmark_schema.IMAGES).mkdir(parents=True)
+        np.save(target / split / benchmark_schema.TABLE, rows)
+        for name in rows[benchmark_schema.FILENAME].tolist():
+            old, new = (benchmark_schema.image_path(folder / split, name) for folder in (source, target))
+            os.link(old, new)
+            os.link(benchmark_schema.mask_path(old), benchmark_schema.mask_path(new))
+    (target / benchmark_schema.TASK).write_text(json.dumps(task, indent=2))
+
+
 def rank(patient: str) -> str:
     """Order of a patient in the split, from the identifier as it is in the source."""
-    return hashlib.sha256(f"benchmark {patient}".encode()).hexdigest()
+    return hashlib.sha256(f"benchmark {patient}".encode("utf-8", "surrogateescape")).hexdigest()

@@ -5,16 +5,18 @@ volume, with slope and intercept kept, so that the error is at most half of rang
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
+from curia2_jax.data.ingest import hounsfield
+from curia2_jax.data.ingest.hounsfield import PADDING_BELOW
 from curia2_jax.data.readers.volume import Refusal, Volume
 
 AIR = -1000
-# Nothing in a body or its noise is as low as this; scanners write -2000 and -3024 outside of the field of view.
-PADDING_BELOW = -1500
-UNSIGNED_OFFSET = 1024
 _SAMPLE_SIZE = 1 << 20
+# Range of all voxels in ranges of 99.8 % of them, above which 65,536 steps are too few for these.
+_MOST_OUTLYING = 64
 
 
 def sample(volume: Volume) -> np.ndarray:
@@ -25,79 +27,50 @@ def sample(volume: Volume) -> np.ndarray:
     return some[np.isfinite(some)]
 
 
-def is_hounsfield(values: np.ndarray) -> bool:
-    """Whether values look like HU: air or lung near -1000, and next to nothing below but padding.
-
-    Phase images of MR reach as low, but spread evenly over thousands of values down to -4096.
-    """
-    air = np.mean((values <= -300) & (values > PADDING_BELOW))
-    below = values[values <= PADDING_BELOW]
-    padding = len(below) == 0 or len(np.unique(below)) <= 4 or len(below) < 0.001 * len(values)
-    return bool(air >= 0.002 and padding)
-
-
-def looks_unsigned(values: np.ndarray) -> bool:
-    """Whether values look like HU + 1024, as DICOM stores a CT before its intercept of -1024 is applied.
-
-    Such a histogram has air near 0, one narrow peak of fat and muscle around 1000, and little in between. Tissue in MR
-    spreads over a peak at least twice as wide, wherever its scale puts it.
-    """
-    if not len(values) or values.min() < -64 or not 1300 <= values.max() <= 8192 or np.any(values != np.rint(values)):
-        return False
-    body = values[values > 500]
-    if np.mean(values <= 224) < 0.01 or len(body) < 0.05 * len(values):
-        return False
-    counts = np.convolve(np.bincount(values.clip(0).astype(int), minlength=4096), np.ones(9) / 9, "same")
-    peak = counts[874:1174].max()
-    soft = np.mean((body >= 824) & (body <= 1224))
-    between = np.mean((values > 400) & (values < 800)) / np.mean(values > 400)
-    width = np.count_nonzero(counts[500:1600] > peak / 2)
-    return bool(soft > 0.65 and between < 0.1 and width < 200 and peak > 15 * counts[450:750].mean())
-
-
-def flatness(values: np.ndarray) -> tuple[int, float]:
-    """(number of distinct values, share of voxels off the commonest value that equal their neighbour) of (S, P, L)."""
-    some = np.asarray(values[:: max(1, len(values) // 32)])
-    distinct, counts = np.unique(some, return_counts=True)
-    inside = some[..., :-1] != distinct[counts.argmax()]
-    if len(distinct) < 2 or not inside.any():
-        return len(distinct), 0.0
-    return len(distinct), float(np.mean((some[..., :-1] == some[..., 1:])[inside]))
-
-
-def looks_like_labels(volume: Volume) -> bool:
-    """Whether a volume is a segmentation: whole numbers, at most 256 of them, in flat regions."""
-    raw = volume.raw[:: max(1, len(volume.raw) // 8)]
-    if raw.dtype.kind == "f" and not (np.isfinite(raw).all() and np.all(raw == np.rint(raw))):
-        return False
-    if float(raw.max()) - float(raw.min()) > 1 << 16 or len(np.unique(raw[..., ::4])) > 256:
-        return False
-    distinct, flat = flatness(volume.raw)
-    return 2 <= distinct <= 256 and (flat > 0.8 or (distinct <= 8 and flat > 0.5))
-
-
 def settle(volume: Volume, modality: str | None = None) -> Volume:
     """The volume with its modality decided (`modality` overrides) and a CT in HU; corrections are noted.
 
     Raises:
-      Refusal: a CT that is not in HU.
+      Refusal: a CT that is not in HU, or numbers of which nobody says whether they are CT or MR.
     """
     values = sample(volume)
     said = modality or volume.modality
-    notes = list(volume.notes)
-    unsigned = False
-    if said in ("", "CT") and not is_hounsfield(values):
-        unsigned = looks_unsigned(values)
-        rescaled = volume.modality == "CT" and volume.intercept != 0  # DICOM said how to get HU
-        if said == "CT" and not unsigned and not rescaled and len(values) and values.min() >= 0 and values.max() > 400:
-            raise Refusal("not_hounsfield", f"values from {values.min():g} to {values.max():g} called CT")
-    if unsigned:
-        notes.append(("ct_offset", f"{UNSIGNED_OFFSET} taken from values stored without a sign"))
-    decided = said or ("CT" if unsigned or is_hounsfield(values) else "MR")
+    notes, shift = list(volume.notes), 0
+    fits = hounsfield.is_hounsfield(values)
+    if said in ("", "CT") and not fits:
+        shift = hounsfield.offset(values)
+        if shift:
+            notes.append(("ct_offset", f"{-shift} taken from values stored without a sign"))
+    if said == "CT" and not shift:
+        shift = hounsfield.offset_applied_twice(values, volume.intercept)
+        if shift:
+            notes.append(("ct_offset", f"{shift} added: the values had an offset before RescaleIntercept"))
+        else:
+            _check_hounsfield(volume, values, fits)
+    if not said and not fits and not shift and hounsfield.has_both_signs(values):
+        raise Refusal(
+            "unknown_modality", f"values from {values.min():g} to {values.max():g}: write --modality CT or MR"
+        )
+    decided = said or ("CT" if shift or fits else "MR")
     if not said:
         notes.append(("modality_assumed", decided))
-    intercept = volume.intercept - (UNSIGNED_OFFSET if unsigned else 0)
-    return dataclasses.replace(volume, modality=decided, intercept=intercept, notes=notes)
+    return dataclasses.replace(volume, modality=decided, intercept=volume.intercept + shift, notes=notes)
+
+
+def _check_hounsfield(volume: Volume, values: np.ndarray, fits: bool) -> None:
+    """That what is called CT may be HU.
+
+    Raises:
+      Refusal: it is not.
+    """
+    if not len(values):
+        return
+    low, high = float(values.min()), float(values.max())
+    windowed = (volume.raw.dtype.itemsize == 1 and 100 < high - low < 1000) or (low, high) == (0, 255)
+    rescaled = volume.modality == "CT" and volume.intercept != 0  # DICOM said how to get HU
+    clipped = not fits and -900 < low < 0 and np.mean(values == low) > 0.02
+    if windowed or clipped or hounsfield.is_too_low(values) or (not (fits or rescaled) and low >= 0 and high > 400):
+        raise Refusal("not_hounsfield", f"values from {low:g} to {high:g} called CT")
 
 
 @dataclasses.dataclass
@@ -133,10 +106,11 @@ class Quantizer:
         if np.can_cast(raw.dtype, np.int16):
             return cls(slope, intercept, gain=1.0, bias=0.0, fill=0.0)
         low, high, whole = _range(raw)
+        low, high = _without_outliers(volume, low, high)
         if whole and high - low <= 65535:
             shift = 0.0 if low >= -32768 and high <= 32767 else -32768.0 - low
             return cls(slope, intercept - shift * slope, gain=1.0, bias=shift, fill=low + shift)
-        step = max((high - low) / 65535, np.finfo(np.float32).tiny)
+        step = max((high - low) / 65535, float(np.finfo(np.float32).tiny))
         lowest = (low + 32768 * step) * slope + intercept
         return cls(step * slope, lowest, gain=1 / step, bias=-32768 - low / step, fill=-32768.0)
 
@@ -149,6 +123,7 @@ class Quantizer:
 
     def __call__(self, raw: np.ndarray) -> np.ndarray:
         """int16 of the shape of `raw`, contiguous."""
+        stored: np.ndarray[Any, np.dtype[Any]]
         if raw.dtype.kind in "iu" and self.gain == 1 and self.bias == round(self.bias):
             low, high = int(raw.min()) + int(self.bias), int(raw.max()) + int(self.bias)
             fits = raw.dtype == np.int16 and low >= -32768 and high <= 32767
@@ -169,16 +144,28 @@ class Quantizer:
             if count:
                 stored[wrong] = self.fill
         if self.is_ct:
-            low = stored < PADDING_BELOW
+            holes = stored < PADDING_BELOW
             if hole is not None:
-                low |= hole
-            self.padded += int(np.count_nonzero(low))
-            stored[low] = AIR
+                holes |= hole
+            self.padded += int(np.count_nonzero(holes))
+            stored[holes] = AIR
         over = int(np.count_nonzero(stored > 32767)) + int(np.count_nonzero(stored < -32768))
         self.clipped += over
         if over:
             np.clip(stored, -32768, 32767, out=stored)
         return stored.astype(np.int16)
+
+
+def _without_outliers(volume: Volume, low: float, high: float) -> tuple[float, float]:
+    """The range to quantise: a few voxels far outside of all others are clipped, as they would take all the steps."""
+    some = volume.raw[:: max(1, len(volume.raw) // 32)]
+    inner = np.percentile(some[np.isfinite(some)] if some.dtype.kind == "f" else some, (0.1, 99.9))
+    reach = max(float(np.ptp(inner)), float(np.finfo(np.float32).tiny))
+    if high - low <= _MOST_OUTLYING * reach:
+        return low, high
+    return max(low, float(inner[0]) - _MOST_OUTLYING / 4 * reach), min(
+        high, float(inner[1]) + _MOST_OUTLYING / 4 * reach
+    )
 
 
 def _range(raw: np.ndarray) -> tuple[float, float, bool]:

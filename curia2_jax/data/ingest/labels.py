@@ -1,20 +1,20 @@
 """Label maps: which files they are, which image each belongs to, and whether it fits."""
 
 import collections.abc
-import csv
 import dataclasses
 import os
 import pathlib
+from typing import Protocol
 
 import numpy as np
 
-from curia2_jax.data.ingest.intensity import flatness
+from curia2_jax.data.ingest import flatness, layouts, tables
 from curia2_jax.data.readers import header_of
-from curia2_jax.data.readers.archive import Scan, read_any, relative
+from curia2_jax.data.readers.archive import Refused, Scan, read_any, relative
 from curia2_jax.data.readers.volume import Refusal, Volume
-from curia2_jax.errors import UserError
 
 DEFAULT = "*_seg.nii.gz,labels/*"
+_IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".hdr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,31 +26,70 @@ class Pair:
     label_set: str
 
 
-def pairs(spec: str, roots: list[pathlib.Path], files: list[str]) -> list[Pair]:
-    """Label maps among `files`, by a CSV file or by comma-separated glob patterns.
+class Names(Protocol):
+    """Names of files that can be gone through again and again."""
+
+    def __iter__(self) -> collections.abc.Iterator[str]: ...
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+
+def pairs(spec: str, roots: list[pathlib.Path], files: Names) -> list[Pair]:
+    """Label maps among `files`, by a CSV file, or by the layout of a data set and comma-separated glob patterns. One
+    label map may be of several images, the channels of a case.
+
+    Memory: grows with the label maps alone.
 
     Raises:
-      UserError: the CSV cannot be read, or lacks a column.
+      UserError: the CSV cannot be read, or lacks a column or a cell.
     """
     if spec.lower().endswith(".csv"):
         return _from_csv(pathlib.Path(spec))
     patterns = [pattern.strip() for pattern in spec.split(",") if pattern.strip()]
-    known, out = set(files), []
+    cases: list[tuple[str, layouts.Case]] = []
+    out = []
     for file in files:
-        name = pathlib.PurePath(relative(file, roots))
-        pattern = next((p for p in patterns if name.match(p)), None)
-        if pattern is not None:
-            out.append(Pair(file, _partner(pathlib.PurePath(file), pattern, known), "segmentation"))
-    return out
+        name = relative(file, roots)
+        case = layouts.case_of(name)
+        if case is not None and case.labels:
+            cases.append((file, case))
+        elif pattern := next((p for p in patterns if pathlib.PurePath(name).match(p)), None):
+            images = _partners(pathlib.PurePath(file), pattern, files)
+            out += [Pair(file, image, "segmentation") for image in images or [""]]
+    images_of = _images_of({case.key for _, case in cases}, roots, files)
+    out += [Pair(file, image, case.labels) for file, case in cases for image in images_of.get(case.key) or [""]]
+    return sorted(out, key=lambda pair: (pair.label, pair.image))
 
 
-def _partner(label: pathlib.PurePath, pattern: str, known: set[str]) -> str:
+def _images_of(keys: set[str], roots: list[pathlib.Path], files: Names) -> dict[str, list[str]]:
+    """The images of the cases of a layout."""
+    images: dict[str, list[str]] = {}
+    for file in files if keys else ():
+        case = layouts.case_of(relative(file, roots))
+        if case is not None and not case.labels and case.key in keys:
+            images.setdefault(case.key, []).append(file)
+    return images
+
+
+def _partners(label: pathlib.PurePath, pattern: str, known: Names) -> list[str]:
+    """Images of a label map: the one with the same name without what the pattern adds, here or in a sibling folder of
+    images; else the channels of the case."""
+    image = _partner(label, pattern, known)
+    tail = pattern.rpartition("/")[2].lstrip("*")
+    if image or not tail:
+        return [image] if image else []
+    case = label.name.removesuffix(tail)
+    names = (f"{case}{gap}{channel}{end}" for gap in "_-" for channel in layouts.CHANNELS for end in _IMAGE_ENDINGS)
+    return [file for file in (str(label.parent / name) for name in names) if file in known]
+
+
+def _partner(label: pathlib.PurePath, pattern: str, known: Names) -> str:
     """Image of a label map: the same name without what the pattern adds, here or in a sibling folder of images."""
     tail = pattern.rpartition("/")[2].lstrip("*")
     names = [label.name]
     if tail:
         stem = label.name.removesuffix(tail)
-        names = [f"{stem}{end}" for end in (".nii.gz", ".nii", ".nrrd", ".mha", ".hdr", "")]
+        names = [f"{stem}{end}" for end in (*_IMAGE_ENDINGS, "")]
         folders = [label.parent]
     else:
         above = label.parent.parent
@@ -60,42 +99,39 @@ def _partner(label: pathlib.PurePath, pattern: str, known: set[str]) -> str:
 
 
 def _from_csv(path: pathlib.Path) -> list[Pair]:
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"--labels {path}: cannot be read ({error}); write a CSV with the columns image,label"
-        ) from None
-    if not rows or not {"image", "label"} <= set(rows[0]):
-        found = ",".join(rows[0]) if rows else "no rows"
-        raise UserError(
-            f"--labels {path}: found {found}; write a CSV with the columns image,label and, if you like, kind"
-        )
     base = path.parent.resolve()
     return [
-        Pair(str(base / row["label"]), str(base / row["image"]), (row.get("kind") or "segmentation").strip())
-        for row in rows
+        Pair(
+            os.path.normpath(base / row["label"]),
+            os.path.normpath(base / row["image"]),
+            row.get("kind") or "segmentation",
+        )
+        for row in tables.read(path, "--labels", ("image", "label"))
     ]
 
 
-def attach(found: list[Pair], scans: list[Scan]) -> list[Pair]:
-    """Give each label map to the scans it belongs to; returns the pairs that belong to none."""
-    by_file: dict[str, list[Scan]] = {}
-    for scan in scans:
-        for file in scan.files:
-            by_file.setdefault(file, []).append(scan)
-            if scan.gathered:
-                by_file.setdefault(os.path.dirname(file), []).append(scan)
-    lost = []
+def refused(label: str, reason: str, detail: str) -> Refused:
+    """A label map that is not used."""
+    size = os.path.getsize(label) if os.path.isfile(label) else 0
+    return Refused(label, reason, detail, 1, size, label)
+
+
+def attach(
+    found: list[Pair], scans: collections.abc.Iterable[Scan], lost: list[Pair]
+) -> collections.abc.Iterator[Scan]:
+    """The scans with the label maps that belong to them; `lost` gets the pairs that belong to none."""
+    by_image: dict[str, list[Pair]] = {}
     for pair in found:
         image = str(header_of(pathlib.Path(pair.image)) or pair.image.rstrip("/"))
-        mine = {id(scan): scan for scan in by_file.get(image, ())}
-        if not mine:
-            lost.append(pair)
-        for scan in mine.values():
-            scan.labels.append((pair.label, pair.label_set))
-    return lost
+        by_image.setdefault(image, []).append(pair)
+    used: set[Pair] = set()
+    for scan in scans:
+        folders = [os.path.dirname(file) for file in scan.files] if scan.gathered else []
+        mine = [pair for image in dict.fromkeys([*scan.files, *folders]) for pair in by_image.get(image, ())]
+        scan.labels += [(pair.label, pair.label_set) for pair in mine]
+        used.update(mine)
+        yield scan
+    lost += [pair for pair in found if pair not in used]
 
 
 def read(file: str, volume: Volume) -> np.ndarray:
@@ -112,13 +148,14 @@ def read(file: str, volume: Volume) -> np.ndarray:
     if np.abs(apart).max() > 0.5 * volume.spacing.min():
         raise Refusal("label_geometry", f"up to {np.abs(apart).max():.1f} mm beside the image")
     values = np.asarray(label.raw) if label.slope == 1 and label.intercept == 0 else label.voxels
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 65535) or (values.dtype.kind == "f" and np.any(values != np.rint(values))):
-        raise Refusal("label_values", f"values from {low:g} to {high:g}; labels are whole numbers from 0 to 65535")
-    distinct, flat = flatness(values)
-    if distinct > 16 and flat < 0.8:
-        raise Refusal("label_values", f"{distinct} values in smooth ramps: a probability map, not labels")
-    return np.ascontiguousarray(values, np.uint16)
+    whole = np.rint(values) if values.dtype.kind == "f" else values
+    off = np.abs(values - whole).max() if values.dtype.kind == "f" else 0
+    if not (off <= flatness.NEAR and whole.min() >= 0 and whole.max() <= 65535):
+        found = f"values from {values.min():g} to {values.max():g}" + (f", {off:.3g} off whole ones" if off else "")
+        raise Refusal("label_values", f"{found}; labels are whole numbers from 0 to 65535")
+    if whole.min() != whole.max() and not flatness.is_label_map(whole):
+        raise Refusal("label_values", f"{len(np.unique(whole))} values in smooth ramps: a probability map, not labels")
+    return np.ascontiguousarray(whole, np.uint16)
 
 
 def all_files(found: collections.abc.Iterable[Pair]) -> set[str]:

@@ -12,12 +12,16 @@ import hashlib
 import json
 import os
 import pathlib
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curia2_jax import files
 from curia2_jax.data.corpus import index, layout, records, shards, spans
+from curia2_jax.data.ingest.tables import shown
+from curia2_jax.data.readers.archive import Refused
 
 # The columns that say something about the pixels; keys and places in files differ between equal corpora.
 _CANONICAL = [
@@ -28,8 +32,8 @@ _CANONICAL = [
 @dataclasses.dataclass
 class Series:
     """What a part says of one series: its key, the hash of its stored voxels, a digest of records and index rows, the
-    number of records, whether a label map belongs to it, where it came from (a local path, kept out of the index), and
-    whether it broke off half-way, so that its records are left out."""
+    number of records, whether a label map belongs to it, where it came from (a local path, kept out of the index),
+    whether it broke off half-way, so that its records are left out, and the files and bytes that it was read from."""
 
     key: str
     voxels: str
@@ -38,6 +42,32 @@ class Series:
     labelled: bool
     source: str
     broken: bool = False
+    files: int = 1
+    size: int = 0
+    example: str = ""
+
+    def refused(self, reason: str, detail: str) -> Refused:
+        """This series as one that is not kept."""
+        return Refused(self.source, reason, detail, self.files, self.size, self.example)
+
+
+SERIES = pa.schema(
+    [
+        *((name, pa.string()) for name in ("series", "voxels", "digest", "source")),
+        *((name, pa.int64()) for name in ("records", "files", "size")),
+        ("labelled", pa.bool_()),
+    ]
+)
+
+
+def series_table(found: collections.abc.Iterable[Series]) -> pa.Table:
+    """What the local table of a corpus keeps of its series."""
+    rows = [
+        {name: getattr(one, name) for name in SERIES.names if name not in ("series", "source")}
+        | {"series": one.key, "source": shown(one.source)}
+        for one in found
+    ]
+    return pa.Table.from_pylist(rows, schema=SERIES)
 
 
 class Part:
@@ -65,16 +95,17 @@ class Part:
     def begin_series(self) -> None:
         self._voxels, self._digest, self._first = hashlib.sha256(), hashlib.sha256(), len(self._rows)
 
-    def add(self, pixels: np.ndarray, row: index.Row) -> None:
+    def add(self, pixels: np.ndarray, row: dict[str, Any]) -> None:
         """Append one slice int16 (height, width); `row` has the index columns but shard, row, height and width."""
         record = records.encode(pixels, self._codec)
-        row = row | {"height": pixels.shape[0], "width": pixels.shape[1], "shard": 0, "row": len(self._rows)}
-        self._writer.write(shards.to_example(record))
+        size = {"height": pixels.shape[0], "width": pixels.shape[1]}
+        row = row | size | {"shard": 0, "row": len(self._rows)}
+        written(self._writer.write, shards.to_example(record))
         digest = hashlib.sha256(record).digest()  # one scan writes equal slices as equal records
         meaning = np.array([row["slope"], row["intercept"]], "<f4").tobytes() + row["modality"].encode()
         self._voxels.update(digest + meaning)
         self._digest.update(canonical(digest, row))
-        self._rows.append(row)
+        self._rows.append(cast(index.Row, row))  # whole, but for its place in the file
         self.bytes += len(record)
 
     @property
@@ -82,10 +113,11 @@ class Part:
         """Slices added since `begin_series`."""
         return len(self._rows) - self._first
 
-    def end_series(self, key: str, labelled: bool, source: str, broken: bool = False) -> None:
-        """Close the series of the slices added since `begin_series`; a `broken` one will not be in the corpus."""
+    def end_series(self, key: str, labelled: bool, source: str, broken: bool = False, **origin: Any) -> None:
+        """Close the series of the slices added since `begin_series`; a `broken` one will not be in the corpus. `origin`
+        are the last fields of Series."""
         voxels, digest = self._voxels.hexdigest(), self._digest.hexdigest()
-        self._series.append(Series(key, voxels, digest, self.added, labelled, source, broken))
+        self._series.append(Series(key, voxels, digest, self.added, labelled, source, broken, **origin))
 
     def finish(self, report: dict) -> int:
         """Make the part visible and return its slices; `report` is any JSON that the end of the ingest wants to
@@ -94,7 +126,7 @@ class Part:
         self._records.close()
         offsets, lengths = spans.locate(self._work / layout.part_records(self._number), len(self._rows))
         for row, offset, span in zip(self._rows, offsets.tolist(), lengths.tolist(), strict=True):
-            row |= {"offset": offset, "span": span}
+            row["offset"], row["span"] = offset, span
         with files.whole_file(self._work / layout.part_rows(self._number)) as path:
             pq.write_table(index.table(self._rows), path, compression="zstd")
         report = report | {"series": [dataclasses.asdict(s) for s in self._series], "bytes": self.bytes}
@@ -120,7 +152,7 @@ def written(write: collections.abc.Callable, *values: bytes) -> None:
         raise CannotWrite(code, os.strerror(code)) from None
 
 
-def canonical(digest: bytes, row: index.Row) -> bytes:
+def canonical(digest: bytes, row: collections.abc.Mapping[str, Any]) -> bytes:
     """What two equal corpora share of a slice: its record, by its SHA-256, and the index columns that describe it."""
     values = [row[name] if name in index.TEXT else np.float32(row[name]).item() for name in _CANONICAL]
     return digest + json.dumps(values).encode()

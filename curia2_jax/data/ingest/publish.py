@@ -11,6 +11,8 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -65,7 +67,7 @@ def publish(folder: pathlib.Path, count: int, drop: collections.abc.Container[st
     counts = index.write(folder, tables, sum(lengths))
     total = sum((folder / name).stat().st_size for name in names)
     shards.write_metadata(folder, lengths, total)
-    contract = {
+    made = {
         "version": VERSION,
         **contract,
         "slices": sum(lengths),
@@ -75,11 +77,17 @@ def publish(folder: pathlib.Path, count: int, drop: collections.abc.Container[st
         "shard_lengths": lengths,
         "content_hash": content_hash(digests),
     }
-    hashed = {k: v for k, v in contract.items() if k not in ("version", "code_version")}
-    contract["hash"] = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
-    files.write_text(folder / layout.CONTRACT, json.dumps(contract, indent=2))
+    whole = sealed(made)
+    files.write_text(folder / layout.CONTRACT, json.dumps(whole, indent=2))
     shutil.rmtree(work)
-    return contract
+    return whole
+
+
+def sealed(contract: Mapping[str, Any]) -> index.Contract:
+    """The contract with the hash of what it says, but for the versions."""
+    hashed = {k: v for k, v in contract.items() if k not in ("version", "code_version", "hash")}
+    digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
+    return cast(index.Contract, {**contract, "hash": digest})
 
 
 def _publish_records(source: pathlib.Path, target: pathlib.Path, keep: np.ndarray) -> None:
@@ -88,18 +96,27 @@ def _publish_records(source: pathlib.Path, target: pathlib.Path, keep: np.ndarra
         if keep.all():
             os.replace(source, target)
         else:
-            reader = shards.ShardReader([source])
-            with files.whole_file(target) as partial:
-                writer = shards.writer(partial)
-                for row in np.flatnonzero(keep):
-                    written(writer.write, shards.to_example(bytes(reader.read(0, int(row)))))
-                written(writer.close)
+            copy_records(source, target, keep)
     source.unlink(missing_ok=True)
+
+
+def copy_records(source: pathlib.Path, target: pathlib.Path, keep: np.ndarray) -> None:
+    """Makes the shard `target` of the records of `source` that are kept, bool (n,), bytes unchanged."""
+    reader = shards.ShardReader([source])
+    with files.whole_file(target) as partial:
+        writer = shards.writer(partial)
+        for row in np.flatnonzero(keep):
+            written(writer.write, shards.to_example(bytes(reader.read(0, int(row)))))
+        written(writer.close)
 
 
 def _index_rows(source: pathlib.Path, shard_file: pathlib.Path, shard: int, keep: np.ndarray) -> pa.Table:
     """Index rows of a part as those of a shard."""
-    table = pq.read_table(source, schema=index.SCHEMA)
+    return as_shard(pq.read_table(source, schema=index.SCHEMA), shard_file, shard, keep)
+
+
+def as_shard(table: pa.Table, shard_file: pathlib.Path, shard: int, keep: np.ndarray) -> pa.Table:
+    """Index rows (n,) as those of shard number `shard`, whose records are those that are kept, bool (n,)."""
     new = {}
     if not keep.all():
         table = table.filter(pa.array(keep))

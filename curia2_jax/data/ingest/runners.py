@@ -9,23 +9,24 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import threading
+from typing import TypeVar
 
 from curia2_jax.errors import UserError
 
+T = TypeVar("T")
 # Runs function(*task) for every task, anywhere; what the function returns is lost, what it writes is not.
 Runner = collections.abc.Callable[[collections.abc.Callable, list[tuple]], None]
 
 
 class Pool:
-    """Fresh processes (spawn), or this process when there is one worker."""
+    """Fresh processes (spawn), or this process when there are no workers."""
 
-    def __init__(self, workers: int, own_process: bool = False):
+    def __init__(self, workers: int):
         self._workers = workers
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
-        self._separate = own_process or workers > 1
 
     def __enter__(self) -> "Pool":
-        if self._separate:
+        if self._workers:
             context = multiprocessing.get_context("spawn")
             self._pool = concurrent.futures.ProcessPoolExecutor(self._workers, context, _end_with_parent)
         return self
@@ -35,8 +36,8 @@ class Pool:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def each(
-        self, function: collections.abc.Callable, tasks: list[tuple]
-    ) -> collections.abc.Iterator[tuple[int, object]]:
+        self, function: collections.abc.Callable[..., T], tasks: collections.abc.Iterable[tuple]
+    ) -> collections.abc.Iterator[tuple[int, T]]:
         """(index of the task, result of function(*task)) as they get done; few tasks are handed out ahead.
 
         Raises:
@@ -46,7 +47,8 @@ class Pool:
             for number, task in enumerate(tasks):
                 yield number, function(*task)
             return
-        waiting, ahead = {}, iter(enumerate(tasks))
+        waiting: dict[concurrent.futures.Future[T], int] = {}
+        ahead = iter(enumerate(tasks))
         while True:
             for number, task in itertools.islice(ahead, 2 * self._workers - len(waiting)):
                 waiting[self._pool.submit(function, *task)] = number
@@ -61,7 +63,9 @@ def _end_with_parent() -> None:
     """In a new process: leave when the one that started it is gone, however it went."""
 
     def watch() -> None:
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,17 +1,21 @@
 """One entry of the plan -> one finished part. The unit of work that every runner runs and may run again."""
 
-import errno
+import contextlib
 import json
 import pathlib
+import time
 
 import numpy as np
 
 from curia2_jax.data.corpus import layout
-from curia2_jax.data.ingest import benchmark, intensity, labels, parts, plan, slicing
+from curia2_jax.data.ingest import benchmark, flatness, intensity, labels, parts, plan, slicing
 from curia2_jax.data.ingest.foreground import MIN_FOREGROUND
-from curia2_jax.data.ingest.identity import Keys, Note
+from curia2_jax.data.ingest.identity import Keys, Note, fingerprint
 from curia2_jax.data.readers import archive
+from curia2_jax.data.readers.faults import machine_fault
 from curia2_jax.data.readers.volume import Refusal, Volume
+
+SLOWEST = 5  # scans that a report names
 
 
 def make_shard(output: str, number: int) -> int:
@@ -20,7 +24,7 @@ def make_shard(output: str, number: int) -> int:
     What is wrong with a scan is reported in the part.
 
     Raises:
-      OSError: the disk is full or cannot be written.
+      OSError: the disk or the temporary folder is full or cannot be written.
     """
     folder = pathlib.Path(output)
     work = folder / layout.WORK
@@ -33,17 +37,25 @@ def make_shard(output: str, number: int) -> int:
     now = work / layout.part_now(number)
     try:
         with parts.Part(work, number, options.codec) as part:
-            maker = _Maker(work, options, keys, part)
+            withdrawn = folder / layout.LOCAL / layout.FORGOTTEN
+            maker = _Maker(work, options, keys, part, json.loads(withdrawn.read_text()) if withdrawn.exists() else [])
             for scan in plan.read_shard(work, number):
                 # Should reading this scan end the process, ingest finds its name here and leaves it out.
-                now.write_text(scan.series)
+                begun = time.time()
+                now.write_text(scan.series, encoding="utf-8", errors="surrogateescape")
                 try:
                     if scan.series in fatal:
                         raise Refusal("reader_failed", "reading it ended the process, twice")
                     for one in archive.each_frame(scan) if options.every_frame else (scan,):
                         maker.add(one)
-                except Refusal as refusal:
-                    maker.report["refused"].append((scan.name, refusal.reason, refusal.detail))
+                except parts.CannotWrite:
+                    raise
+                except Exception as error:  # a fault of ours or of a library must not stop an archive of millions
+                    refusal = refusal_of(error)
+                    maker.report["refused"].append(scan.refused(refusal.reason, refusal.detail))
+                maker.report["slowest"] = sorted([*maker.report["slowest"], (time.time() - begun, scan.name)])[
+                    -SLOWEST:
+                ]
             return part.finish(maker.report | {"seconds": maker.timer.seconds})
     finally:
         now.unlink(missing_ok=True)
@@ -52,52 +64,47 @@ def make_shard(output: str, number: int) -> int:
 class _Maker:
     """Adds scans to a part."""
 
-    def __init__(self, work: pathlib.Path, options: plan.Options, keys: Keys, part: parts.Part):
+    def __init__(self, work: pathlib.Path, options: plan.Options, keys: Keys, part: parts.Part, withdrawn: list[str]):
+        self._withdrawn = frozenset(withdrawn)
         self._work, self._options, self._keys, self._part = work, options, keys, part
         self.timer = slicing.Timer()
-        self.report: dict = {"refused": [], "corrected": [], "samples": []}
+        self.report: dict = {"refused": [], "corrected": [], "samples": [], "slowest": []}
 
     def add(self, scan: archive.Scan) -> None:
         """Add the slices of one scan.
 
         Raises:
           Refusal: it gives none.
-          OSError: they cannot be written.
+          CannotWrite: the corpus cannot be written.
         """
-        try:
-            self._add(scan)
-        except (Refusal, MemoryError, parts.CannotWrite):
-            raise
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of the temporary folder
-                raise
-            raise Refusal("unreadable", error.strerror or str(error)) from error
-        except Exception as error:  # a fault of ours or of a library must not stop an archive of millions
-            raise Refusal("reader_failed", f"{type(error).__name__}: {error}") from error
-
-    def _add(self, scan: archive.Scan) -> None:
         with self.timer("read"):
             volume = archive.read(scan, self._options.orientation)
-            if not scan.labels and intensity.looks_like_labels(volume):
+            if not scan.labels and flatness.is_label_map(volume.raw):
                 raise Refusal("label_map", "flat regions of whole numbers; name it with --labels if it is one")
             volume = intensity.settle(volume, self._options.modality)
-        patient, assumed = self._keys.patient(scan, volume)
+        patient, study, assumed = self._keys.patient(scan, volume)
+        key = self._keys.key("patient", patient)
+        if fingerprint(key) in self._withdrawn:
+            raise Refusal("withdrawn", "see --forget")
         with self.timer("labels"):
             maps = self._label_maps(scan, volume)
         series = self._keys.key("series", scan.series)
         ids = {
-            "study": self._keys.key("study", volume.study or patient),
+            "study": self._keys.key("study", volume.study or study or patient),
             "series": series,
-            "patient": self._keys.key("patient", patient),
+            "patient": key,
             "label": layout.label_maps(series) if maps else "",
         }
-        notes, plane = self._add_slices(volume, ids, scan.name)
+        notes, plane = self._add_slices(volume, ids, scan)
         with self.timer("labels"):
             if maps:
-                self.report["samples"] += benchmark.set_aside(self._work, volume, maps, ids, plane, patient)
+                try:
+                    self.report["samples"] += benchmark.set_aside(self._work, volume, maps, ids, plane, patient)
+                except OSError as error:
+                    raise parts.CannotWrite(error.errno, error.strerror, error.filename) from error
         self.report["corrected"] += [(scan.name, what, detail) for what, detail in (*volume.notes, *assumed, *notes)]
 
-    def _add_slices(self, volume: Volume, ids: dict[str, str], source: str) -> tuple[list[Note], str]:
+    def _add_slices(self, volume: Volume, ids: dict[str, str], scan: archive.Scan) -> tuple[list[Note], str]:
         """Adds the slices of a volume; returns what was corrected in them, and the plane of the first."""
         notes: list[Note] = []
         plane, is_whole = "", False
@@ -110,7 +117,8 @@ class _Maker:
             is_whole = True
         finally:
             if self._part.added:
-                self._part.end_series(ids["series"], bool(ids["label"]), source, broken=not is_whole)
+                origin = {"files": len(scan.files), "size": scan.size, "example": scan.files[len(scan.files) // 2]}
+                self._part.end_series(ids["series"], bool(ids["label"]), scan.name, broken=not is_whole, **origin)
         if not plane:
             raise Refusal("no_foreground", f"less than {MIN_FOREGROUND:.0%} of every slice")
         return notes, plane
@@ -121,6 +129,31 @@ class _Maker:
         for file, label_set in scan.labels:
             try:
                 maps.append((label_set, labels.read(file, volume)))
-            except Refusal as refusal:
-                self.report["refused"].append((file, refusal.reason, refusal.detail))
+            except Exception as error:  # a label map that cannot be read leaves its image as it is
+                refusal = refusal_of(error)
+                self.report["refused"].append(labels.refused(file, refusal.reason, refusal.detail))
         return maps
+
+
+def longest(output: pathlib.Path) -> tuple[str, float]:
+    """The series that has been read for the longest time just now, and the seconds; ("", 0.0) if there is none."""
+    found = ("", 0.0)
+    for path in (output / layout.WORK).glob(layout.ANY_PART_NOW):
+        with contextlib.suppress(OSError):
+            seconds = time.time() - path.stat().st_mtime
+            if seconds > found[1]:
+                found = path.read_text(encoding="utf-8", errors="surrogateescape"), seconds
+    return found
+
+
+def refusal_of(error: Exception) -> Refusal:
+    """What a file is refused for, by what reading it raised; raises MachineFault where that is not its fault."""
+    if fault := machine_fault(error):
+        raise fault from error
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, MemoryError):
+        return Refusal("too_large", "it takes more memory than there is")
+    if isinstance(error, OSError):
+        return Refusal("unreadable", error.strerror or str(error))
+    return Refusal("reader_failed", f"{type(error).__name__}: {error}")

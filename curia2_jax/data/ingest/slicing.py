@@ -8,11 +8,11 @@ import collections.abc
 import contextlib
 import dataclasses
 import time
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from curia2_jax.data.corpus import index
 from curia2_jax.data.ingest import foreground, intensity
 from curia2_jax.data.readers.volume import Header, Refusal, Volume, from_xyz
 
@@ -108,7 +108,7 @@ class Timer:
 
 def slices(
     volume: Volume, planes: tuple[str, ...], notes: list[tuple[str, str]], timer: Timer
-) -> collections.abc.Iterator[tuple[np.ndarray, index.Row]]:
+) -> collections.abc.Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """(int16 (height, width), index row without keys, label and place in a file) of each stored slice of a settled
     volume.
 
@@ -147,7 +147,7 @@ def slices(
         notes.append(("oblique", f"{volume.obliquity:.1f} degrees off the axes of the patient"))
 
 
-def _place(volume: Volume, plane: str, number: int, scale: tuple[float, float]) -> index.Row:
+def _place(volume: Volume, plane: str, number: int, scale: tuple[float, float]) -> dict[str, Any]:
     """Where slice `number` of a plane lies; `scale` is the pixels of the volume in one of the slice, along y and x."""
     affine = plane_affine(volume, plane)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -164,7 +164,7 @@ def _place(volume: Volume, plane: str, number: int, scale: tuple[float, float]) 
     }
 
 
-def _moments(found: foreground.Foreground, z: int) -> index.Row:
+def _moments(found: foreground.Foreground, z: int) -> dict[str, Any]:
     """The foreground of slice `z` of a block and its Gaussian."""
     return {
         "foreground": float(found.fraction[z]),

@@ -19,12 +19,13 @@ import imagecodecs
 import nibabel as nib
 import numpy as np
 
-from curia2_jax.data.readers.volume import Header, Refusal, Volume, from_xyz
+from curia2_jax.data.readers.volume import Header, Refusal, Volume, assumed_affine, from_xyz
 
 # Voxels above this many bytes are unpacked into a temporary file instead of memory.
 IN_MEMORY = 512 << 20
 _CHUNK = 1 << 20
 _FNAME = 8  # the flag of a gzip member that begins with the name of a file
+_MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}  # of the lower bits of xyzt_units: none, metre, millimetre, micron
 _MAX_TRAILING_BYTES = 64 << 20  # bytes after the voxels that are read and dropped before a file counts as broken
 
 
@@ -40,6 +41,7 @@ class _Layout:
     intercept: float
     zooms: tuple[float, float, float]
     affine: np.ndarray | None
+    mirrored: bool = False  # the sform and the qform differ in which side is left
 
     @property
     def stop(self) -> int:
@@ -59,6 +61,7 @@ def look(path: pathlib.Path) -> Header:
       Refusal: it is damaged, or no volume of plain numbers.
     """
     layout = _look(path)
+    _check_size(layout, path if path.suffix.lower() != ".hdr" else _image_of(path))
     return Header(layout.shape[:3], layout.shape[3], layout.affine)
 
 
@@ -77,9 +80,7 @@ def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None 
     image = path
     if path.name.lower().endswith(".hdr"):
         header = _look(path)
-        image = next((p for p in (path.with_suffix(".img"), path.with_suffix(".IMG")) if p.exists()), None)
-        if image is None:
-            raise Refusal("corrupt", "the .hdr has no .img beside it")
+        image = _image_of(path)
         with _opened(image) as stream:
             data = _voxels(stream, header, b"", image)
     else:
@@ -100,9 +101,10 @@ def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None 
     if affine is None:
         if orientation is None:
             raise Refusal("no_geometry", "qform_code and sform_code are 0; name the orientation with --orientation")
-        turn = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(orientation), (1, 1, 1))
-        affine = turn @ np.diag([*header.zooms, 1.0])
+        affine = assumed_affine(orientation, np.array(header.zooms))
         notes.append(("orientation_assumed", orientation))
+    if header.mirrored:
+        notes.append(("mirrored_qform", "sform and qform differ in which side is left; the sform counts"))
     if header.shape[3] > 1:
         notes.append(("frame", f"frame {frame} of {header.shape[3]}"))
     return from_xyz(raw, affine, slope=header.slope, intercept=header.intercept, notes=notes)
@@ -131,7 +133,7 @@ def _opened(path: pathlib.Path) -> Iterator[typing.BinaryIO]:
             return
         try:
             with gzip.GzipFile(fileobj=file) as stream:
-                yield stream
+                yield typing.cast(typing.BinaryIO, stream)
         except EOFError:
             raise Refusal("corrupt", "the gzip stream ends before its checksum") from None
         except (gzip.BadGzipFile, zlib.error) as error:
@@ -167,21 +169,56 @@ def _header(start: bytes, path: pathlib.Path) -> _Layout:
         raise Refusal("corrupt", f"data type {int(fields['datatype'])}, which NIfTI does not have") from None
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise Refusal("unsupported_pixel_type", str(fields["datatype"]) if dtype.kind == "V" else dtype.name)
-    slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
-    if slope == 0 or not np.isfinite(slope) or not np.isfinite(intercept):
-        slope, intercept = 1.0, 0.0
+    slope, intercept = _scaling(fields)
     offset = float(fields["vox_offset"])
     if not (0 <= offset < 1 << 31 and offset == int(offset)) or (magic[1:2] == b"+" and offset < size):
         raise Refusal("corrupt", f"voxels at byte {offset}")
     shape = (*shape, 1)[:4]
-    zooms = tuple(abs(float(z)) or 1.0 for z in fields["pixdim"][1:4])
-    return _Layout(shape, dtype, int(offset), slope, intercept, zooms, _affine(fields))
+    if shape[2] == 1 < shape[3]:
+        raise Refusal(
+            "unsupported_dimensions", f"{' x '.join(map(str, shape))}: times of one slice, or slices as times"
+        )
+    unit = _MILLIMETRES.get(int(fields["xyzt_units"]) & 7)
+    if unit is None:
+        raise Refusal("no_geometry", f"xyzt_units {int(fields['xyzt_units'])}")
+    x, y, z = ((abs(float(size)) or 1.0) * unit for size in fields["pixdim"][1:4])
+    affine = _affine(fields)
+    if affine is not None:
+        affine[:3] *= unit
+    return _Layout(shape, dtype, int(offset), slope, intercept, (x, y, z), affine, _mirrored(fields))
+
+
+def _mirrored(fields: nib.Nifti1Header) -> bool:
+    if fields["sform_code"] <= 0 or fields["qform_code"] <= 0:
+        return False
+    try:
+        sides = [np.linalg.det(form[:3, :3]) for form in (fields.get_sform(), fields.get_qform())]
+    except (nib.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError):
+        return False
+    return bool(sides[0] * sides[1] < 0)
+
+
+def _scaling(fields: nib.Nifti1Header) -> tuple[float, float]:
+    """Slope and intercept, 1 and 0 where there are none.
+
+    Raises:
+      Refusal: a slope without an intercept, as nibabel refuses it.
+    """
+    slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
+    if slope == 0 or not np.isfinite(slope):
+        return 1.0, 0.0
+    if not np.isfinite(intercept):
+        raise Refusal("corrupt", f"scl_slope {slope:g} with scl_inter {intercept:g}")
+    return slope, intercept
 
 
 def _affine(fields: nib.Nifti1Header) -> np.ndarray | None:
+    """The sform, or the qform where that is none."""
     try:
         if fields["sform_code"] > 0:
-            return fields.get_sform().astype(np.float64)
+            sform = fields.get_sform().astype(np.float64)
+            if fields["qform_code"] <= 0 or np.any(sform[:3, :3]):
+                return sform
         if fields["qform_code"] > 0:
             return fields.get_qform().astype(np.float64)
     except (nib.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
@@ -192,13 +229,11 @@ def _affine(fields: nib.Nifti1Header) -> np.ndarray | None:
 def _voxels(stream: typing.BinaryIO, header: _Layout, start: bytes, path: pathlib.Path) -> bytearray | mmap.mmap:
     """Bytes of the file up to the last voxel, after the rest of the stream was read and checked as well."""
     stop = header.stop
-    data = _at_once(path, stop) if path.name.lower().endswith(".gz") else None
-    if data is not None:
-        return data
-    size = path.stat().st_size
-    most = size * 1032 + 544 if path.name.lower().endswith(".gz") else size  # deflate cannot do better than 1032 : 1
-    if stop > most:
-        raise Refusal("corrupt", f"{most} bytes at most, the header promises {stop}")
+    whole = _at_once(path, stop) if path.name.lower().endswith(".gz") else None
+    if whole is not None:
+        return whole
+    _check_size(header, path)
+    data: bytearray | mmap.mmap
     if stop > IN_MEMORY:
         with tempfile.TemporaryFile() as file:
             file.truncate(stop)
@@ -218,6 +253,22 @@ def _voxels(stream: typing.BinaryIO, header: _Layout, start: bytes, path: pathli
     return data
 
 
+def _image_of(path: pathlib.Path) -> pathlib.Path:
+    """The voxels of a pair's header."""
+    image = next((p for p in (path.with_suffix(".img"), path.with_suffix(".IMG")) if p.exists()), None)
+    if image is None:
+        raise Refusal("corrupt", "the .hdr has no .img beside it")
+    return image
+
+
+def _check_size(header: _Layout, path: pathlib.Path) -> None:
+    """That the file with the voxels can hold them."""
+    size = path.stat().st_size
+    most = size * 1032 + 544 if path.name.lower().endswith(".gz") else size  # deflate cannot do better than 1032 : 1
+    if header.stop > most:
+        raise Refusal("corrupt", f"{most} bytes at most, the header promises {header.stop}")
+
+
 def _at_once(path: pathlib.Path, stop: int) -> bytearray | None:
     """Content of a gzip file through libdeflate, in under half the time that zlib takes. None unless it is one plain
     member whose CRC-32 and length are right: what else it may be is for the stream to find out."""
@@ -232,7 +283,7 @@ def _at_once(path: pathlib.Path, stop: int) -> bytearray | None:
         start = bytes(packed[:1024]).find(b"\0", 10) + 1 or len(packed)
     out = bytearray(length)
     try:
-        imagecodecs.deflate_decode(packed[start:-8], out=out, raw=True)
+        imagecodecs.deflate_decode(typing.cast(typing.Any, packed[start:-8]), out=out, raw=True)  # any buffer will do
     except imagecodecs.DeflateError:
         return None
     return out if zlib.crc32(out) == checksum else None

@@ -297,7 +297,7 @@ def _magnetic_resonance(rng: np.random.Generator, labels: np.ndarray, tissues: _
     """Magnitude in arbitrary units, (X, Y, Z) float32, never negative."""
     shape = labels.shape
     values = np.zeros(shape, np.float32)
-    fat, marrow = rng.choice([0.30, 0.95]), rng.uniform(0.4, 0.9)  # with or without fat suppression
+    fat, marrow = float(rng.choice([0.30, 0.95])), rng.uniform(0.4, 0.9)  # with or without fat suppression
     level = {"fat": fat, "muscle": 0.35, "soft": 0.5, "marrow": marrow, "cortex": 0.08}
     for name, mask in tissues.items():
         values[mask] = level[name] * rng.uniform(0.85, 1.15)

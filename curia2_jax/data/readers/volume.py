@@ -19,6 +19,7 @@ REASONS = {
     "no_geometry": "nothing says where left is",
     "irregular_geometry": "tilted, sheared, unevenly spaced, repeated or mixed slices",
     "not_hounsfield": "a CT whose values are not Hounsfield units and whose offset cannot be found",
+    "unknown_modality": "neither the file nor its numbers say whether it is CT or MR",
     "too_small": "a side of the slices is under 32 pixels",
     "too_large": "more slices in one series than a shard holds",
     "no_foreground": "nothing but background in every slice",
@@ -28,11 +29,13 @@ REASONS = {
     "derived_object": "secondary capture, dose, structure set, segmentation, presentation or report",
     "localizer": "a scout view",
     "lossy_compression": "compressed with loss",
-    "unsafe_archive": "an archive with paths that leave it, or with too much in it",
+    "unsafe_archive": "an archive or a header with paths that leave it, or an archive with too much in it",
     "unreadable": "the operating system does not let the file be read",
     "reader_failed": "a fault of a reader, worth reporting",
     "other_file": "not a medical image format",
     "duplicate": "the same voxels as another series",
+    "late": "new files of a series that was in the corpus before they came",
+    "withdrawn": "of a patient who was forgotten",
     "label_unpaired": "a label map without its image, or whose image was refused",
     "label_geometry": "a label map on another grid than its image",
     "label_values": "values of a label map that are no labels",
@@ -40,6 +43,8 @@ REASONS = {
 
 # Cosine between two axes of a volume above which it counts as sheared: 0.3 degrees off the right angle.
 _MAX_SHEAR = 0.005
+# Millimetres between voxels; other numbers are another unit.
+_SPACINGS = (0.05, 50.0)
 
 
 class Refusal(ValueError):
@@ -65,6 +70,9 @@ class Header:
       affine: (4, 4) float64, (x, y, z, 1) -> RAS+ millimetres; None where the header does not say.
       across: axis of `shape` that counts acquired slices, None where the file does not say.
       series: name of the series that the file is a part of, "" where it has none.
+      owner: differs between patients and studies that share the name of a series.
+      stack: of a file with one slice, equal for those that may lie on one grid, "" where nothing says so.
+      place: millimetres of that slice along the normal of the stack.
     """
 
     shape: tuple[int, int, int]
@@ -72,6 +80,9 @@ class Header:
     affine: np.ndarray | None = None
     across: int | None = None
     series: str = ""
+    owner: str = ""
+    stack: str = ""
+    place: float = 0.0
 
 
 @dataclasses.dataclass
@@ -134,6 +145,23 @@ def from_xyz(raw: np.ndarray, affine: np.ndarray, across: int | None = None, **f
     return Volume(nib.apply_orientation(raw, transform), turned, across=across, **fields)
 
 
+def is_regular(places: np.ndarray, slack: float = 0.0) -> bool:
+    """Whether ascending places (n,), mm, follow each other at one distance, if each may be off by `slack`."""
+    steps = np.diff(places)
+    if len(steps) == 0 or np.abs(steps - np.median(steps)).max() <= max(0.05 * float(np.mean(steps)), 0.02):
+        return bool((steps > 1e-3).all())
+    count = np.arange(len(places))
+    line = np.polyval(np.polyfit(count, places, 1), count)
+    # A line through all slices within slack exists; that of least squares is at most half of it beside it.
+    return bool(np.abs(places - line).max() <= 1.5 * slack < 0.5 * float(np.mean(steps)))
+
+
+def assumed_affine(orientation: str, spacings: np.ndarray) -> np.ndarray:
+    """(4, 4) affine of voxels `spacings` (3,) mm apart whose axes run to `orientation`, such as "RAS"."""
+    turn = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(orientation), (1, 1, 1))
+    return turn @ np.diag([*spacings, 1.0])
+
+
 def check_affine(affine: np.ndarray) -> None:
     """That an affine (4, 4) is finite with three independent, orthogonal axes.
 
@@ -142,7 +170,7 @@ def check_affine(affine: np.ndarray) -> None:
     """
     axes = affine[:3, :3]
     length = np.linalg.norm(axes, axis=0)
-    if not np.isfinite(affine).all() or not (length > 1e-6).all() or not (length < 1e4).all():
+    if not np.isfinite(affine).all() or not (length >= _SPACINGS[0]).all() or not (length <= _SPACINGS[1]).all():
         raise Refusal("no_geometry", f"voxel sizes {length.tolist()} mm")
     unit = axes / length
     cosine = max(abs(float(unit[:, a] @ unit[:, b])) for a, b in itertools.combinations(range(3), 2))

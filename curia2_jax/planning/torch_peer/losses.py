@@ -46,7 +46,7 @@ def ibot(teacher: Tensor, student: Tensor, masks: Tensor) -> Tensor:
 
 
 def koleo(x: Tensor) -> Tensor:
-    """Minus the mean log distance of unit vectors (n, D) to their nearest neighbours (arXiv 1806.03198)."""
+    """Minus the mean log distance of unit vectors (n, D) to their nearest neighbors (arXiv 1806.03198)."""
     x = F.normalize(x, dim=-1, eps=1e-8)
     with torch.no_grad():
         nearest = (x @ x.T).fill_diagonal_(-1).argmax(1)

@@ -129,7 +129,7 @@ class Backbone(nn.Module):
 
 
 class LastLayer(nn.Module):
-    """Weight-normalised: row k is g_k v_k / |v_k|."""
+    """Weight-normalized: row k is g_k v_k / |v_k|."""
 
     def __init__(self, bottleneck: int, prototypes: int):
         super().__init__()

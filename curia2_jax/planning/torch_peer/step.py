@@ -10,7 +10,7 @@ from curia2_jax.planning.torch_peer.model import Backbone
 
 
 class Pretraining:
-    """Student, teacher, centres and optimiser.
+    """Student, teacher, centers and optimizer.
 
     Args:
       student, teacher: `backbone`, `dino_head` and, unless iBOT shares it, `ibot_head`.
@@ -73,7 +73,7 @@ class Pretraining:
     def losses(
         self, global_crops: Tensor, local_crops: Tensor, masks: Tensor, teacher_temp: float, directions: Tensor | None
     ) -> dict[str, Tensor]:
-        """The weighted terms of the objective. Moves the centres, which serve from the next step on."""
+        """The weighted terms of the objective. Moves the centers, which serve from the next step on."""
         images = global_crops.shape[0] // 2
         ibot_head = "ibot_head" if "ibot_head" in self.student else "dino_head"
         patches = slice(-masks.shape[1], None)

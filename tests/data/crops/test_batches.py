@@ -302,7 +302,7 @@ def test_the_codec_of_the_records_changes_nothing(expected, tmp_path):
 
 
 def test_slices_of_half_the_size_are_drawn_as_whole_ones(tmp_path):
-    """Same slices, same boxes in millimetres of tissue, same masks; the sides of an odd slice are rounded up."""
+    """Same slices, same boxes in millimeters of tissue, same masks; the sides of an odd slice are rounded up."""
     slices = write_small_corpus(tmp_path / "c", series=8, shape=(61, 47))
     with (
         open_stream(config(tmp_path / "c"), stop=5) as whole,

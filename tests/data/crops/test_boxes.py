@@ -106,7 +106,7 @@ def test_no_aspect_fits_a_long_slice():
     np.testing.assert_allclose(sides(large), np.broadcast_to([60, 80], (50, 2, 2)), rtol=1e-5)
 
 
-def test_millimetres_do_not_depend_on_the_grid():
+def test_millimeters_do_not_depend_on_the_grid():
     """A box too large for the slice is the slice."""
     config = dataclasses.replace(CONFIG, unit="mm", local_mm=(40.0, 80.0))
     for spacing in ((0.5, 0.5), (0.8, 1.6)):
@@ -136,7 +136,7 @@ def test_a_row_does_not_depend_on_its_batch():
 
 
 def test_anatomical_boxes_hold_more_of_a_body():
-    """An ellipse in air, off the centre of the slice, with its own mean and spread: the share of the box area on it."""
+    """An ellipse in air, off the center of the slice, with its own mean and spread: the share of the box area on it."""
     y, x = np.mgrid[:512, :512] + 0.5
     body = ((y - 300) / 110) ** 2 + ((x - 240) / 160) ** 2 < 1
     mean, std = (y[body].mean(), x[body].mean()), (y[body].std(), x[body].std())

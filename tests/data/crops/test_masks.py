@@ -71,7 +71,7 @@ def test_ladder_has_the_totals_of_the_reference(images, patches, name):
 
 
 def truncated_starts(mean, std, length, size):
-    """Probabilities of the first row of a block: the Gaussian's mass within half a patch of the block's centre."""
+    """Probabilities of the first row of a block: the Gaussian's mass within half a patch of the block's center."""
     edges = np.arange(length - size + 2) + size / 2 - 0.5
     law = stats.truncnorm((edges[0] - mean) / std, (edges[-1] - mean) / std, mean, std)
     return np.diff(law.cdf(edges))
@@ -131,7 +131,7 @@ def mean_mask(box, flip, seed=0):
 
 
 def test_masks_follow_the_anatomy_through_the_crop():
-    """The centre of the masks is the anatomy's, seen from the box; a flip mirrors it."""
+    """The center of the masks is the anatomy's, seen from the box; a flip mirrors it."""
     box = (100.0, 50.0, 420.0, 370.0)  # 20 pixels a patch
     plain, flipped = mean_mask(box, False), mean_mask(box, True, seed=1)
     at = np.arange(16) + 0.5

@@ -37,7 +37,7 @@ def table_of(folder):
 
 
 def write_bodies(folder: pathlib.Path) -> None:
-    """Twelve CT and twelve MR slices of 96 x 120 with an ellipse off the centre, and its Gaussian in the index."""
+    """Twelve CT and twelve MR slices of 96 x 120 with an ellipse off the center, and its Gaussian in the index."""
     rng = np.random.default_rng(0)
     (folder / layout.WORK).mkdir(parents=True)
     with parts.Part(folder / layout.WORK, 0) as part:

@@ -20,12 +20,12 @@ def corpus_of(folder, series: int, rows: int) -> Corpus:
     """Series of six slices of rows x 48 pixels."""
     for n in range(series):
         write_nifti(folder / "in" / f"{n}.nii.gz", body((6, rows, 48), seed=n))
-    ingest.ingest(folder / "c", plan.Options((str(folder / "in"),)), 1, lambda *_: None)
+    ingest.ingest(folder / "c", plan.Options((str(folder / "in"),)), 0, lambda *_: None)
     return Corpus(folder / "c")
 
 
 def test_pages_show_several_series(tmp_path):
-    """Three series a page, each drawing in its own colour."""
+    """Three series a page, each drawing in its own color."""
     corpus = corpus_of(tmp_path, series=4, rows=40)
     pages = preview.draw_pages(corpus, tmp_path, 5, bodies.finder(corpus), CONFIG, MASKS, 16)
     assert [page.name for page in pages] == ["page_00.png", "page_01.png"]
@@ -48,7 +48,7 @@ def test_placement_is_a_picture_and_a_table(tmp_path):
     placement.draw_histograms(rows, tmp_path / "placement.png")
     picture = np.asarray(Image.open(tmp_path / "placement.png").convert("RGB")).astype(int)
     assert picture.shape[1] > 2.5 * picture.shape[0]  # three panels side by side
-    for panel in np.array_split(picture, 3, axis=1):  # each with the blue of one placement and the grey of the other
+    for panel in np.array_split(picture, 3, axis=1):  # each with the blue of one placement and the gray of the other
         red, green, blue = np.moveaxis(panel, -1, 0)
         assert np.sum(blue > red + 60) > 200
         assert np.sum((red == green) & (green == blue) & (red > 100) & (red < 230)) > 200

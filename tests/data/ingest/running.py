@@ -14,17 +14,17 @@ def silent(stage, done, total, slices):
     pass
 
 
-def run(output, *inputs, workers=1, runner=None, **options) -> ingest.Summary:
-    return ingest.ingest(output, plan.Options(tuple(map(str, inputs)), **options), workers, silent, runner)
+def run(output, *inputs, workers=0, runner=None, more=False, **options) -> ingest.Summary:
+    return ingest.ingest(output, plan.Options(tuple(map(str, inputs)), **options), workers, silent, runner, more)
 
 
 def quarantine(output) -> dict[str, str]:
-    with open(output / "local" / "quarantine.csv", newline="") as file:
+    with open(output / "local" / "quarantine.csv", newline="", encoding="utf-8") as file:
         return {row["file"]: row["reason"] for row in csv.DictReader(file)}
 
 
 def corrections(output) -> set[tuple[str, str]]:
-    with open(output / "local" / "corrections.csv", newline="") as file:
+    with open(output / "local" / "corrections.csv", newline="", encoding="utf-8") as file:
         return {(row["file"], row["what"]) for row in csv.DictReader(file)}
 
 

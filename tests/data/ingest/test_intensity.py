@@ -45,10 +45,62 @@ def test_real_mr_is_never_taken_for_ct(shared_data, name):
             assert intensity.settle(volume(scaled)).modality == "MR", (peak, middle)
 
 
-def test_phase_images_are_mr():
-    """Though they reach as low as air."""
-    phase = np.random.default_rng(0).integers(-4096, 4096, (8, 40, 40))
-    assert intensity.settle(volume(phase)).modality == "MR"
+@pytest.mark.parametrize("shift", [1024, 1000])
+@pytest.mark.parametrize("name", [name for name in CT if not name.startswith("head_phantom")])
+def test_the_offset_of_unsigned_ct_is_found(shared_data, name, shift):
+    """1,000 and 1,024 lie 24 HU apart, which fat and air tell."""
+    scan = nifti.read([shared_data / "ct" / f"{name}.nii.gz"])
+    unsigned = volume(np.clip(scan.voxels + shift, 0, None).astype(np.uint16))
+    assert intensity.settle(unsigned).intercept == -shift
+
+
+@pytest.mark.parametrize("name", CT)
+def test_an_offset_applied_twice_is_taken_back(shared_data, name):
+    """By an exporter that left the tag behind; and said."""
+    scan = nifti.read([shared_data / "ct" / f"{name}.nii.gz"])
+    twice = volume(scan.voxels.astype(np.int16), modality="CT", intercept=-1024.0)
+    if name.startswith("head_phantom"):
+        with pytest.raises(Refusal):
+            intensity.settle(twice)
+        return
+    settled = intensity.settle(twice)
+    assert settled.intercept == 0 and settled.notes[0][0] == "ct_offset"
+
+
+def test_nobody_guesses_what_the_numbers_do_not_say():
+    """Phases, field maps, CT without air."""
+    rng = np.random.default_rng(0)
+    for values in (
+        rng.integers(-4096, 4096, (8, 40, 40)),
+        rng.normal(0, 90, (8, 40, 40)),
+        rng.integers(-150, 500, (8, 40, 40)),
+    ):
+        with pytest.raises(Refusal, match=r"unknown_modality: .*--modality"):
+            intensity.settle(volume(values))
+        assert intensity.settle(volume(values), "MR").modality == "MR"
+
+
+def test_what_is_windowed_or_clipped_is_no_ct():
+    """Eight bits hold no Hounsfield units, nor does a window of soft tissue."""
+    scan = body().astype(float)
+    for raw, intercept in (
+        (np.clip((scan + 160) / 220 * 255, 0, 255).astype(np.uint8), 0.0),
+        (np.clip((scan + 160) / 220 * 255, 0, 255).astype(np.uint8), -1024.0),
+        (np.clip((scan + 160) / 220 * 255, 0, 255).astype(np.int16), 0.0),
+        (np.clip(scan, -160, 240), 0.0),
+    ):
+        with pytest.raises(Refusal, match="not_hounsfield"):
+            intensity.settle(volume(raw, modality="CT", intercept=intercept))
+
+
+def test_one_voxel_does_not_take_all_the_steps():
+    """It is clipped, and counted."""
+    raw = np.abs(np.random.default_rng(0).normal(300, 100, (8, 40, 40))).astype(np.float32)
+    raw[4, 20, 20] = 3e6
+    quantize = intensity.Quantizer.from_volume(volume(raw, modality="MR"))
+    back = quantize(raw).astype(np.float64) * quantize.slope + quantize.intercept
+    assert np.abs(back - raw)[raw < 3e6].max() < 1 and back.max() < 1e5
+    assert ("clipped", "1 voxels") in quantize.notes
 
 
 def test_padding_does_not_hide_a_ct():
@@ -115,13 +167,3 @@ def test_other_mr_is_quantized_with_the_stated_error(scale):
     assert np.abs(back - raw)[finite].max() <= bound * (1 + 1e-6)
     np.testing.assert_allclose(back[~finite], raw[finite].min(), atol=bound)
     assert quantize.notes[0] == ("non_finite", "3 voxels")
-
-
-def test_label_maps_are_told_from_images(shared_data):
-    """On real ones."""
-    for name in ("mr/cord_t1_seg", "ct/abdomen_ts_sm_seg", "mr/colin27_brodmann", "mr/glioma_a_seg"):
-        assert intensity.looks_like_labels(nifti.read([shared_data / f"{name}.nii.gz"])), name
-    for name in ("mr/cord_t1", "ct/abdomen_ts_sm", "mr/colin27_t1_bet", "mr/mni152_t1", "mr/mni152_gm", "mr/cord_t2s"):
-        assert not intensity.looks_like_labels(nifti.read([shared_data / f"{name}.nii.gz"])), name
-    assert not intensity.looks_like_labels(volume(body()))
-    assert not intensity.looks_like_labels(volume(np.zeros((4, 8, 8))))

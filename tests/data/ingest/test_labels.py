@@ -8,6 +8,7 @@ from curia2_jax.data.ingest.labels import Pair
 from curia2_jax.data.readers import archive, nifti
 from curia2_jax.data.readers.volume import Refusal, Volume
 from curia2_jax.errors import UserError
+from tests.data.readers.test_archive import scans_of
 from tests.data.small_studies import body, dicom_slices, save_dicom, write_nifti
 
 
@@ -57,14 +58,16 @@ def test_pairs_go_to_scans_by_file_or_folder(tmp_path):
         for path in (tmp_path / "a.nii", *paths)
         for item in archive.look(str(path), lambda header: header.shape[2])
     ]
-    scans = archive.scans(found, [tmp_path], False)
+    scans = scans_of(found, tmp_path)
     pairs = [
         Pair("l1", str(tmp_path / "a.nii"), "k"),
         Pair("l2", str(tmp_path / "series"), "k"),
         Pair("l3", str(tmp_path / "series"), "m"),
         Pair("l4", str(tmp_path / "gone.nii"), "k"),
     ]
-    assert [pair.label for pair in labels.attach(pairs, scans)] == ["l4"]
+    lost: list[Pair] = []
+    scans = list(labels.attach(pairs, scans, lost))
+    assert [pair.label for pair in lost] == ["l4"]
     assert {scan.name: scan.labels for scan in scans} == {"a.nii": [("l1", "k")], "series": [("l2", "k"), ("l3", "m")]}
 
 

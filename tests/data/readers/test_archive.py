@@ -10,17 +10,28 @@ import numpy as np
 import pytest
 
 from curia2_jax.data.ingest.slicing import most_slices
-from curia2_jax.data.readers import archive
+from curia2_jax.data.readers import archive, zips
 from curia2_jax.data.readers.volume import Refusal
 from tests.data.small_studies import body, dicom_slices, save_dicom, write_nifti
 
 
+def scans_of(found: list[archive.Found], folder: pathlib.Path) -> list[archive.Scan]:
+    """The scans of all series, by name."""
+    series = {(item.format, item.group): [] for item in found}
+    for item in found:
+        series[item.format, item.group].append(item)
+    scans = [scan for items in series.values() for scan in archive.scans(items, [folder], False)]
+    return sorted(scans, key=lambda scan: scan.name)
+
+
 def look(folder: pathlib.Path, planes=("axial",)):
     count = functools.partial(most_slices, planes=planes)
-    items = [item for file in archive.walk(folder) for item in archive.look(str(file), count)]
+    items = []
+    for item in archive.walk(folder):
+        items += archive.look(item, count) if isinstance(item, str) else [item]
     found = [item for item in items if isinstance(item, archive.Found)]
     refused = {os.path.basename(item[0]): item[1] for item in items if not isinstance(item, archive.Found)}
-    return archive.scans(found, [folder], False), refused
+    return scans_of(found, folder), refused
 
 
 def test_series_are_put_together_wherever_their_files_lie(tmp_path):
@@ -93,14 +104,32 @@ def test_archives_are_read_like_folders(tmp_path):
     assert set(tmp_path.rglob("*")) == before  # nothing is unpacked beside the archive
 
 
+def test_series_without_a_uid_in_two_archives_are_two(tmp_path):
+    """As in two folders; each is named after its archive."""
+    (tmp_path / "outer").mkdir()
+    for n, name in enumerate(("a", "b")):
+        slices = dicom_slices(body((4, 40, 44), seed=n))
+        for ds in slices:
+            ds.SeriesInstanceUID = ""
+        save_dicom(tmp_path / name, slices)
+        make_zip(tmp_path / "outer" / f"{name}.zip", tmp_path / name)
+    scans, refused = look(tmp_path / "outer")
+    assert [(scan.name, len(scan.files)) for scan in scans] == [("a.zip", 4), ("b.zip", 4)] and not refused
+
+
 @pytest.mark.parametrize(
     "name", ["../../evil.nii", "/tmp/evil.nii", "a/../../evil.nii", "..\\evil.nii", "C:\\evil.nii"]
 )
-def test_archives_that_leave_their_folder_are_refused(tmp_path, name):
-    """Absolute paths, parents, and those of Windows."""
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
+def test_members_that_leave_their_folder_are_refused(tmp_path, name):
+    """Absolute paths, parents, and those of Windows; the others are read."""
+    write_nifti(tmp_path / "inner" / "scan.nii.gz", body((4, 40, 44)))
+    (tmp_path / "outer").mkdir()
+    make_zip(tmp_path / "outer" / "a.zip", tmp_path / "inner")
+    with zipfile.ZipFile(tmp_path / "outer" / "a.zip", "a") as zipped:
         zipped.writestr(name, b"x")
-    assert look(tmp_path) == ([], {"a.zip": "unsafe_archive"})
+    scans, refused = look(tmp_path / "outer")
+    assert [scan.name for scan in scans] == ["a.zip!scan.nii.gz"]
+    assert list(refused.values()) == ["unsafe_archive"]
 
 
 def test_archives_with_links_bombs_or_damage_are_refused(tmp_path, monkeypatch):
@@ -121,13 +150,13 @@ def test_archives_with_links_bombs_or_damage_are_refused(tmp_path, monkeypatch):
     (tmp_path / "nested").mkdir()
     (tmp_path / "inner.zip").rename(tmp_path / "nested" / "inner.zip")
     make_zip(tmp_path / "nested.zip", tmp_path / "nested")
-    monkeypatch.setattr(archive, "_ZIP_BYTES", 1_000_000)
+    monkeypatch.setattr(zips, "_BOMB_BYTES", 1_000_000)
     found = {name: look(tmp_path / f"{name}.zip")[1] for name in ("link", "bomb", "text", "flipped", "nested")}
     assert found == {
-        "link": {"link.zip": "unsafe_archive"},
+        "link": {"link.zip!link.nii": "unsafe_archive"},
         "bomb": {"bomb.zip": "unsafe_archive"},
         "text": {"text.zip": "corrupt"},
-        "flipped": {"flipped.zip": "corrupt"},
+        "flipped": {"flipped.zip!scan.nii.gz": "corrupt"},
         "nested": {"nested.zip!inner.zip": "other_file"},
     }
 
@@ -148,5 +177,5 @@ def test_links_to_folders_are_not_followed_and_missing_files_are_told(tmp_path):
     (tmp_path / "a" / "gone.nii").symlink_to(tmp_path / "nothing")
     scans, refused = look(tmp_path)
     assert len(scans) == 1 and refused["gone.nii"] == "unreadable"
-    with pytest.raises(Refusal, match="other_file"):
+    with pytest.raises(Refusal, match="unreadable"):
         archive.read_any(tmp_path / "a" / "x.txt")

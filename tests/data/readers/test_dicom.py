@@ -220,7 +220,8 @@ def test_echoes_at_the_same_positions_are_frames(tmp_path):
     for ds in first:
         ds.EchoTime = 90.5
     for ds in second:
-        ds.EchoTime, ds.SeriesInstanceUID = 9.5, first[0].SeriesInstanceUID
+        ds.EchoTime = 9.5
+        ds.SeriesInstanceUID, ds.StudyInstanceUID = first[0].SeriesInstanceUID, first[0].StudyInstanceUID
     paths = save_dicom(tmp_path, [*first, *second])
     assert dicom.count_frames(paths) == 2
     np.testing.assert_array_equal(dicom.read(paths, 0).voxels, body((4, 8, 9), 2, 0))

@@ -269,3 +269,15 @@ def test_of_two_matrices_the_sform_counts(tmp_path, sform, qform):
     # Ours takes (s, p, l), nibabel's (x, y, z), of which x grows towards the left here, y towards posterior.
     ours = volume.affine[:, [2, 1, 0, 3]]
     np.testing.assert_allclose(np.abs(ours[:3, 3]), np.abs(nib.load(tmp_path / "a.nii").affine[:3, 3]), atol=1e-4)
+
+
+def test_two_matrices_that_differ_in_the_side_are_noted(tmp_path):
+    """The sform counts."""
+    for side in (-1.0, 1.0):
+        image = nib.Nifti1Image(body().transpose(2, 1, 0), np.diag([-1.0, -1, 2, 1]))
+        image.set_sform(np.diag([-1.0, -1, 2, 1]), code=1)
+        image.set_qform(np.diag([side, -1, 2, 1]), code=1)
+        nib.save(image, tmp_path / "a.nii.gz")
+        volume = nifti.read([tmp_path / "a.nii.gz"])
+        np.testing.assert_array_equal(volume.voxels, body())
+        assert [what for what, _ in volume.notes] == ["mirrored_qform"] * (side > 0)
