@@ -79,7 +79,7 @@ def steps(run: Run, state: TrainState, asked: StopRequest) -> int:
                 if not read(run, progress, saver, done, values):
                     return NONFINITE
             if save:
-                saver.save(step, state, run.meta)
+                saver.save(step, state, run.meta | replaced(run, step))
                 progress.saved()
             if stop or step == run.total:
                 saver.finish()
@@ -90,6 +90,12 @@ def steps(run: Run, state: TrainState, asked: StopRequest) -> int:
                 reports.draw_curves(run.workdir)
     reports.finish(run.workdir, state, run.is_lead)
     return DONE
+
+
+def replaced(run: Run, step: int) -> dict[str, str]:
+    """For the checkpoint of a step, after which the batch of the next was fetched already: rows replaced up to it."""
+    last = step == run.total
+    return {"replaced": str(run.batches.replaced if last else run.batches.replaced_before)}
 
 
 def is_due(run: Run, step: int, saver: Saver) -> bool:

@@ -93,6 +93,7 @@ def prepare(
             stop_step=recipe.schedule.total_steps,
             rows=local_rows(recipe.data.global_batch, mesh),
             corpus=corpus,
+            replaced=0 if newest is None else int(checkpoints.read_meta(folder, newest).get("replaced", 0)),
         )
     )
     is_lead = jax.process_index() == 0

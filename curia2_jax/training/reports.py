@@ -64,7 +64,7 @@ def row(
     scalars = scalars_of(values)
     scalars["rankme"] = rankme(np.asarray(values[CLASS_TOKENS]))
     figures = progress.interval(step)
-    log.write(step, scalars | figures | {"replaced_records": float(batches.corrupt.total())})
+    log.write(step, scalars | figures | {"replaced_records": float(batches.replaced)})
     wrong = "".join(f"  {what}" for what in (trouble, log.trouble) if what)
     print(progress.line(scalars["loss"], figures) + wrong, flush=True)
 
