@@ -22,6 +22,7 @@ from curia2_jax.errors import UserError
 from curia2_jax.parallel import compiler
 from curia2_jax.parallel.mesh import BATCH, batch_shards, check_batch, local_rows, make_mesh
 from curia2_jax.parallel.processes import first_says, wait_for_all
+from curia2_jax.telemetry.goodput import Ledger
 from curia2_jax.telemetry.metrics import MetricsWriter
 from curia2_jax.telemetry.profile import Profile
 from curia2_jax.telemetry.progress import duration
@@ -50,6 +51,7 @@ class Run:
     checkpoints: Checkpoints
     meta: dict[str, str]  # what a checkpoint says of where it comes from
     is_lead: bool  # of the processes, the one that prints and writes
+    ledger: Ledger
     log: MetricsWriter | None  # of the lead
     trace: Profile | None  # of the lead, if it was asked for
 
@@ -66,6 +68,7 @@ def prepare(
     Raises:
       UserError: config, corpus or working directory do not fit.
     """
+    ledger = Ledger()
     recipe = recipe_from(config)
     mesh = make_mesh(recipe.parallel)
     check_batch(recipe.data.global_batch, recipe.data.group_size, recipe.parallel.accumulation, batch_shards(mesh))
@@ -79,7 +82,8 @@ def prepare(
     closing.enter_context(jax.set_mesh(mesh))
     closing.enter_context(quiet())
     saved = closing.enter_context(Checkpoints(folder, recipe.checkpoint))
-    state = initial_state(saved, newest, recipe, mesh, contract)
+    with ledger.spent("restore"):
+        state = initial_state(saved, newest, recipe, mesh, contract)
     checkpoints.check_room(folder, state)
     start = int(state.step)
     loader = closing.enter_context(
@@ -107,10 +111,12 @@ def prepare(
         saved,
         meta={"config": digest, "corpus": contract},
         is_lead=is_lead,
+        ledger=ledger,
         log=closing.enter_context(contextlib.closing(MetricsWriter(folder, start))) if is_lead else None,
         trace=closing.enter_context(contextlib.closing(Profile(folder, start))) if profile and is_lead else None,
     )
     if is_lead:
+        ledger.begin(folder, start)
         reports.print_start(recipe, mesh, len(corpus), state, start)
     return run, state
 
