@@ -3,6 +3,7 @@
 python launch/ingest.py --input DIR --output CORPUS [--labels GLOB|CSV] [--planes axial,coronal] [--workers N]
 python launch/ingest.py --input DIR --output CORPUS --runner beam [--beam-options=--runner=FlinkRunner,...]
 python launch/ingest.py --output CORPUS --preview 4 [--config=configs/vitg.py]
+python launch/ingest.py --input DIR --output CORPUS --append
 python launch/ingest.py --output CORPUS --forget KEY
 python launch/ingest.py --verify CORPUS
 python launch/ingest.py --statistics CORPUS
@@ -53,6 +54,9 @@ _PREVIEW = flags.DEFINE_integer(
 # Without a default, which would be read at every start.
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Whose crops and masks --preview draws; configs/vitb.py if not given.", lock_config=True
+)
+_APPEND = flags.DEFINE_bool(
+    "append", False, "Add what is new in the archive to a finished corpus; files seen before are not looked at again."
 )
 _FORGET = flags.DEFINE_multi_string(
     "forget", [], "Patient who withdraws: key of the index column patient, or the archive's identifier; all slices go."
@@ -118,7 +122,7 @@ def _ingest(output: pathlib.Path) -> None:
         raise UserError(f"--beam-options {','.join(_BEAM.value)}: only with --runner beam; write it too")
     runner = runners.beam(_BEAM.value) if _RUNNER.value == "beam" else None
     with _bars(lambda: shard_maker.longest(output)) as progress:
-        summary = ingest.ingest(output, options, _WORKERS.value, progress, runner)
+        summary = ingest.ingest(output, options, _WORKERS.value, progress, runner, _APPEND.value)
     contract = summary.contract
     refused = {reason: n for reason, n in sorted(summary.refused.items()) if reason != "other_file"}
     lost = {

@@ -17,6 +17,8 @@ if __name__ == "__main__":
 
 import os  # noqa: E402
 import pathlib  # noqa: E402
+import time  # noqa: E402
+import traceback  # noqa: E402
 
 from absl import flags  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
@@ -31,6 +33,7 @@ _VERIFY = flags.DEFINE_string("verify-checkpoints", None, "Only say which checkp
 _PROFILE = flags.DEFINE_bool("profile", False, "Trace steps 10 to 15 into the folder profile/ of the run.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; default: what the scheduler says.")
 _PROCESSES = flags.DEFINE_integer("num-processes", None, "Processes of this run, all told.")
+_PEER_TIMEOUT = flags.DEFINE_integer("peer-timeout", 120, "Seconds after which a silent process is taken for dead.")
 _PROCESS = flags.DEFINE_integer("process-id", None, "Number of this one, from 0.")
 
 
@@ -56,16 +59,26 @@ def run(_: list[str]) -> int:
     cluster = hosts.cluster(os.environ, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     import jax  # after the flags: a wrong one needs no backend
 
-    from curia2_jax.parallel import compile_cache, compiler
+    from curia2_jax.parallel import compile_cache, compiler, preemption
     from curia2_jax.training.loop import train
 
     if cluster is not None:
-        hosts.start(cluster)
+        hosts.start(cluster, _PEER_TIMEOUT.value)
+    preemption.watch(STOP.make)
     compiler.configure(jax.default_backend())
     hosts.check_alone(cluster, jax.process_count())
     compile_cache.use(os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/curia2_jax/xla")))
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{pathlib.Path(command.config_file()).stem}")
-    return train(config, workdir, STOP, profile=_PROFILE.value)
+    try:
+        return train(config, workdir, STOP, profile=_PROFILE.value)
+    except UserError:
+        raise
+    except Exception:
+        if cluster is None:
+            raise
+        time.sleep(5)  # if this is because another process has died, the relay says so and ends this one
+        traceback.print_exc()
+        os._exit(1)  # and not wait for the others, which wait for this one
 
 
 if __name__ == "__main__":

@@ -3,11 +3,15 @@
 A cluster that is described in part is an error, because the alternative is n jobs that train apart and never say so.
 """
 
+import atexit
 import dataclasses
 import re
+import socket
 from collections.abc import Mapping
 
+from curia2_jax.ending import STOPPED, end_now
 from curia2_jax.errors import UserError
+from curia2_jax.parallel import peers, rendezvous
 
 # The processes of a job meet at a port that follows from the number of the job, so that two jobs on a node do not.
 _FIRST_PORT, _PORTS = 61_440, 4096
@@ -62,7 +66,8 @@ def _checked(c: Cluster) -> Cluster:
         )
     if not c.coordinator:
         raise UserError(f"{c.source}: the address of process 0 is not known; write --coordinator=HOST:PORT")
-    if not re.fullmatch(r"\S+:\d+", c.coordinator):
+    address = re.fullmatch(r"\S+:(\d+)", c.coordinator)
+    if not address or not 0 < int(address[1]) < 65_536:
         raise UserError(f"{c.source}: coordinator {c.coordinator!r}; write HOST:PORT of process 0")
     return c
 
@@ -163,25 +168,50 @@ def first_host(nodes: str) -> str:
     return "".join(part or "" for part in m.groups())
 
 
-def start(c: Cluster) -> None:
+def start(c: Cluster, peer_timeout: int) -> None:
     """Joins the other processes; before anything else asks JAX for its devices.
+
+    From then on the death of any process ends all others at once, and one that hangs does after `peer_timeout` seconds:
+    with one line and exit code 42.
 
     Raises:
       UserError: they cannot be reached.
     """
+    rendezvous.meet(c.coordinator, c.processes, c.process, _SLOWEST)
     import jax
 
+    def gone(what: str) -> None:
+        line = f"process {c.process} stops: {what}; call again to go on from the newest checkpoint"
+        end_now(STOPPED, line, fault=True)
+
+    host, _, port = c.coordinator.rpartition(":")
+    relay_port = free_port()
+    local = f"127.0.0.1:{relay_port}"
+    if c.process == 0:  # the relay is outside, and JAX's service behind it
+        listener, target = rendezvous.listen(int(port), c.processes), ("127.0.0.1", relay_port)
+    else:
+        listener, target = socket.create_server(("127.0.0.1", relay_port)), (host.strip("[]"), int(port))
+    relay = peers.Relay(listener, target, c.process, gone, silence=0.8 * peer_timeout)  # at the whole JAX aborts
     # JAX's own service would take SIGTERM for itself; stop requests are agreed on in parallel/processes.py.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            c.coordinator, c.processes, c.process, local_device_ids=c.local_devices, initialization_timeout=_SLOWEST
-        )
+            local, c.processes, c.process, local_device_ids=c.local_devices, initialization_timeout=_SLOWEST,
+            coordinator_bind_address=local, heartbeat_timeout_seconds=peer_timeout,
+        )  # fmt: skip
     except RuntimeError as e:
         raise UserError(
             f"{c.source}: process {c.process} of {c.processes} cannot join at {c.coordinator}: "
             f"{' '.join(str(e).split())[:200]}"
         ) from e
+    relay.watching = True
+    atexit.register(relay.leave)  # before JAX's, which waits until all are there and then parts
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def check_alone(c: Cluster | None, processes: int) -> None:

@@ -172,5 +172,13 @@ class Lock:
                 self._path.unlink()
 
 
+def owner_id(folder: pathlib.Path) -> str:
+    """What tells this life of a run from others, in all its processes; "" where the lock is not seen."""
+    try:
+        return str(json.loads((folder / NAME).read_text())["id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def _named(owner: dict[str, Any]) -> str:
     return f"{owner.get('pid', 'unknown')} on {owner.get('host', 'unknown')} (since {owner.get('since', 'unknown')})"

@@ -51,6 +51,7 @@ def steps(run: Run, state: TrainState, asked: StopRequest) -> int:
     """From `run.start` to the end or to a stop. See `train`."""
     stop_requests = StopRequests(asked.made)
     batch = to_devices(stop_requests.send(next(run.batches)), run.mesh)
+    run.watch.enter("compile")
     with run.ledger.spent("compile"):
         compiled = compile_step(run, state, batch)
     run.ledger.enter("step")
@@ -60,6 +61,7 @@ def steps(run: Run, state: TrainState, asked: StopRequest) -> int:
 
     with asked.answered():
         for step in range(run.start + 1, run.total + 1):
+            run.watch.enter("step")
             if run.trace:
                 run.trace.before(step)
             before, (state, metrics) = state, compiled(state, batch)
@@ -81,6 +83,7 @@ def steps(run: Run, state: TrainState, asked: StopRequest) -> int:
                 if not read(run, progress, saver, done, values):
                     return NONFINITE
             if save:
+                run.watch.enter("save")
                 with run.ledger.spent("save"):
                     saver.save(step, state, run.meta | replaced(run, step))
                 progress.saved()
@@ -94,6 +97,7 @@ def steps(run: Run, state: TrainState, asked: StopRequest) -> int:
                     return STOPPED
             elif save and run.is_lead:  # beside the writing, and not in the grace period of a stop
                 reports.draw_curves(run.workdir)
+    run.watch.enter("")
     reports.finish(run.workdir, state, run.is_lead)
     return DONE
 

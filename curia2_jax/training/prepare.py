@@ -26,14 +26,14 @@ from curia2_jax.telemetry.goodput import Ledger
 from curia2_jax.telemetry.metrics import MetricsWriter
 from curia2_jax.telemetry.profile import Profile
 from curia2_jax.telemetry.progress import duration
-from curia2_jax.training import checkpoints, reports, salvage, workdir
+from curia2_jax.training import checkpoints, lock, reports, salvage, workdir
 from curia2_jax.training.checkpoints import Checkpoints
 from curia2_jax.training.initial import abstract_sharded_state, initial_state
-from curia2_jax.training.lock import Lock
 from curia2_jax.training.recipe import Recipe, recipe_from
 from curia2_jax.training.saving import quiet
 from curia2_jax.training.state import TrainState
 from curia2_jax.training.step import train_step
+from curia2_jax.training.watchdog import Watchdog, count_faults
 
 CompiledStep = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
 
@@ -52,6 +52,7 @@ class Run:
     meta: dict[str, str]  # what a checkpoint says of where it comes from
     is_lead: bool  # of the processes, the one that prints and writes
     ledger: Ledger
+    watch: Watchdog
     log: MetricsWriter | None  # of the lead
     trace: Profile | None  # of the lead, if it was asked for
 
@@ -82,25 +83,16 @@ def prepare(
     closing.enter_context(jax.set_mesh(mesh))
     closing.enter_context(quiet())
     saved = closing.enter_context(Checkpoints(folder, recipe.checkpoint))
+    is_lead = jax.process_index() == 0
+    watch = closing.enter_context(Watchdog(folder, jax.process_index()))
+    closing.enter_context(count_faults(folder, newest, lock.owner_id(folder)))
+    watch.enter("restore")
     with ledger.spent("restore"):
         state = initial_state(saved, newest, recipe, mesh, contract)
+    watch.enter("")
     checkpoints.check_room(folder, state)
     start = int(state.step)
-    loader = closing.enter_context(
-        batches(
-            recipe.data,
-            recipe.crops,
-            recipe.masks,
-            recipe.model.patch_size,
-            seed=recipe.seed,
-            start_step=start,
-            stop_step=recipe.schedule.total_steps,
-            rows=local_rows(recipe.data.global_batch, mesh),
-            corpus=corpus,
-            replaced=0 if newest is None else int(checkpoints.read_meta(folder, newest).get("replaced", 0)),
-        )
-    )
-    is_lead = jax.process_index() == 0
+    loader = closing.enter_context(open_batches(recipe, mesh, corpus, folder, newest, start))
     run = Run(
         folder,
         recipe,
@@ -112,6 +104,7 @@ def prepare(
         meta={"config": digest, "corpus": contract},
         is_lead=is_lead,
         ledger=ledger,
+        watch=watch,
         log=closing.enter_context(contextlib.closing(MetricsWriter(folder, start))) if is_lead else None,
         trace=closing.enter_context(contextlib.closing(Profile(folder, start))) if profile and is_lead else None,
     )
@@ -119,6 +112,24 @@ def prepare(
         ledger.begin(folder, start)
         reports.print_start(recipe, mesh, len(corpus), state, start)
     return run, state
+
+
+def open_batches(
+    recipe: Recipe, mesh: Mesh, corpus: Corpus, folder: pathlib.Path, newest: int | None, start: int
+) -> Batches:
+    """The batches from `start` on, for the rows of this process; how many were replaced before, `newest` knows."""
+    return batches(
+        recipe.data,
+        recipe.crops,
+        recipe.masks,
+        recipe.model.patch_size,
+        seed=recipe.seed,
+        start_step=start,
+        stop_step=recipe.schedule.total_steps,
+        rows=local_rows(recipe.data.global_batch, mesh),
+        corpus=corpus,
+        replaced=0 if newest is None else int(checkpoints.read_meta(folder, newest).get("replaced", 0)),
+    )
 
 
 def settle(folder: pathlib.Path, config: Mapping[str, Any], closing: contextlib.ExitStack) -> int | None:
@@ -129,8 +140,10 @@ def settle(folder: pathlib.Path, config: Mapping[str, Any], closing: contextlib.
       UserError: it cannot be made, is not a run of this config, is locked, or has checkpoints and none is good.
     """
     try:
-        lock = Lock(folder, lambda why: end_now(2, f"error: --workdir {folder}: {why}; stopped, nothing more written"))
-        closing.enter_context(given_back(lock.take().close))
+        mine = lock.Lock(
+            folder, lambda why: end_now(2, f"error: --workdir {folder}: {why}; stopped, nothing more written")
+        )
+        closing.enter_context(given_back(mine.take().close))
     except OSError as e:
         raise workdir.cannot_write(folder, e) from e
     workdir.claim(folder, config)

@@ -1,6 +1,5 @@
 """Real processes on loopback, through launch/main.py: they train as one, stop as one, and go on as one."""
 
-import json
 import os
 import pathlib
 import signal
@@ -8,9 +7,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import pytest
 
+from curia2_jax.telemetry import metrics
 from tests.data.small_corpus import write_small_corpus
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -31,7 +32,9 @@ def get_config():
 class Job:
     """`processes` runs of launch/main.py that share `devices` virtual devices."""
 
-    def __init__(self, config: pathlib.Path, workdir: pathlib.Path, processes: int, devices: int):
+    def __init__(
+        self, config: pathlib.Path, workdir: pathlib.Path, processes: int, devices: int, more: Sequence[str] = ()
+    ):
         env = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": str(devices // processes),
@@ -43,7 +46,13 @@ class Job:
         with socket.socket() as s:
             s.bind(("localhost", 0))
             address = f"localhost:{s.getsockname()[1]}"
-        command = [sys.executable, str(ROOT / "launch" / "main.py"), f"--config={config}", f"--workdir={workdir}"]
+        command = [
+            sys.executable,
+            str(ROOT / "launch" / "main.py"),
+            f"--config={config}",
+            f"--workdir={workdir}",
+            *more,
+        ]
         self.workdir, self.processes = workdir, []
         for i in range(processes):
             flags = [f"--coordinator={address}", f"--num-processes={processes}", f"--process-id={i}"]
@@ -56,16 +65,19 @@ class Job:
         return [p.returncode for p in self.processes], outputs
 
     def rows(self) -> list[dict]:
-        path = self.workdir / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return metrics.read(self.workdir / "metrics.jsonl")[0]
 
     def stop(self, process: int) -> None:
         """SIGTERM to one, once the first step is logged."""
-        deadline = time.monotonic() + 900
-        while not self.rows() and time.monotonic() < deadline:
-            assert all(p.poll() is None for p in self.processes), self.wait()
-            time.sleep(0.02)
+        self.reach(1)
         self.processes[process].send_signal(signal.SIGTERM)
+
+    def reach(self, rows: int) -> None:
+        """Waits until so many steps are logged."""
+        deadline = time.monotonic() + 900
+        while len(self.rows()) < rows and time.monotonic() < deadline:
+            assert all(p.poll() is None for p in self.processes), self.wait()
+            time.sleep(0.05)
 
     def steps(self) -> list[str]:
         return sorted(p.name for p in (self.workdir / "checkpoints").iterdir())
@@ -123,3 +135,27 @@ def test_a_mistake_ends_every_process(tmp_path):
     (tmp_path / "run" / "something.txt").write_text("not a run")
     codes, outputs = Job(config, tmp_path / "run", 2, 2).wait()
     assert codes == [2, 2] and "not empty and no run" in outputs[0] and "process 0" in outputs[1]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_of_two_dies_in_mid_run_and_the_next_call_goes_on(tmp_path, victim, number):
+    """The other ends with 42 in one line, whatever it was in; nothing that was saved is lost."""
+    config = config_file(tmp_path, 2, 2)
+    more = ["--config.total_steps=400", "--config.checkpoint.every_steps=4", "--config.data.num_threads=1"]
+    job = Job(config, tmp_path / "run", 2, 2, ["--peer-timeout=10", *more])
+    job.reach(6)
+    job.processes[victim].send_signal(number)
+    other = job.processes[1 - victim]
+    said = other.communicate(timeout=120)[0].splitlines()
+    assert other.returncode == 42, said
+    job.processes[victim].kill()
+    job.processes[victim].communicate()
+    assert sum(" stops: process " in line for line in said) == 1 and not any("Traceback" in line for line in said), said
+    start = max(int(name) for name in job.steps() if name.isdigit())
+    again = Job(config, tmp_path / "run", 2, 2, ["--peer-timeout=10", *more])
+    again.reach(len(job.rows()) + 4)
+    again.processes[0].send_signal(signal.SIGTERM)
+    codes, outputs = again.wait()
+    assert codes == [42, 42] and f"from step {start:,} to 400" in outputs[0], outputs

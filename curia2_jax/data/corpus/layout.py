@@ -10,14 +10,15 @@ CORPUS/
   benchmark/TASK/                       benchmarks cut from them
   preview/                              pictures
   local/                                what must not leave the site: salt, options, sources, quarantine, corrections,
-                                        what is known of each series, and hashes of the keys of patients who withdrew
+                                        what is known of each series, hashes of the names of files that were looked
+                                        at and of the keys of patients who withdrew
   work/                                 only while an ingest goes on
     options.json plan.json              what was asked for; how many parts there are
     catalog.sqlite tables.sqlite        what was found of each file; tables while they are sorted
     plan-NNNNN.json                     the scans of a part
     now-NNNNN                           the scan that a part is at
     fatal.json                          scans that ended the process which read them
-    forget.json                         what is left to do so that patients are gone
+    journal.json                        what is left to do when a finished corpus is changed
     shard-NNNNN.array_record .parquet   the records and index rows of a part
     shard-NNNNN.json                    its report, written last: with it the part is finished
     labels-SERIES.npz samples-*.npz     label maps and samples of benchmarks
@@ -34,10 +35,11 @@ ROWS = "rows"  # the column that holds several
 SALT, OPTIONS, SUMMARY = "salt", "options.json", "summary.json"
 QUARANTINE, CORRECTIONS, SOURCES = "quarantine.csv", "corrections.csv", "sources.csv"
 QUARANTINE_PAGE, SERIES, FORGOTTEN = "quarantine.html", "series.parquet", "forgotten.json"
+SEEN = "seen.sqlite"
 
 # In WORK.
 CATALOG, SORTED = "catalog.sqlite", "tables.sqlite"
-PLAN, FATAL, FORGET = "plan.json", "fatal.json", "forget.json"
+PLAN, FATAL, JOURNAL = "plan.json", "fatal.json", "journal.json"
 ANY_PART_NOW = "now-*"
 
 
@@ -77,6 +79,11 @@ def part_now(number: int) -> str:
 def part_records(number: int) -> str:
     """Records of a part."""
     return f"shard-{number:05d}.array_record"
+
+
+def part_kept(number: int) -> str:
+    """Those records of a part that are added to a corpus."""
+    return f"kept-{number:05d}.array_record"
 
 
 def part_rows(number: int) -> str:

@@ -1,13 +1,10 @@
 """A patient withdraws: their slices leave a corpus, and nothing in it leads to them any more.
 
-What changes is first made in `CORPUS/work/`: the shards that hold the patient without them, and the index. Then a
-journal is written, and from then on the corpus is no corpus until all of it is done, which can be cut off and carried
-on at any point. The contract is another one afterwards; it names the hashes of those that it replaces.
+What changes is first made in `CORPUS/work/`: the shards that hold the patient without them, and the index. The contract
+is another one afterwards; it names the hashes of those that it replaces.
 """
 
-import hashlib
 import json
-import os
 import pathlib
 import shutil
 
@@ -16,10 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curia2_jax import files
-from curia2_jax.data.corpus import index, layout, shards
+from curia2_jax.data.corpus import index, layout
 from curia2_jax.data.corpus.corpus import Corpus
-from curia2_jax.data.ingest import benchmark, identity, parts, publish, tables
+from curia2_jax.data.ingest import identity, journal, parts, publish, tables
 from curia2_jax.data.ingest.audit import series_digests
 from curia2_jax.errors import UserError
 
@@ -32,7 +28,7 @@ def forget(folder: pathlib.Path, patients: list[str]) -> index.Contract:
       UserError: no corpus, nobody of that name in it, or nobody else.
       OSError: it cannot be written.
     """
-    resume(folder)
+    journal.resume(folder)
     (contract,) = Corpus(folder).contracts
     keys = [_key(folder, patient) for patient in patients]
     gone = pq.read_table(folder / layout.INDEX, columns=["series", "shard"], filters=[("patient", "in", keys)])
@@ -43,14 +39,16 @@ def forget(folder: pathlib.Path, patients: list[str]) -> index.Contract:
     work = folder / layout.WORK
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    journal = _prepare(folder, contract, series, touched) | {
+    moves, changed = _prepare(folder, contract, series, touched)
+    told: journal.Journal = {
+        "moves": moves,
+        "contract": changed,
         "series": sorted(series),
         "sources": sorted(_sources(folder, series)),
-        "patients": [hashlib.sha256(key.encode()).hexdigest() for key in keys],
+        "patients": [identity.fingerprint(key) for key in keys],
     }
-    files.write_text(work / layout.FORGET, json.dumps(journal))
-    resume(folder)
-    return journal["contract"]
+    journal.carry_out(folder, told)
+    return changed
 
 
 def _key(folder: pathlib.Path, patient: str) -> str:
@@ -72,8 +70,10 @@ def _key(folder: pathlib.Path, patient: str) -> str:
     )
 
 
-def _prepare(folder: pathlib.Path, contract: index.Contract, series: set[str], touched: set[int]) -> dict:
-    """Makes the new shards and the new index in work; returns what to rename and the new contract."""
+def _prepare(
+    folder: pathlib.Path, contract: index.Contract, series: set[str], touched: set[int]
+) -> tuple[list[list[str]], index.Contract]:
+    """Makes the new shards and the new index in work; returns what to move and the new contract."""
     work, count = folder / layout.WORK, len(contract["shard_lengths"])
     lengths, sources = [], []
     for shard in range(count):
@@ -91,7 +91,7 @@ def _prepare(folder: pathlib.Path, contract: index.Contract, series: set[str], t
     counts = index.write(work, new, sum(lengths))
     digests = series_digests(folder)
     names = [layout.shard(at, len(lengths)) for at in range(len(lengths))]
-    renames = [[str(path.relative_to(folder)), name] for (_, path), name in zip(sources, names, strict=True)]
+    moves = [[str(path.relative_to(folder)), name] for (_, path), name in zip(sources, names, strict=True)]
     changed = (
         contract
         | counts
@@ -105,7 +105,7 @@ def _prepare(folder: pathlib.Path, contract: index.Contract, series: set[str], t
             "replaces": [*contract.get("replaces", []), contract["hash"]],
         }
     )
-    return {"renames": renames, "contract": publish.sealed(changed)}
+    return [*moves, *journal.index_moves(work)], publish.sealed(changed)
 
 
 def _rows(folder: pathlib.Path, shard: int) -> pa.Table:
@@ -131,65 +131,3 @@ def _sources(folder: pathlib.Path, series: set[str]) -> set[str]:
     if not path.exists():
         return set()
     return {row["file"] for row in tables.read_own(path) if row["series"] in series}
-
-
-def resume(folder: pathlib.Path) -> None:
-    """Carries out the journal in work, if there is one. Raises OSError."""
-    journal = folder / layout.WORK / layout.FORGET
-    if not journal.exists():
-        return
-    told = json.loads(journal.read_text())
-    contract, series, sources = told["contract"], set(told["series"]), set(told["sources"])
-    (folder / layout.CONTRACT).unlink(missing_ok=True)
-    work = folder / layout.WORK
-    moved = [*told["renames"], [f"{layout.WORK}/{layout.INDEX}", layout.INDEX]]
-    moved += [
-        [str(path.relative_to(folder)), f"{layout.COLUMNS}/{path.name}"] for path in (work / layout.COLUMNS).glob("*")
-    ]
-    for source, target in moved:
-        if (folder / source).exists():
-            os.replace(folder / source, folder / target)
-    names = {target for _, target in told["renames"]}
-    for path in folder.glob(layout.ANY_SHARD):
-        if path.name not in names:
-            path.unlink()
-    for one in series:
-        (folder / layout.label_maps(one)).unlink(missing_ok=True)
-    benchmark.without(folder / layout.BENCHMARK, series)
-    shutil.rmtree(folder / layout.PREVIEW, ignore_errors=True)
-    _clean_local(folder / layout.LOCAL, series, sources, told["patients"])
-    shards.write_metadata(folder, contract["shard_lengths"], contract["bytes"])
-    files.write_text(folder / layout.CONTRACT, json.dumps(contract, indent=2))
-    shutil.rmtree(work)
-
-
-def _clean_local(local: pathlib.Path, series: set[str], sources: set[str], patients: list[str]) -> None:
-    """Takes the series and the files that they came from out of the tables; notes the hashes of the patients' keys, so
-    that no later ingest into this corpus brings them back."""
-    if not local.is_dir():
-        return
-    (local / layout.QUARANTINE_PAGE).unlink(missing_ok=True)  # a picture may be of the patient, and does not say so
-
-    def tells(row: dict[str, str]) -> bool:
-        name, detail = row["file"], row.get("detail", "")
-        below = any(name == source or name.startswith(f"{source}/") for source in sources)
-        return row.get("series") in series or below or any(detail.endswith(f" {source}") for source in sources)
-
-    for name, head in (
-        (layout.SOURCES, ("series", "file")),
-        (layout.QUARANTINE, ("file", "reason", "detail")),
-        (layout.CORRECTIONS, ("file", "what", "detail")),
-    ):
-        if (local / name).exists():
-            rows = tables.read_own(local / name)
-            tables.write(local / name, head, [tuple(row[column] for column in head) for row in rows if not tells(row)])
-    if (local / layout.SERIES).exists():
-        table = pq.read_table(local / layout.SERIES)
-        with files.whole_file(local / layout.SERIES) as partial:
-            pq.write_table(table.filter(~_of(series, table)), partial, compression="zstd")
-    if (local / layout.SUMMARY).exists():
-        summary = json.loads((local / layout.SUMMARY).read_text())
-        files.write_text(local / layout.SUMMARY, json.dumps(summary | {"slowest": []}, indent=2))
-    known = local / layout.FORGOTTEN
-    before = json.loads(known.read_text()) if known.exists() else []
-    files.write_text(known, json.dumps(sorted({*before, *patients}), indent=1))

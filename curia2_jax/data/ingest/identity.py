@@ -1,5 +1,6 @@
 """Who the patient of a scan is, and the salted keys that stand for patients, studies and series in a corpus."""
 
+import hashlib
 import hmac
 import os
 import pathlib
@@ -57,6 +58,11 @@ class Keys:
             return volume.study or scan.series, [(ASSUMED_PATIENT, "no PatientID: one patient a study")]
         base = pathlib.PurePath(scan.name).name.split(".")[0]
         return layouts.without_channel(base), [(ASSUMED_PATIENT, "the name of the file")]
+
+
+def fingerprint(key: str) -> str:
+    """What is kept of the key of a patient who withdrew."""
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def same(patient: str) -> str:

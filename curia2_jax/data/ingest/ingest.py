@@ -14,7 +14,6 @@ import collections
 import collections.abc
 import dataclasses
 import importlib.metadata
-import itertools
 import json
 import pathlib
 import secrets
@@ -23,28 +22,24 @@ import time
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from curia2_jax import files
 from curia2_jax.data.corpus import index, layout, records
 from curia2_jax.data.ingest import (
+    append,
     benchmark,
     foreground,
-    forget,
     identity,
     intensity,
+    journal,
+    local,
     parts,
     plan,
     publish,
-    quarantine,
     slicing,
-    tables,
 )
-from curia2_jax.data.ingest.catalog import Catalog
 from curia2_jax.data.ingest.plan import Options, Progress
 from curia2_jax.data.ingest.runners import Pool, Runner
 from curia2_jax.data.ingest.shard_maker import SLOWEST, make_shard
-from curia2_jax.data.readers import archive
 from curia2_jax.data.readers.faults import MachineFault
 from curia2_jax.errors import UserError
 
@@ -70,12 +65,18 @@ class Summary:
 
 
 def ingest(
-    output: pathlib.Path, options: Options, workers: int, progress: Progress, runner: Runner | None = None
+    output: pathlib.Path,
+    options: Options,
+    workers: int,
+    progress: Progress,
+    runner: Runner | None = None,
+    more: bool = False,
 ) -> Summary:
-    """Make the corpus, or carry on with one that was begun with the same options; a finished one is left as it is.
+    """Make the corpus, or carry on with one that was begun with the same options; a finished one is left as it is, or
+    with `more` gets what is new in the archive.
 
-    `progress(stage, done, total, slices)` is called as work gets done. `runner` runs the shards, a pool of processes of
-    this machine when it is None.
+    `progress(stage, done, total, slices)` is called as work gets done. `runner` runs the shards, when it is None a pool
+    of `workers` processes, whose end a broken file may be; with none, this process, which then ends as well.
 
     Raises:
       UserError: an option that makes no sense, other options than the corpus was begun with, no slice that was
@@ -85,9 +86,12 @@ def ingest(
     started = time.perf_counter()
     options.check()
     work = output / layout.WORK
-    forget.resume(output)
+    journal.resume(output)
     _refuse_other_options(output, options)
-    if (output / layout.CONTRACT).exists():
+    is_append = more and (output / layout.CONTRACT).exists()
+    if is_append:
+        append.check(output)
+    elif (output / layout.CONTRACT).exists():
         shutil.rmtree(work, ignore_errors=True)
         contract = json.loads((output / layout.CONTRACT).read_text())
         before = {"lost": {}, "files": 0, "bytes": 0, "slowest": []}  # younger than some corpora
@@ -95,11 +99,11 @@ def ingest(
     _begin(output, options)
     try:
         if not (work / layout.PLAN).exists():
-            plan.make(work, options, workers, progress)
+            plan.make(work, options, workers, progress, output / layout.LOCAL / layout.SEEN if is_append else None)
         made = _make_shards(output, workers, progress, runner)
     except MachineFault as fault:
         raise UserError(f"{fault.line}, then call again: it carries on") from fault
-    summary = _finish(output, options)
+    summary = _finish(output, options, is_append)
     return dataclasses.replace(summary, made=made, seconds=time.perf_counter() - started)
 
 
@@ -182,7 +186,7 @@ def _make_alone(work: pathlib.Path, task: tuple[str, int]) -> int:
     """Make one shard in a process of its own, leaving out each scan that ends the process."""
     while True:
         try:
-            with Pool(1, own_process=True) as pool:
+            with Pool(1) as pool:
                 return next(made for _, made in pool.each(make_shard, [task]))
         except BrokenProcessPool:
             at, fatal = work / layout.part_now(task[1]), work / layout.FATAL
@@ -193,30 +197,37 @@ def _make_alone(work: pathlib.Path, task: tuple[str, int]) -> int:
             files.write_text(fatal, json.dumps([*known, series]))
 
 
-def _finish(output: pathlib.Path, options: Options) -> Summary:
-    work, local = output / layout.WORK, output / layout.LOCAL
+def _finish(output: pathlib.Path, options: Options, is_append: bool) -> Summary:
+    work, local_folder = output / layout.WORK, output / layout.LOCAL
     made = json.loads((work / layout.PLAN).read_text())
 
     def reports() -> collections.abc.Iterator[dict]:
         """One at a time: together they say something of every series, of which there are millions."""
         return (parts.report(work, number) for number in range(made["shards"]))
 
-    drop = publish.duplicates(series for report in reports() for series in _series(report))
-    lost, corrected = _write_tables(local, made, reports, drop)
-    if not any(True for report in reports() for _ in _series(report)):
+    drop = _duplicates(reports)
+    target = local_folder
+    if is_append:
+        drop, target = append.dropped(output, reports, drop), work / layout.LOCAL
+        target.mkdir(exist_ok=True)
+    lost, corrected = local.write(target, work, reports, drop, local_folder if is_append else None)
+    if not is_append and not any(True for report in reports() for _ in local.whole(report)):
         shutil.rmtree(work)  # so that the folder can be used again
         most = sorted(lost.items(), key=lambda item: -item[1]["listed"])[:5]
         listed = ", ".join(f"{reason} {count['listed']}" for reason, count in most)
-        raise UserError(
-            f"--input {', '.join(options.input)}: no slice was accepted ({listed}); see {local / layout.QUARANTINE}"
-        )
+        table = local_folder / layout.QUARANTINE
+        raise UserError(f"--input {', '.join(options.input)}: no slice was accepted ({listed}); see {table}")
     sampled = [benchmark.Sampled(**s) for report in reports() for s in report["samples"] if s["series"] not in drop]
-    benchmark.keep(output, work, sampled)
-    names = benchmark.read_names(options.label_names) if options.label_names else {}
-    tasks = benchmark.write(output / layout.BENCHMARK, work, sampled, names)
+    tasks = []
+    if not is_append:
+        benchmark.keep(output, work, sampled)
+        names = benchmark.read_names(options.label_names) if options.label_names else {}
+        tasks = benchmark.write(output / layout.BENCHMARK, work, sampled, names)
     assumed = corrected[identity.ASSUMED_PATIENT]
     poor = [task["name"] for task in tasks if len(task["classes"]) < 2]
     warnings = [f"{assumed} series name no patient, who was assumed; see --patient-regex"] if assumed else []
+    if strangers := made.get("strangers"):
+        warnings.append(f"--patients names {len(strangers)} files that are not there, such as {strangers[0]}")
     nobody = corrected[identity.NOBODY]
     warnings += (
         [f"{nobody} series name a patient such as ANONYMOUS, who is one patient; see --patient-regex"] if nobody else []
@@ -236,54 +247,23 @@ def _finish(output: pathlib.Path, options: Options) -> Summary:
         "stages": dict(stages),
         "warnings": warnings,
     }
-    files.write_text(local / layout.SUMMARY, json.dumps(summary, indent=2))
+    if is_append:
+        before = json.loads((local_folder / layout.SUMMARY).read_text())
+        summary |= {name: made[name] + before.get(name, 0) for name in ("files", "bytes", "label_maps")}
+        summary |= {"tasks": before["tasks"]}
+    files.write_text(target / layout.SUMMARY, json.dumps(summary, indent=2))
+    if is_append:
+        labelled = sorted({one.series for one in sampled})
+        return Summary(append.publish_more(output, reports, drop, labelled), **summary)
     return Summary(publish.publish(output, made["shards"], set(drop), _contract(options)), **summary)
 
 
-def _series(report: dict) -> collections.abc.Iterator[parts.Series]:
-    """The series of a part that are whole."""
-    return (parts.Series(**series) for series in report["series"] if not series["broken"])
-
-
-def _write_tables(
-    local: pathlib.Path,
-    made: dict,
-    reports: collections.abc.Callable[[], collections.abc.Iterator[dict]],
-    drop: dict[str, str],
-) -> tuple[dict[str, dict[str, int]], collections.Counter]:
-    """Write what must not leave the site, one table in memory at a time; returns what was lost to each reason, and how
-    often each correction occurs."""
-
-    roots = [pathlib.Path(root) for root in made["roots"]]
-    named = {*drop, *drop.values()}
-    source = {one.key: one for report in reports() for one in _series(report) if one.key in named}
-    (local.parent / layout.WORK / layout.SORTED).unlink(missing_ok=True)
-    with Catalog(local.parent / layout.WORK / layout.SORTED) as rows:
-        with Catalog(local.parent / layout.WORK / layout.CATALOG) as found:
-            planned = itertools.chain(found.refused(), (archive.Refused(*row) for row in made.get("refused", ())))
-            rows.insert("refused", (one._replace(name=archive.relative(one.name, roots)) for one in planned))
-        listed = (archive.Refused(*row) for report in reports() for row in report["refused"])
-        rows.insert("refused", (one._replace(name=archive.relative(one.name, roots)) for one in listed))
-        rows.insert(
-            "refused",
-            (source[key].refused("duplicate", f"the same voxels as {source[to].source}") for key, to in drop.items()),
-        )
-        tables.write(local / layout.QUARANTINE, ("file", "reason", "detail"), (one[:3] for one in rows.refused()))
-        lost = quarantine.count(rows.refused())
-        quarantine.write_page(local / layout.QUARANTINE_PAGE, rows.refused(), lost, made["files"], made["bytes"])
-    corrected = [tuple(c) for report in reports() for c in report["corrected"]]
-    tables.write(local / layout.CORRECTIONS, ("file", "what", "detail"), sorted(corrected))
-    kinds = collections.Counter(what for _, what, _ in corrected)
-    del corrected
-    kept = [(one.key, one.source) for report in reports() for one in _series(report) if one.key not in drop]
-    tables.write(local / layout.SOURCES, ("series", "file"), sorted(kept))
-    with (
-        files.whole_file(local / layout.SERIES) as partial,
-        pq.ParquetWriter(partial, parts.SERIES, compression="zstd") as known,
-    ):
-        for report in reports():
-            known.write_table(parts.series_table(one for one in _series(report) if one.key not in drop))
-    return lost, kinds
+def _duplicates(reports: local.Reports) -> dict[str, tuple[str, str]]:
+    """Key of each series that occurs twice -> why it is not kept."""
+    drop = publish.duplicates(series for report in reports() for series in local.whole(report))
+    stays = set(drop.values())
+    source = {one.key: one.source for report in reports() for one in local.whole(report) if one.key in stays}
+    return {key: ("duplicate", f"the same voxels as {source[stay]}") for key, stay in drop.items()}
 
 
 def _contract(options: Options) -> dict:

@@ -1,6 +1,7 @@
 """The plan of an ingest: which series go to which shard. A function of the files and the options alone."""
 
 import collections.abc
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -14,11 +15,11 @@ from curia2_jax import files
 from curia2_jax.data.corpus import layout
 from curia2_jax.data.corpus.records import CODECS
 from curia2_jax.data.corpus.shards import MAX_RECORDS
-from curia2_jax.data.ingest import benchmark, identity, labels
+from curia2_jax.data.ingest import benchmark, identity, labels, local
 from curia2_jax.data.ingest.catalog import Catalog
 from curia2_jax.data.ingest.runners import Pool
 from curia2_jax.data.ingest.slicing import PLANES, most_slices
-from curia2_jax.data.readers import archive
+from curia2_jax.data.readers import archive, zips
 from curia2_jax.errors import UserError
 
 Progress = collections.abc.Callable[[str, int, int, int], None]  # stage, done, total, slices
@@ -78,8 +79,11 @@ class Options:
         return cls(**values)
 
 
-def make(work: pathlib.Path, options: Options, workers: int, progress: Progress) -> None:
-    """Look at every file once and write the plan into `work`, its summary last.
+def make(
+    work: pathlib.Path, options: Options, workers: int, progress: Progress, seen: pathlib.Path | None = None
+) -> None:
+    """Look at every file once and write the plan into `work`, its summary last. Files whose fingerprints are in the
+    catalog `seen` are left out.
 
     Memory: a page of files, the label maps, and one series at a time; the rest is in the catalog.
 
@@ -91,9 +95,12 @@ def make(work: pathlib.Path, options: Options, workers: int, progress: Progress)
     roots = [pathlib.Path(path).resolve() for path in options.input]
     (work / layout.CATALOG).unlink(missing_ok=True)  # of a plan that was cut off
     with Catalog(work / layout.CATALOG) as catalog:
-        if not _walk(catalog, roots):
+        if not _walk(catalog, roots, seen):
             raise UserError(f"--input {', '.join(options.input)}: no file in it; write a folder of studies")
+        strangers = _strangers(options.patients, catalog) if options.patients and seen is None else []
         maps = labels.pairs(options.labels, roots, catalog.files)
+        if seen is not None:  # a table names those of before as well
+            maps = [pair for pair in maps if pair.label in catalog.files]
         known = labels.all_files(maps)
         images = (file for file in catalog.files if file not in known)
         for items in _look_at(images, options.planes, workers, len(catalog.files) - len(known), progress):
@@ -111,27 +118,39 @@ def make(work: pathlib.Path, options: Options, workers: int, progress: Progress)
         "shards": count,
         "roots": [str(r) for r in roots],
         "label_maps": len(known),
+        "strangers": strangers,
         "files": int(files_found + files_refused) + len(known),
         "bytes": int(bytes_found + bytes_refused) + sum(labels.refused(one, "", "").size for one in known),
     }
     files.write_text(work / layout.PLAN, json.dumps(summary))
 
 
-def _walk(catalog: Catalog, roots: list[pathlib.Path]) -> bool:
-    """Notes every file; returns whether there is anything."""
+def _walk(catalog: Catalog, roots: list[pathlib.Path], seen: pathlib.Path | None) -> bool:
+    """Notes every file that is not in the catalog `seen`; returns whether there is anything, or was before."""
     refused: list[archive.Refused] = []
 
     def names() -> collections.abc.Iterator[tuple[str]]:
         for root in roots:
             for item in archive.walk(root):
+                name = item if isinstance(item, str) else item.name
+                if known is not None and local.fingerprint(name) in known.files:
+                    continue
                 if isinstance(item, str):
                     yield (item,)
                 else:
                     refused.append(item)
 
-    catalog.insert("files", names())
+    with contextlib.ExitStack() as stack:
+        known = stack.enter_context(Catalog(seen)) if seen is not None else None
+        catalog.insert("files", names())
     catalog.add(refused)
-    return bool(refused) or any(True for _ in catalog.files)
+    return known is not None or bool(refused) or any(True for _ in catalog.files)
+
+
+def _strangers(patients: str, catalog: Catalog) -> list[str]:
+    """Files that the table of patients names and the archive does not have."""
+    named = identity.read_patients(patients)
+    return [file for file in named if (zips.split(file) or (file,))[0] not in catalog.files]
 
 
 def _scans(catalog: Catalog, maps: list[labels.Pair], roots: list[pathlib.Path], every_frame: bool) -> None:
@@ -193,7 +212,7 @@ def _look_at(
 
 def _look_alone(file: str, planes: tuple[str, ...]) -> list[archive.Found | archive.Refused]:
     try:
-        with Pool(1, own_process=True) as pool:
+        with Pool(1) as pool:
             return next(items for _, items in pool.each(_look, [([file], planes)]))
     except BrokenProcessPool:
         return [archive.Refused(file, "reader_failed", "looking at it ended the process, twice")]

@@ -19,15 +19,14 @@ Runner = collections.abc.Callable[[collections.abc.Callable, list[tuple]], None]
 
 
 class Pool:
-    """Fresh processes (spawn), or this process when there is one worker."""
+    """Fresh processes (spawn), or this process when there are no workers."""
 
-    def __init__(self, workers: int, own_process: bool = False):
+    def __init__(self, workers: int):
         self._workers = workers
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
-        self._separate = own_process or workers > 1
 
     def __enter__(self) -> "Pool":
-        if self._separate:
+        if self._workers:
             context = multiprocessing.get_context("spawn")
             self._pool = concurrent.futures.ProcessPoolExecutor(self._workers, context, _end_with_parent)
         return self

@@ -10,7 +10,7 @@ import numpy as np
 from curia2_jax.data.corpus import layout
 from curia2_jax.data.ingest import benchmark, flatness, intensity, labels, parts, plan, slicing
 from curia2_jax.data.ingest.foreground import MIN_FOREGROUND
-from curia2_jax.data.ingest.identity import Keys, Note
+from curia2_jax.data.ingest.identity import Keys, Note, fingerprint
 from curia2_jax.data.readers import archive
 from curia2_jax.data.readers.faults import machine_fault
 from curia2_jax.data.readers.volume import Refusal, Volume
@@ -37,7 +37,8 @@ def make_shard(output: str, number: int) -> int:
     now = work / layout.part_now(number)
     try:
         with parts.Part(work, number, options.codec) as part:
-            maker = _Maker(work, options, keys, part)
+            withdrawn = folder / layout.LOCAL / layout.FORGOTTEN
+            maker = _Maker(work, options, keys, part, json.loads(withdrawn.read_text()) if withdrawn.exists() else [])
             for scan in plan.read_shard(work, number):
                 # Should reading this scan end the process, ingest finds its name here and leaves it out.
                 begun = time.time()
@@ -63,7 +64,8 @@ def make_shard(output: str, number: int) -> int:
 class _Maker:
     """Adds scans to a part."""
 
-    def __init__(self, work: pathlib.Path, options: plan.Options, keys: Keys, part: parts.Part):
+    def __init__(self, work: pathlib.Path, options: plan.Options, keys: Keys, part: parts.Part, withdrawn: list[str]):
+        self._withdrawn = frozenset(withdrawn)
         self._work, self._options, self._keys, self._part = work, options, keys, part
         self.timer = slicing.Timer()
         self.report: dict = {"refused": [], "corrected": [], "samples": [], "slowest": []}
@@ -81,13 +83,16 @@ class _Maker:
                 raise Refusal("label_map", "flat regions of whole numbers; name it with --labels if it is one")
             volume = intensity.settle(volume, self._options.modality)
         patient, study, assumed = self._keys.patient(scan, volume)
+        key = self._keys.key("patient", patient)
+        if fingerprint(key) in self._withdrawn:
+            raise Refusal("withdrawn", "see --forget")
         with self.timer("labels"):
             maps = self._label_maps(scan, volume)
         series = self._keys.key("series", scan.series)
         ids = {
             "study": self._keys.key("study", volume.study or study or patient),
             "series": series,
-            "patient": self._keys.key("patient", patient),
+            "patient": key,
             "label": layout.label_maps(series) if maps else "",
         }
         notes, plane = self._add_slices(volume, ids, scan)

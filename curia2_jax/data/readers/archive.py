@@ -188,7 +188,7 @@ def _classify(path: pathlib.Path, file: str, count: Count) -> Found | None:
             header = reader.look(plain)
         group = file
         if reader.count_frames:  # a series without a name is what lies in one folder
-            group = header.series or os.path.dirname(file)
+            group = header.series or folder_of(file)
         depth = 1 if header.across is None else header.shape[header.across]
         stack = (header.owner, header.stack, header.place)
         return Found(file, reader.format, group, header.frames, count(header), depth, *stack)
@@ -225,7 +225,8 @@ def scans(items: list[Found], roots: list[pathlib.Path], every_frame: bool) -> l
     first = items[0]
     name = relative(files[0], roots)
     if len(files) > 1:
-        name = os.path.dirname(name) or name
+        in_zip = zips.split(files[0]) is not None
+        name = relative(folder_of(files[0]), roots) if in_zip else os.path.dirname(name) or name
     own = sum(item.depth for item in items) if every_frame else len(items)
     slices = own + max(item.slices for item in items) if len(items) > 1 else first.slices
     series = relative(first.group, roots) if first.group == files[0] else first.group
@@ -234,6 +235,15 @@ def scans(items: list[Found], roots: list[pathlib.Path], every_frame: bool) -> l
         Scan(name, first.format, files, series if frame == 0 else f"{series}#{frame}", frame, slices, size=size)
         for frame in range(first.frames if every_frame else 1)
     ]
+
+
+def folder_of(file: str) -> str:
+    """The folder of a file, or of a member in its archive; of one at the top of an archive, that."""
+    inside = zips.split(file)
+    if inside is None:
+        return os.path.dirname(file)
+    archive, member = inside
+    return f"{archive}{zips.INSIDE}{os.path.dirname(member)}" if "/" in member else archive
 
 
 def relative(file: str, roots: list[pathlib.Path]) -> str:

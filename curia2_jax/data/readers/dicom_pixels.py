@@ -26,7 +26,8 @@ _TAGS = [
 _DECODERS = {
     **dict.fromkeys((uid.JPEG2000Lossless, uid.JPEG2000), "pylibjpeg"),
     **dict.fromkeys((uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K), "pylibjpeg"),
-    **dict.fromkeys((uid.JPEGLSLossless, uid.JPEGLSNearLossless, uid.JPEGLossless, uid.JPEGLosslessSV1), "gdcm"),
+    **dict.fromkeys((uid.JPEGLSLossless, uid.JPEGLSNearLossless), "pyjpegls"),
+    **dict.fromkeys((uid.JPEGLossless, uid.JPEGLosslessSV1), "gdcm"),
     uid.RLELossless: "pydicom",
 }
 
@@ -192,7 +193,7 @@ def _check_stored(dataset: pydicom.Dataset, size: tuple[int, int]) -> None:
     if len(streams) < count:
         raise Refusal("corrupt", f"{len(streams)} frames, the header promises {count}")
     for stream in streams:
-        codestreams.check(stream, size)
+        codestreams.check(stream, size, whole(dataset, "BitsAllocated"))
 
 
 def _settle_high_bit(dataset: pydicom.Dataset) -> None:

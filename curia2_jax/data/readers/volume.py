@@ -34,6 +34,8 @@ REASONS = {
     "reader_failed": "a fault of a reader, worth reporting",
     "other_file": "not a medical image format",
     "duplicate": "the same voxels as another series",
+    "late": "new files of a series that was in the corpus before they came",
+    "withdrawn": "of a patient who was forgotten",
     "label_unpaired": "a label map without its image, or whose image was refused",
     "label_geometry": "a label map on another grid than its image",
     "label_values": "values of a label map that are no labels",

@@ -84,7 +84,7 @@ class Archive:
             target.parent.mkdir(parents=True, exist_ok=True)
             room = shutil.disk_usage(target.parent).free
             if member.file_size > room:
-                needed = f"{member.file_size >> 20} MiB to unpack a member, {room >> 20} MiB are free"
+                needed = f"a member takes {member.file_size:,} bytes, {room:,} are free"
                 raise MachineFault(errno.ENOSPC, needed, tempfile.gettempdir())
         fault = self._copy(member, target, _CHUNK)
         if fault is not None:

@@ -20,7 +20,7 @@ def corpus_of(folder, series: int, rows: int) -> Corpus:
     """Series of six slices of rows x 48 pixels."""
     for n in range(series):
         write_nifti(folder / "in" / f"{n}.nii.gz", body((6, rows, 48), seed=n))
-    ingest.ingest(folder / "c", plan.Options((str(folder / "in"),)), 1, lambda *_: None)
+    ingest.ingest(folder / "c", plan.Options((str(folder / "in"),)), 0, lambda *_: None)
     return Corpus(folder / "c")
 
 

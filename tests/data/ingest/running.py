@@ -14,8 +14,8 @@ def silent(stage, done, total, slices):
     pass
 
 
-def run(output, *inputs, workers=1, runner=None, **options) -> ingest.Summary:
-    return ingest.ingest(output, plan.Options(tuple(map(str, inputs)), **options), workers, silent, runner)
+def run(output, *inputs, workers=0, runner=None, more=False, **options) -> ingest.Summary:
+    return ingest.ingest(output, plan.Options(tuple(map(str, inputs)), **options), workers, silent, runner, more)
 
 
 def quarantine(output) -> dict[str, str]:

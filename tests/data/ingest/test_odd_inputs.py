@@ -40,7 +40,7 @@ COMMAND = """
 import pathlib, sys
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.ingest import ingest, plan
-ingest.ingest(pathlib.Path(sys.argv[2]), plan.Options((sys.argv[1],), labels=sys.argv[3]), 1, lambda *_: None)
+ingest.ingest(pathlib.Path(sys.argv[2]), plan.Options((sys.argv[1],), labels=sys.argv[3]), 0, lambda *_: None)
 """
 
 
@@ -80,6 +80,15 @@ def test_folders_that_cannot_be_entered_are_listed(tmp_path, monkeypatch):
     assert quarantine(tmp_path / "out") == {"shut": "unreadable"}
 
 
+def test_a_decoder_that_ends_the_process_is_survived_by_one_worker(tmp_path, monkeypatch):
+    """Which is a process of its own, too."""
+    for name in ("a", "deadly", "b"):
+        good(tmp_path / "in" / f"{name}.nii.gz", ord(name[0]))
+    monkeypatch.setattr(plan, "_look", look_or_die)
+    contract = run(tmp_path / "out", tmp_path / "in", workers=1).contract
+    assert contract["series"] == 2 and quarantine(tmp_path / "out") == {"deadly.nii.gz": "reader_failed"}
+
+
 @pytest.mark.parametrize("number", [28, 122, 24, 23, 5, 30])
 def test_a_machine_that_cannot_unpack_is_no_fault_of_the_archive(tmp_path, monkeypatch, number):
     """No room, quota, too many open files, a broken disk, a read-only one: one line, and a later call carries on."""
@@ -109,7 +118,7 @@ def test_a_temporary_folder_that_is_too_small_stops_before_it_is_full(tmp_path, 
     usage = type("usage", (), {"free": 100})
     with monkeypatch.context() as small:
         small.setattr("shutil.disk_usage", lambda path: usage)
-        with pytest.raises(UserError, match="to unpack a member, 0 MiB are free; make room there, or set TMPDIR"):
+        with pytest.raises(UserError, match=r"a member takes \S+ bytes, 100 are free; make room there, or set TMPDIR"):
             run(tmp_path / "out", tmp_path / "in")
     assert run(tmp_path / "out", tmp_path / "in").contract["series"] == 2 and not quarantine(tmp_path / "out")
 

@@ -104,6 +104,19 @@ def test_archives_are_read_like_folders(tmp_path):
     assert set(tmp_path.rglob("*")) == before  # nothing is unpacked beside the archive
 
 
+def test_series_without_a_uid_in_two_archives_are_two(tmp_path):
+    """As in two folders; each is named after its archive."""
+    (tmp_path / "outer").mkdir()
+    for n, name in enumerate(("a", "b")):
+        slices = dicom_slices(body((4, 40, 44), seed=n))
+        for ds in slices:
+            ds.SeriesInstanceUID = ""
+        save_dicom(tmp_path / name, slices)
+        make_zip(tmp_path / "outer" / f"{name}.zip", tmp_path / name)
+    scans, refused = look(tmp_path / "outer")
+    assert [(scan.name, len(scan.files)) for scan in scans] == [("a.zip", 4), ("b.zip", 4)] and not refused
+
+
 @pytest.mark.parametrize(
     "name", ["../../evil.nii", "/tmp/evil.nii", "a/../../evil.nii", "..\\evil.nii", "C:\\evil.nii"]
 )
