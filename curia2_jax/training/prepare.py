@@ -51,8 +51,8 @@ class Run:
     checkpoints: Checkpoints
     meta: dict[str, str]  # what a checkpoint says of where it comes from
     is_lead: bool  # of the processes, the one that prints and writes
-    watch: Watchdog
     ledger: Ledger
+    watch: Watchdog
     log: MetricsWriter | None  # of the lead
     trace: Profile | None  # of the lead, if it was asked for
 
@@ -92,7 +92,7 @@ def prepare(
     watch.enter("")
     checkpoints.check_room(folder, state)
     start = int(state.step)
-    loader = closing.enter_context(_batches(recipe, mesh, corpus, start, folder, newest))
+    loader = closing.enter_context(open_batches(recipe, mesh, corpus, folder, newest, start))
     run = Run(
         folder,
         recipe,
@@ -103,8 +103,8 @@ def prepare(
         saved,
         meta={"config": digest, "corpus": contract},
         is_lead=is_lead,
-        watch=watch,
         ledger=ledger,
+        watch=watch,
         log=closing.enter_context(contextlib.closing(MetricsWriter(folder, start))) if is_lead else None,
         trace=closing.enter_context(contextlib.closing(Profile(folder, start))) if profile and is_lead else None,
     )
@@ -114,10 +114,10 @@ def prepare(
     return run, state
 
 
-def _batches(
-    recipe: Recipe, mesh: Mesh, corpus: Corpus, start: int, folder: pathlib.Path, newest: int | None
+def open_batches(
+    recipe: Recipe, mesh: Mesh, corpus: Corpus, folder: pathlib.Path, newest: int | None, start: int
 ) -> Batches:
-    """The rows of this process of every batch from step `start` on."""
+    """The batches from `start` on, for the rows of this process; how many were replaced before, `newest` knows."""
     return batches(
         recipe.data,
         recipe.crops,

@@ -117,8 +117,7 @@ def batches(
         `flips` (n, 2 + L) bool, columns reversed; `masks` (n, 2, N) bool; `is_ct` (n,) bool.
 
     Raises:
-      UserError: a value of `data` that does not fit, the corpus or the other sections; later, from the iterator, too
-        many records that cannot be read.
+      UserError: a value that does not fit, or the corpus; later, from the iterator, too many unreadable records.
     """
     rows = np.arange(data.global_batch) if rows is None else np.asarray(rows)
     _check(data)
