@@ -19,6 +19,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from curia2_jax.errors import UserError
+from curia2_jax.files import is_plain
 from curia2_jax.models.vit import ViT, ViTConfig
 
 Tree = dict[str, Any]
@@ -241,15 +242,15 @@ def read_weights(directory: pathlib.Path, model: ViTConfig) -> Tree:
 
 
 def _shards(index: pathlib.Path) -> list[str]:
-    """The files that an index names, which lie beside it."""
+    """The files that an index names, all of them beside it. Raises UserError."""
     said = _json(index)
     named = said.get("weight_map") if isinstance(said, dict) else None
-    if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+    if not isinstance(named, dict) or not named:
         raise UserError(f"{index}: no weight_map of names to files; fetch it again")
-    for name in sorted(set(named.values())):
-        if pathlib.PurePath(name).name != name or not name.endswith(".safetensors"):
-            raise UserError(f"{index}: names {name!r}; only .safetensors files beside the index are read")
-    return sorted(set(named.values()))
+    names = [*named.values()]
+    if wrong := [name for name in names if not is_plain(name) or not name.endswith(".safetensors")]:
+        raise UserError(f"{index}: names {wrong[0]!r}, which is no .safetensors file beside it; fetch it again")
+    return sorted(set(names))
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
