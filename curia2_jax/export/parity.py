@@ -18,7 +18,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +109,7 @@ def _entry(
 
 @jax.jit
 def _norm(params: Mapping[str, Any], x: jax.Array) -> jax.Array:
-    return LayerNorm("float32").apply({"params": params}, x)
+    return cast(jax.Array, LayerNorm("float32").apply({"params": params}, x))
 
 
 @functools.cache

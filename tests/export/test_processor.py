@@ -93,7 +93,8 @@ def test_equals_the_views_of_training(curia):
     batch = np.full((len(images), canvas, canvas), 12345, np.int16)  # the padding must not be seen
     for row, image in enumerate(images):
         batch[row, : image.shape[0], : image.shape[1]] = image
-    ours = np.asarray(whole_slice(batch, np.array(shapes, np.int32), is_ct, 48))[..., 0]
+    extent = jnp.asarray(shapes, jnp.int32)
+    ours = np.asarray(whole_slice(jnp.asarray(batch), extent, jnp.asarray(is_ct), 48))[..., 0]
     for row, image in enumerate(images):
         theirs = curia(image, clip_below_air=bool(is_ct[row]))["pixel_values"][0, 0]
         np.testing.assert_allclose(theirs, ours[row], rtol=0, atol=5e-5)

@@ -147,7 +147,7 @@ def hostile(folder: pathlib.Path, kind: str) -> str:
         ("no dict", "holds a list"),
         ("other names", "what is no parameter of DINOv2"),
         ("dinov3", "rotary positions (RoPE)"),
-        ("traversal", "only .safetensors files beside the index"),
+        ("traversal", "which is no .safetensors file beside it"),
         ("no map", "no weight_map"),
     ],
 )
