@@ -106,7 +106,7 @@ def verdict(answers: list[Answer]) -> str:
         _, low, high = defined(difference)
         return "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
 
-    parts = {}
+    parts: dict[str, list[str]] = {}
     for one in answers:
         parts.setdefault(side(one.difference), []).append(f"{one.question.split(',')[0]} by {one.head}")
     said = "; ".join(f"{word} the weights it began with: {', '.join(which)}" for word, which in parts.items())
