@@ -9,6 +9,11 @@ from collections.abc import Iterator
 SUFFIX = ".partial"  # of what is not whole yet
 
 
+def is_plain(name: object) -> bool:
+    """Whether what a file of others gives as the name of a file beside it is one, and leads nowhere else."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+
+
 @contextlib.contextmanager
 def whole_file(path: pathlib.Path, *, sync: bool = True) -> Iterator[pathlib.Path]:
     """A path to write to, in the same folder; it becomes `path` when the block ends without an exception, after its

@@ -145,10 +145,8 @@ def _is_restored(folder: pathlib.Path) -> bool:
         return False
 
 
-def run(argv: list[str]) -> int:
+def run(_: list[str]) -> int:
     """Checks the flags, then exports or restores; exit code 1 where --verify found a difference."""
-    if argv[1:]:
-        raise UserError(f"found {argv[1]!r}; every argument is a flag, see --help")
     if (_CHECKPOINT.value is None) == (_PRETRAINED.value is None):
         raise UserError("write either --checkpoint RUN or --from-pretrained HF_DIR")
     output = pathlib.Path(command.required(_OUTPUT))

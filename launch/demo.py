@@ -8,7 +8,6 @@ It runs the commands that you would run, and prints them. Called again, it goes 
 """
 
 import hashlib
-import os
 import pathlib
 
 from absl import flags
@@ -52,7 +51,8 @@ def pretrain_and_score(
     """`folder`/run, `folder`/huggingface and `folder`/report, by the commands that a user would call."""
     run, model, report = folder / "run", folder / "huggingface", folder / "report"
     flags_of = [f"--config.data.corpus={corpus}", f"--config.seed={seed}"]
-    command.call(["launch/main.py", f"--config=configs/demo.py:{steps}", f"--workdir={run}", *flags_of])
+    config = f"{command.at_home('configs/demo.py')}:{steps}"
+    command.call(["launch/main.py", f"--config={config}", f"--workdir={run}", *flags_of])
     command.call(["launch/convert.py", f"--checkpoint={run}", f"--output={model}", "--verify"])
     command.call(
         ["launch/evaluate.py", f"--model={model}", f"--data={benchmark}", f"--output={report}", f"--run={run}"]
@@ -106,12 +106,9 @@ def evidence(output: pathlib.Path) -> int:
     return 0
 
 
-def run(argv: list[str]) -> int:
+def run(_: list[str]) -> int:
     """The demo, or the evidence."""
-    if argv[1:]:
-        raise UserError(f"found {argv[1]!r}; write --input=DIR")
     output = pathlib.Path(_OUTPUT.value)
-    output = output if output.is_absolute() else pathlib.Path(os.getcwd()) / output
     return evidence(output) if _EVIDENCE.value else demo(output)
 
 

@@ -56,4 +56,4 @@ def run(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    command.start(run)
+    command.start(run, takes_words=True)

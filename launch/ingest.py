@@ -65,9 +65,7 @@ _VERIFY = flags.DEFINE_string("verify", None, "Read and check every record of a 
 _STATISTICS = flags.DEFINE_string("statistics", None, "Tell what is in a corpus.")
 
 
-def run(argv: list[str]) -> int:
-    if len(argv) > 1:
-        raise UserError(f"found {argv[1]!r}; every argument is a flag, see --help")
+def run(_: list[str]) -> int:
     if _VERIFY.value:
         return _verify(pathlib.Path(_VERIFY.value))
     if _STATISTICS.value:

@@ -59,7 +59,7 @@ def run(_: list[str]) -> int:
     cluster = hosts.cluster(os.environ, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     import jax  # after the flags: a wrong one needs no backend
 
-    from curia2_jax.parallel import compiler, preemption
+    from curia2_jax.parallel import compile_cache, compiler, preemption
     from curia2_jax.training.loop import train
 
     if cluster is not None:
@@ -67,8 +67,7 @@ def run(_: list[str]) -> int:
     preemption.watch(STOP.make)
     compiler.configure(jax.default_backend())
     hosts.check_alone(cluster, jax.process_count())
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/curia2_jax/xla"))
-    jax.config.update("jax_compilation_cache_dir", cache)
+    compile_cache.use(os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/curia2_jax/xla")))
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{pathlib.Path(command.config_file()).stem}")
     try:
         return train(config, workdir, STOP, profile=_PROFILE.value)

@@ -103,9 +103,7 @@ def plan(sections: dict[str, Any]) -> dict[str, Any]:
     return dataclasses.asdict(forecast.forecast(recipe, chip, jax.devices(), compile_it=_COMPILE.value))
 
 
-def run(argv: list[str]) -> None:
-    if argv[1:]:
-        raise UserError(f"found {argv[1]!r}; every argument is a flag, see --help")
+def run(_: list[str]) -> None:
     sections = command.config_of(_CONFIG)
     if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
         raise UserError(f"--json={_JSON.value}: its folder is not there; write a file in a folder that is")

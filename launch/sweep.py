@@ -12,7 +12,6 @@ import itertools
 import pathlib
 import re
 import runpy
-import shlex
 
 import matplotlib
 from absl import flags
@@ -41,7 +40,10 @@ def stages_of(sweep: str) -> dict[str, list[tuple[str, dict]]]:
     path = pathlib.Path(file)
     if not path.is_file():
         raise UserError(f"--sweep={sweep}: no file {file!r}; write configs/ablations.py:ladder")
-    sweeps = runpy.run_path(str(path)).get("SWEEPS", {})
+    try:
+        sweeps = runpy.run_path(str(path)).get("SWEEPS", {})
+    except Exception as e:
+        raise UserError(f"--sweep={command.fault_in_file(e) or sweep}; mend the file") from None
     if name not in sweeps:
         raise UserError(f"--sweep={sweep}: no sweep {name!r} in {file}; write one of {', '.join(sweeps)}")
     return sweeps[name]
@@ -60,19 +62,21 @@ def commands(
     for number, (config, overrides) in enumerate(stages, 1):
         folder = run / f"stage_{number}"
         values = {"data.corpus": corpus} | overrides | ({"init_from": str(before)} if before else {})
-        line = ["launch/main.py", f"--config={config}", f"--workdir={folder}"]
+        line = ["launch/main.py", f"--config={command.at_home(config)}", f"--workdir={folder}"]
         lines.append([*line, *(f"--config.{key}={value}" for key, value in values.items()), *extra])
         before = folder
-    lines.append(["launch/convert.py", f"--checkpoint={before}", f"--output={run / 'huggingface'}"])
-    lines.append(
-        ["launch/evaluate.py", f"--model={run / 'huggingface'}", f"--data={data}", f"--output={run / 'report'}"]
-    )
+    model = run / "huggingface"
+    lines.append(["launch/convert.py", f"--checkpoint={before}", f"--output={model}"])
+    lines.append(["launch/evaluate.py", f"--model={model}", f"--data={data}", f"--output={run / 'report'}"])
     return lines
 
 
 def run(argv: list[str]) -> int:
     """Checks the flags, then runs what is not finished and sums it up."""
     sweep, workdir, corpus = (command.required(flag) for flag in (_SWEEP, _WORKDIR, _CORPUS))
+    for word in argv[1:]:
+        if not word.startswith("--config."):
+            raise UserError(command.stray(word) + "; behind `--` stand overrides such as --config.seed=1")
     runs, data = stages_of(sweep), _DATA.value or corpus
     for flag, path in ((_CORPUS, corpus.split(",")[0].split(":")[0]), (_DATA, data)):
         if not pathlib.Path(path).is_dir():
@@ -86,10 +90,7 @@ def run(argv: list[str]) -> int:
             continue
         print(f"{name}: {folder}", flush=True)
         for line in commands(folder, stages, corpus, data, argv[1:]):
-            if _DRY_RUN.value:
-                print("$ python " + shlex.join(line))
-            else:
-                command.call(line)
+            command.call(line, dry_run=_DRY_RUN.value)
     if not _DRY_RUN.value:
         summarize(pathlib.Path(workdir), runs)
     return 0
@@ -147,4 +148,4 @@ def draw(path: pathlib.Path, scores: dict[str, list[Interval]], titles: list[str
 
 
 if __name__ == "__main__":
-    command.start(run)
+    command.start(run, takes_words=True)

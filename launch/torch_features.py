@@ -16,7 +16,9 @@ def main(folder: str, images: str, tokens: str) -> None:
     """The three files of the command line, in its order."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    model, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
+    model, info = transformers.AutoModel.from_pretrained(
+        folder, output_loading_info=True, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
     unloaded = [str(name) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in info[kind]]
     with torch.inference_mode(), np.load(images) as arrays:
         found = {name: model(torch.from_numpy(arrays[name])).last_hidden_state.numpy() for name in arrays}

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from curia2_jax import curia_image_processor
 from curia2_jax.errors import UserError
+from curia2_jax.files import is_plain
 
 
 class Processor(Protocol):
@@ -28,6 +29,9 @@ class Processor(Protocol):
 
 PROCESSOR = Path(curia_image_processor.__file__)
 SETTINGS = "preprocessor_config.json"
+INDEX = "model.safetensors.index.json"
+# No code of the folder, no pickle, and no attention kernel that config.json would have fetched and run.
+UNTRUSTED: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "attn_implementation": "sdpa"}
 
 
 class Backbone(NamedTuple):
@@ -72,7 +76,7 @@ def load_model(folder: str | Path, device: str, trust_remote_code: bool = False,
     model = _load_weights(folder)
     torch.backends.cudnn.allow_tf32 = False  # PyTorch's default for convolutions, of which the patch embedding is one
     torch.manual_seed(seed)
-    random = transformers.AutoModel.from_config(model.config)
+    random = transformers.AutoModel.from_config(model.config, trust_remote_code=False)
     digest = hashlib.sha256()
     for path in weights:
         with path.open("rb") as file:
@@ -84,11 +88,12 @@ def load_model(folder: str | Path, device: str, trust_remote_code: bool = False,
 
 def _load_weights(folder: Path) -> transformers.PreTrainedModel:
     """A stock DINOv2 model with every weight of the folder in its place."""
+    _check_index(folder / INDEX)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     try:
         model, info = transformers.AutoModel.from_pretrained(
-            folder, output_loading_info=True, local_files_only=True, trust_remote_code=False
+            folder, output_loading_info=True, local_files_only=True, **UNTRUSTED
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"--model: transformers cannot load {folder}: {str(error).splitlines()[0]}") from None
@@ -98,6 +103,18 @@ def _load_weights(folder: Path) -> transformers.PreTrainedModel:
     if model.config.model_type not in ("dinov2", "dinov2_with_registers"):
         raise UserError(f"--model: {folder}: found model_type {model.config.model_type}; write dinov2")
     return model
+
+
+def _check_index(path: Path) -> None:
+    """Raises UserError if the index of a model in several files names one that is not beside it."""
+    if not path.exists():
+        return
+    try:
+        names = json.loads(path.read_text())["weight_map"].values()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"--model: {path}: no index of weights; fetch the model from who made it") from None
+    if wrong := [name for name in names if not is_plain(name)]:
+        raise UserError(f"--model: {path}: names {wrong[0]!r}, which is no file beside it; fetch the model anew")
 
 
 def _freeze(model: transformers.PreTrainedModel, device: str) -> Backbone:
@@ -116,8 +133,8 @@ def load_processor(folder: Path, trust_remote_code: bool = False) -> Processor:
     """
     path = folder / SETTINGS
     try:
-        settings = json.loads(path.read_text())
-    except ValueError as error:
+        settings = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path}: not JSON ({error}); write the folder that launch/convert.py made") from None
     path = folder / PROCESSOR.name
     if path.read_bytes() == PROCESSOR.read_bytes():

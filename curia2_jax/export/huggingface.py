@@ -19,6 +19,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from curia2_jax.errors import UserError
+from curia2_jax.files import is_plain
 from curia2_jax.models.vit import ViT, ViTConfig
 
 Tree = dict[str, Any]
@@ -227,7 +228,7 @@ def read_weights(directory: pathlib.Path, model: ViTConfig) -> Tree:
     if (directory / WEIGHTS).exists() or not index.exists():
         files = [directory / WEIGHTS]
     else:
-        files = [directory / name for name in sorted(set(_json(index).get("weight_map", {}).values()))]
+        files = [directory / name for name in _shards(index)]
     tensors: dict[str, np.ndarray] = {}
     for file in files:
         try:
@@ -237,6 +238,15 @@ def read_weights(directory: pathlib.Path, model: ViTConfig) -> Tree:
         except safetensors.SafetensorError as e:
             raise UserError(f"{file}: not a whole safetensors file ({e}); fetch it again") from None
     return from_huggingface(tensors, model, str(files[0] if len(files) == 1 else index))
+
+
+def _shards(index: pathlib.Path) -> list[str]:
+    """The files that an index names, all of them beside it. Raises UserError."""
+    weight_map = _json(index).get("weight_map", {})
+    names = [*weight_map.values()] if isinstance(weight_map, dict) else [None]
+    if wrong := [name for name in names if not is_plain(name)]:
+        raise UserError(f"{index}: names {wrong[0]!r}, which is no file beside it; fetch the model from who made it")
+    return sorted({str(name) for name in names})
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

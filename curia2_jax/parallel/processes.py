@@ -77,7 +77,7 @@ def wait_for_all(what: str) -> None:
 
     The coordinator answers, and no device: the first collectives of a program connect the devices, and who is there
     first gives up on the others after 30 s on CPUs. Where the compilation cache serves one process and not another
-    (a disk of its own, a new node) they come minutes apart.
+    (a disk of its own, a new node) they come minutes apart. The barrier is Orbax's: JAX has one, in private.
     """
     multihost.get_barrier_sync_fn()(key=what, timeout_ms=SLOWEST * 1000)
 

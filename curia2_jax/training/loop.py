@@ -52,7 +52,9 @@ def steps(run: Run, state: TrainState, asked: StopRequest) -> int:
     stop_requests = StopRequests(asked.made)
     batch = to_devices(stop_requests.send(next(run.batches)), run.mesh)
     run.watch.enter("compile")
-    compiled = compile_step(run, state, batch)
+    with run.ledger.spent("compile"):
+        compiled = compile_step(run, state, batch)
+    run.ledger.enter("step")
     progress = Progress(run.total, run.recipe.data.global_batch, run.start)
     unread: collections.deque[tuple[int, dict[str, Array]]] = collections.deque()
     saver = Saver(run.workdir, run.checkpoints, run.newest, run.recipe.checkpoint.every_steps)
@@ -70,7 +72,7 @@ def steps(run: Run, state: TrainState, asked: StopRequest) -> int:
                 reports.picture_of_crops(run.workdir, batch, run.recipe)
             del before
             if step < run.total:
-                with progress.waiting():
+                with progress.waiting(), run.ledger.spent("data"):
                     batch = to_devices(stop_requests.send(next(run.batches)), run.mesh)
             stop = step < run.total and (stop_requests() or saver.too_long(step))
             save = stop or step == run.total or is_due(run, step, saver)
@@ -82,10 +84,14 @@ def steps(run: Run, state: TrainState, asked: StopRequest) -> int:
                     return NONFINITE
             if save:
                 run.watch.enter("save")
-                saver.save(step, state, run.meta)
+                with run.ledger.spent("save"):
+                    saver.save(step, state, run.meta | replaced(run, step))
                 progress.saved()
+                run.ledger.write(step)
             if stop or step == run.total:
-                saver.finish()
+                with run.ledger.spent("save"):
+                    saver.finish()
+                reports.goodput(run.ledger, step)
                 if stop or saver.trouble:
                     reports.stopped(step, saver.newest, saver.poll(), run.is_lead)
                     return STOPPED
@@ -94,6 +100,12 @@ def steps(run: Run, state: TrainState, asked: StopRequest) -> int:
     run.watch.enter("")
     reports.finish(run.workdir, state, run.is_lead)
     return DONE
+
+
+def replaced(run: Run, step: int) -> dict[str, str]:
+    """For the checkpoint of a step, after which the batch of the next was fetched already: rows replaced up to it."""
+    last = step == run.total
+    return {"replaced": str(run.batches.replaced if last else run.batches.replaced_before)}
 
 
 def is_due(run: Run, step: int, saver: Saver) -> bool:
@@ -110,4 +122,5 @@ def read(run: Run, progress: Progress, saver: Saver, step: int, values: dict[str
         return False
     if run.log and (step % run.recipe.log.every_steps == 0 or step == run.total):
         reports.row(run.log, progress, step, values, run.batches, saver.poll())
+        run.ledger.write(step)
     return True

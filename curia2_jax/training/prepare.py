@@ -22,6 +22,7 @@ from curia2_jax.errors import UserError
 from curia2_jax.parallel import compiler
 from curia2_jax.parallel.mesh import BATCH, batch_shards, check_batch, local_rows, make_mesh
 from curia2_jax.parallel.processes import first_says, wait_for_all
+from curia2_jax.telemetry.goodput import Ledger
 from curia2_jax.telemetry.metrics import MetricsWriter
 from curia2_jax.telemetry.profile import Profile
 from curia2_jax.telemetry.progress import duration
@@ -50,6 +51,7 @@ class Run:
     checkpoints: Checkpoints
     meta: dict[str, str]  # what a checkpoint says of where it comes from
     is_lead: bool  # of the processes, the one that prints and writes
+    ledger: Ledger
     watch: Watchdog
     log: MetricsWriter | None  # of the lead
     trace: Profile | None  # of the lead, if it was asked for
@@ -67,6 +69,7 @@ def prepare(
     Raises:
       UserError: config, corpus or working directory do not fit.
     """
+    ledger = Ledger()
     recipe = recipe_from(config)
     mesh = make_mesh(recipe.parallel)
     check_batch(recipe.data.global_batch, recipe.data.group_size, recipe.parallel.accumulation, batch_shards(mesh))
@@ -84,23 +87,12 @@ def prepare(
     watch = closing.enter_context(Watchdog(folder, jax.process_index()))
     closing.enter_context(count_faults(folder, newest, lock.owner_id(folder)))
     watch.enter("restore")
-    state = initial_state(saved, newest, recipe, mesh, contract)
+    with ledger.spent("restore"):
+        state = initial_state(saved, newest, recipe, mesh, contract)
     watch.enter("")
     checkpoints.check_room(folder, state)
     start = int(state.step)
-    loader = closing.enter_context(
-        batches(
-            recipe.data,
-            recipe.crops,
-            recipe.masks,
-            recipe.model.patch_size,
-            seed=recipe.seed,
-            start_step=start,
-            stop_step=recipe.schedule.total_steps,
-            rows=local_rows(recipe.data.global_batch, mesh),
-            corpus=corpus,
-        )
-    )
+    loader = closing.enter_context(open_batches(recipe, mesh, corpus, folder, newest, start))
     run = Run(
         folder,
         recipe,
@@ -111,13 +103,33 @@ def prepare(
         saved,
         meta={"config": digest, "corpus": contract},
         is_lead=is_lead,
+        ledger=ledger,
         watch=watch,
         log=closing.enter_context(contextlib.closing(MetricsWriter(folder, start))) if is_lead else None,
         trace=closing.enter_context(contextlib.closing(Profile(folder, start))) if profile and is_lead else None,
     )
     if is_lead:
+        ledger.begin(folder, start)
         reports.print_start(recipe, mesh, len(corpus), state, start)
     return run, state
+
+
+def open_batches(
+    recipe: Recipe, mesh: Mesh, corpus: Corpus, folder: pathlib.Path, newest: int | None, start: int
+) -> Batches:
+    """The batches from `start` on, for the rows of this process; how many were replaced before, `newest` knows."""
+    return batches(
+        recipe.data,
+        recipe.crops,
+        recipe.masks,
+        recipe.model.patch_size,
+        seed=recipe.seed,
+        start_step=start,
+        stop_step=recipe.schedule.total_steps,
+        rows=local_rows(recipe.data.global_batch, mesh),
+        corpus=corpus,
+        replaced=0 if newest is None else int(checkpoints.read_meta(folder, newest).get("replaced", 0)),
+    )
 
 
 def settle(folder: pathlib.Path, config: Mapping[str, Any], closing: contextlib.ExitStack) -> int | None:

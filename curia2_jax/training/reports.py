@@ -16,7 +16,8 @@ from curia2_jax.data.crops.batches import Batches
 from curia2_jax.models.drop_path import subset_size
 from curia2_jax.parallel import compiler, sharding
 from curia2_jax.parallel.processes import STOP
-from curia2_jax.telemetry import pictures
+from curia2_jax.telemetry import pictures, resources
+from curia2_jax.telemetry.goodput import Ledger
 from curia2_jax.telemetry.metrics import MetricsWriter, rankme, read
 from curia2_jax.telemetry.progress import Progress
 from curia2_jax.training import augment, checkpoints, optimizer
@@ -65,7 +66,7 @@ def row(
     scalars = scalars_of(values)
     scalars["rankme"] = rankme(np.asarray(values[CLASS_TOKENS]))
     figures = progress.interval(step)
-    log.write(step, scalars | figures | {"replaced_records": float(batches.corrupt.total())})
+    log.write(step, scalars | figures | resources.usage() | {"replaced_records": float(batches.replaced)})
     wrong = "".join(f"  {what}" for what in (trouble, log.trouble) if what)
     print(progress.line(scalars, figures) + wrong, flush=True)
 
@@ -76,6 +77,13 @@ def stopped(step: int, newest: int, trouble: str, is_lead: bool) -> None:
         print(f"warning: stopped at step {step:,}, {trouble}; call again to go on from {newest:,}", file=sys.stderr)
     elif is_lead:
         print(f"stopped at step {step:,} and saved; call again with the same --workdir to go on", flush=True)
+
+
+def goodput(ledger: Ledger, step: int) -> None:
+    """The last row of a life in goodput.jsonl, and a line about all."""
+    ledger.write(step)
+    if line := ledger.line():
+        print(line, flush=True)
 
 
 def draw_curves(folder: pathlib.Path) -> None:

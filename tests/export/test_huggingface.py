@@ -46,7 +46,8 @@ def random_params(config: ViTConfig, seed: int = 0) -> dict:
 
 def ours(config: ViTConfig, params: dict, images: np.ndarray) -> np.ndarray:
     with jax.default_matmul_precision("highest"):
-        out = ViT(config).apply({"params": params}, images.transpose(0, 2, 3, 1))
+        variables = {"params": jax.tree.map(jnp.asarray, params)}
+        out = ViT(config).apply(variables, jnp.asarray(images.transpose(0, 2, 3, 1)))
     return np.concatenate([out["cls"][:, None], out["registers"], out["patches"]], axis=1)
 
 

@@ -188,7 +188,7 @@ def test_the_command_for_a_gpu(tmp_path):
         ("--gpus=v5ex8", "not a GPU"),
         ("--gpus=h100x12", "a multiple of 8"),
         ("--topology=v5e", "CHIP:AxB"),
-        ("more", "every argument is a flag"),
+        ("more", "belongs to no flag"),
     ],
 )
 def test_a_target_that_is_none_is_one_line(flag, words):

@@ -1,6 +1,5 @@
 """Real processes on loopback, through launch/main.py: they train as one, stop as one, and go on as one."""
 
-import json
 import os
 import pathlib
 import signal
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from curia2_jax.telemetry import metrics
 from tests.data.small_corpus import write_small_corpus
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -65,16 +65,19 @@ class Job:
         return [p.returncode for p in self.processes], outputs
 
     def rows(self) -> list[dict]:
-        path = self.workdir / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return metrics.read(self.workdir / "metrics.jsonl")[0]
 
     def stop(self, process: int) -> None:
         """SIGTERM to one, once the first step is logged."""
-        deadline = time.monotonic() + 900
-        while not self.rows() and time.monotonic() < deadline:
-            assert all(p.poll() is None for p in self.processes), self.wait()
-            time.sleep(0.02)
+        self.reach(1)
         self.processes[process].send_signal(signal.SIGTERM)
+
+    def reach(self, rows: int) -> None:
+        """Waits until so many steps are logged."""
+        deadline = time.monotonic() + 900
+        while len(self.rows()) < rows and time.monotonic() < deadline:
+            assert all(p.poll() is None for p in self.processes), self.wait()
+            time.sleep(0.05)
 
     def steps(self) -> list[str]:
         return sorted(p.name for p in (self.workdir / "checkpoints").iterdir())
@@ -142,9 +145,7 @@ def test_one_of_two_dies_in_mid_run_and_the_next_call_goes_on(tmp_path, victim, 
     config = config_file(tmp_path, 2, 2)
     more = ["--config.total_steps=400", "--config.checkpoint.every_steps=4", "--config.data.num_threads=1"]
     job = Job(config, tmp_path / "run", 2, 2, ["--peer-timeout=10", *more])
-    deadline = time.monotonic() + 900
-    while len(job.rows()) < 6 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    job.reach(6)
     job.processes[victim].send_signal(number)
     other = job.processes[1 - victim]
     said = other.communicate(timeout=120)[0].splitlines()
@@ -154,6 +155,7 @@ def test_one_of_two_dies_in_mid_run_and_the_next_call_goes_on(tmp_path, victim, 
     assert sum(" stops: process " in line for line in said) == 1 and not any("Traceback" in line for line in said), said
     start = max(int(name) for name in job.steps() if name.isdigit())
     again = Job(config, tmp_path / "run", 2, 2, ["--peer-timeout=10", *more])
-    again.stop(0)
+    again.reach(len(job.rows()) + 4)
+    again.processes[0].send_signal(signal.SIGTERM)
     codes, outputs = again.wait()
     assert codes == [42, 42] and f"from step {start:,} to 400" in outputs[0], outputs

@@ -79,6 +79,7 @@ import os, signal
 child = os.fork()
 if not child:
     time.sleep(30)
+time.sleep(1)  # the child is itself by then
 os.kill(child, signal.SIGTERM)
 print('here', flush=True)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), stop.made(), flush=True)

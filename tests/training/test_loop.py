@@ -15,14 +15,15 @@ import pytest
 
 from configs import demo
 from curia2_jax.errors import UserError
-from curia2_jax.telemetry import metrics
+from curia2_jax.telemetry import metrics, resources
 from curia2_jax.training import checkpoints
 from curia2_jax.training.loop import DONE, NONFINITE, STOPPED, train
 from tests.data.small_corpus import write_small_corpus
 from tests.training.tiny import tiny_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TIMES = ("images_per_s", "data_wait", "eta_s")  # the only figures that two equal runs may differ in
+# The only figures that two equal runs may differ in.
+TIMES = ("images_per_s", "data_wait", "eta_s", *resources.NAMES)
 
 
 @pytest.fixture(scope="module")

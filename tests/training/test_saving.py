@@ -1,5 +1,6 @@
 """A disk that takes no checkpoint: the run is told why, tries again, and in the end gives up."""
 
+import gc
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import pytest
 
 from curia2_jax.errors import UserError
 from curia2_jax.parallel.mesh import make_mesh
+from curia2_jax.telemetry import resources
 from curia2_jax.training import checkpoints, prepare
 from curia2_jax.training import state as states
 from curia2_jax.training.checkpoints import Checkpoints
@@ -132,3 +134,19 @@ def test_a_run_on_a_full_disk_goes_on_and_says_so(small_disk, tmp_path, capfd, m
     assert (small_disk / "run" / "state.sha256").read_text() == (tmp_path / "alone" / "state.sha256").read_text()
     rows = (small_disk / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == list(range(1, 10))
+
+
+@pytest.mark.soak
+def test_two_thousand_saves_leave_nothing_behind(saver, state):
+    """Files, threads and memory after the last tenth are those after the first."""
+    seen = []
+    for number in range(1, 2001):
+        save(saver, state, EVERY * number)
+        if number % 200 == 0:
+            gc.collect()
+            seen.append(resources.usage())
+    first, last = seen[0], seen[-1]
+    assert saver.newest == EVERY * 2000 and not saver.trouble
+    assert last["open_files"] <= first["open_files"] + 2 and last["threads"] <= first["threads"] + 2
+    assert last["shm_bytes"] <= first["shm_bytes"] + (1 << 20)
+    assert last["rss_bytes"] <= first["rss_bytes"] + (64 << 20), [s["rss_bytes"] >> 20 for s in seen]

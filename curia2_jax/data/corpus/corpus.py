@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from curia2_jax.data.corpus import index, layout, records
 from curia2_jax.data.corpus.sampling import Sampler, Stratum, runs
-from curia2_jax.data.corpus.spans import SpanReader
+from curia2_jax.data.corpus.spans import SpanReader, check_sizes
 from curia2_jax.data.corpus.where import matching
 from curia2_jax.errors import UserError
 
@@ -68,6 +68,11 @@ class Corpus:
     def contracts(self) -> list[index.Contract]:
         """The contract of every folder."""
         return [folder.contract for folder, _ in self._parts]
+
+    def check_shards(self) -> None:
+        """Looks at the size of every shard. Raises UserError when one is lost, shortened or another."""
+        for folder, _ in self._parts:
+            folder.check_shards()
 
     def column(self, name: str) -> np.ndarray:
         """Index column (N,), kept once asked for. Numbers of a single corpus are memory-mapped; text becomes an array
@@ -129,7 +134,7 @@ class Corpus:
 
     def read(self, i: int, out: np.ndarray | None = None, reduce: int = 0) -> np.ndarray:
         """Slice i, int16 (height, width), as records.decode makes it; into `out` of its shape when given. Raises
-        records.CorruptRecord."""
+        records.CorruptRecord, and UserError when its shard is lost or shortened."""
         part = int(np.searchsorted(self._offsets, i, side="right")) - 1
         if not 0 <= i < len(self):
             raise IndexError(f"slice {i} of {len(self)}")
@@ -223,7 +228,8 @@ class _Folder:
             raise UserError(f"{file}: corpus version {found}, this code reads {VERSION}; ingest the studies again")
         self._kept: dict[str, Any] = {}  # arrays of NumPy, and of Arrow where it is text
         lengths = self.contract["shard_lengths"]
-        self._records = SpanReader([path / layout.shard(i, len(lengths)) for i in range(len(lengths))])
+        self._shards = [path / layout.shard(i, len(lengths)) for i in range(len(lengths))]
+        self._records = SpanReader(self._shards)
 
     def __len__(self) -> int:
         return self.contract["slices"]
@@ -277,6 +283,10 @@ class _Folder:
         row = self.rows[i]
         record = self._records.read(int(row["shard"]), int(row["offset"]), int(row["span"]))
         return records.decode(record, out, reduce)
+
+    def check_shards(self) -> None:
+        last = self.rows[np.cumsum(self.contract["shard_lengths"]) - 1]  # of each; rows are in the order of shards
+        check_sizes(self._shards, (last["offset"] + last["span"]).tolist(), self.contract["bytes"])
 
     def select(self, where: str, split: str, held_out: float) -> np.ndarray | None:
         """Slices that meet the conditions, bool (N,); None when all do."""

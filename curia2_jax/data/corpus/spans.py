@@ -8,6 +8,7 @@ record a chunk. Records carry their own checksum, which a wrong place cannot mat
 """
 
 import collections
+import errno
 import os
 import pathlib
 import struct
@@ -17,10 +18,12 @@ import numpy as np
 
 from curia2_jax.data.corpus.records import CorruptRecord
 from curia2_jax.data.corpus.shards import from_example
+from curia2_jax.errors import UserError
 
 _BLOCK, _BLOCK_HEAD = 1 << 16, 24
 _CHUNK_HEAD = struct.Struct("<5Q")  # hash, size of the data, hash of the data, kind and records, size when decoded
 _SIMPLE = ord("r")
+REMEDY = "put it back from a copy of the corpus, then call again"
 
 
 def _after(place: int, length: int) -> int:
@@ -84,6 +87,26 @@ class _OpenFile:
             os.close(self.descriptor)
 
 
+def check_sizes(paths: list[pathlib.Path], ends: list[int], total: int) -> None:
+    """Whether all shards are there and whole, by their sizes: `ends` are the bytes after the last record of each, and
+    `total` is what they hold together.
+
+    Raises:
+      UserError: one is not.
+    """
+    found = 0
+    for path, end in zip(paths, ends, strict=True):
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}; {REMEDY}") from None
+        if size < end:
+            raise UserError(f"{path}: {size:,} bytes, its last record ends at {end:,}; {REMEDY}")
+        found += size
+    if found != total:
+        raise UserError(f"{paths[0].parent}: shards of {found:,} bytes, the contract says {total:,}; copy them anew")
+
+
 class SpanReader:
     """Reads records at known places of many files, opened when first asked for, a bounded number at once.
     Thread-safe."""
@@ -97,18 +120,24 @@ class SpanReader:
         """Record at a place that `locate` found.
 
         Raises:
-          CorruptRecord: there is none.
+          CorruptRecord: there is none, or the disk cannot deliver it.
+          UserError: the file is lost, or ends before.
         """
+        path = self._paths[shard]
         try:
             with self._lock:
                 file = self._open.get(shard)
                 if file is None:
-                    file = self._open[shard] = _OpenFile(self._paths[shard])
+                    file = self._open[shard] = _OpenFile(path)
                     if len(self._open) > self._max_open:
                         self._open.popitem(last=False)
                 else:
                     self._open.move_to_end(shard)
             data = os.pread(file.descriptor, span, offset)
         except OSError as error:
-            raise CorruptRecord(f"{self._paths[shard].name}: {error.strerror}") from error
+            if error.errno == errno.EIO:  # a bad sector
+                raise CorruptRecord(f"{path.name}: {error.strerror}") from error
+            raise UserError(f"{path}: {error.strerror}; {REMEDY}") from error
+        if len(data) < span:
+            raise UserError(f"{path}: ends at a record from byte {offset:,} to {offset + span:,}; {REMEDY}")
         return from_example(_content(data, offset))

@@ -30,10 +30,11 @@ log = logging.getLogger(__name__)
 class Batches:
     """Iterator over batches; close it (or use it as a context manager) to end its threads and processes."""
 
-    def __init__(self, loader: StepLoader, iterator: grain.DatasetIterator):
+    def __init__(self, loader: StepLoader, iterator: grain.DatasetIterator, seen: int = 0, replaced: int = 0):
         self.loader, self._iterator = loader, [iterator]
         self._finalizer = weakref.finalize(self, _close, self._iterator)  # at exit too, while Grain can still clean up
-        self.seen = 0  # rows delivered
+        self.seen, self.replaced = seen, replaced  # rows delivered and, of them, replaced, in all lives of a run
+        self.replaced_before = replaced  # without the newest batch
         self.corrupt: collections.Counter[int] = collections.Counter()  # times that a record had to be replaced
 
     def __iter__(self) -> "Batches":
@@ -52,11 +53,12 @@ class Batches:
             if record not in self.corrupt:
                 log.warning("replaced a record that cannot be read: %s", locate(self.loader.corpus, record))
             self.corrupt[record] += 1
-        replaced = self.corrupt.total()
-        if replaced > data.max_corrupt_rate * max(self.seen, _MIN_ROWS_FOR_RATE):
+        self.replaced_before = self.replaced
+        self.replaced += int(np.count_nonzero(corrupt >= 0))
+        if self.replaced > data.max_corrupt_rate * max(self.seen, _MIN_ROWS_FOR_RATE):
             self.close()
             raise UserError(
-                f"data.corpus {data.corpus}: {replaced} of {self.seen} slices cannot be read, more than "
+                f"data.corpus {data.corpus}: {self.replaced} of {self.seen} slices cannot be read, more than "
                 f"data.max_corrupt_rate {data.max_corrupt_rate:g} allows; run launch/ingest.py --verify on it"
             )
         return batch
@@ -98,6 +100,7 @@ def batches(
     stop_step: int | None = None,
     rows: np.ndarray | None = None,
     corpus: Corpus | None = None,
+    replaced: int = 0,
 ) -> Batches:
     """Batches of the steps from `start_step` on (to before `stop_step`), dicts of NumPy arrays.
 
@@ -105,6 +108,7 @@ def batches(
       rows: numbers in [0, global_batch) of the rows that this process delivers, in that order; all by default. They
         need not be neighbors: with parameters sharded over hosts a host may own interleaved blocks.
       corpus: an open one, instead of `data.corpus`.
+      replaced: rows of the steps before that were replaced; data.max_corrupt_rate is of all together.
     Returns:
       an iterator, where n = len(rows), S = the canvas (of `fitted`), L = num_local, N = patches of a global crop:
         `slices` (n, S, S) int16, padded below and right with zeros, read-only;
@@ -113,19 +117,15 @@ def batches(
         `flips` (n, 2 + L) bool, columns reversed; `masks` (n, 2, N) bool; `is_ct` (n,) bool.
 
     Raises:
-      UserError: a value of `data` that does not fit, the corpus or the other sections; later, from the iterator, too
-        many records that cannot be read.
+      UserError: a value that does not fit, or the corpus; later, from the iterator, too many unreadable records.
     """
     rows = np.arange(data.global_batch) if rows is None else np.asarray(rows)
-    if data.group_size < 1 or data.global_batch % data.group_size:
-        raise UserError(f"data.group_size: {data.group_size} does not divide data.global_batch {data.global_batch}")
-    for key in ("num_threads", "prefetch"):
-        if getattr(data, key) < 1:
-            raise UserError(f"data.{key}: found {getattr(data, key)}; write 1 or more")
+    _check(data)
     if corpus is None:
         if not data.corpus:
             raise UserError("data.corpus: no corpus given; write --config.data.corpus=FOLDER, made by launch/ingest.py")
         corpus = Corpus(data.corpus)
+    corpus.check_shards()
     data = fitted(data, corpus)
     sampler = corpus.sampler(
         temperature=None if data.modality_temperature == 1 else data.modality_temperature,
@@ -134,17 +134,26 @@ def batches(
         split="train" if data.held_out else "all",
         held_out=data.held_out,
     )
-    grid = crops_config.global_size // patch_size
+    sections, grid = (data, crops_config, masks_config), crops_config.global_size // patch_size
     canvases = Canvases(len(rows), data.canvas, data.held)
-    loader = StepLoader(corpus, sampler, data, crops_config, masks_config, grid, seed, rows.astype(np.int64), canvases)
+    loader = StepLoader(corpus, sampler, *sections, grid, seed, rows.astype(np.int64), canvases)
     steps = grain.MapDataset.range(start_step, sys.maxsize if stop_step is None else stop_step).map(loader)
-    ahead = data.num_threads if data.num_workers else max(data.prefetch, data.num_threads)
-    ahead = steps.to_iter_dataset(grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=ahead))
+    buffer = data.num_threads if data.num_workers else max(data.prefetch, data.num_threads)
+    ahead = steps.to_iter_dataset(grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=buffer))
     if data.num_workers:
         if not flags.FLAGS.is_parsed():  # Grain reads its own flags when it starts a process
             flags.FLAGS.mark_as_parsed()
         ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.num_workers), _start_worker)
-    return Batches(loader, iter(ahead))
+    return Batches(loader, iter(ahead), start_step * len(rows), replaced)
+
+
+def _check(data: DataConfig) -> None:
+    """Raises UserError for a value that does not fit."""
+    if data.group_size < 1 or data.global_batch % data.group_size:
+        raise UserError(f"data.group_size: {data.group_size} does not divide data.global_batch {data.global_batch}")
+    for key in ("num_threads", "prefetch"):
+        if getattr(data, key) < 1:
+            raise UserError(f"data.{key}: found {getattr(data, key)}; write 1 or more")
 
 
 def _start_worker(worker: int, workers: int) -> None:

@@ -14,6 +14,7 @@ from curia2_jax.data.corpus.corpus import BLOCK, Corpus
 from curia2_jax.data.ingest import parts
 from curia2_jax.data.ingest.plan import Progress
 from curia2_jax.data.ingest.runners import Pool
+from curia2_jax.errors import UserError
 
 _SIDES = ("height", "width")
 
@@ -103,7 +104,7 @@ def _check_shard(folder: str, shard: int, count: int) -> tuple[list[str], dict[s
             digests.setdefault(row["series"], hashlib.sha256()).update(
                 parts.canonical(hashlib.sha256(record).digest(), row)
             )
-        except records.CorruptRecord as error:
+        except (records.CorruptRecord, UserError) as error:
             problems.append(f"{path.name}, record {number}: {error}")
     return problems, {series: digest.hexdigest() for series, digest in digests.items()}
 

@@ -1,8 +1,10 @@
 """A corpus, alone or in a mixture, against what was written."""
 
+import contextlib
 import gc
 import itertools
 import json
+import os
 import pathlib
 import pickle
 import sys
@@ -255,6 +257,23 @@ def test_what_is_not_a_corpus_is_told_in_one_line(tmp_path, made):
         Corpus(tmp_path)
     with pytest.raises(UserError, match="weight"):
         Corpus(f"{made[0]}:0,{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda path: None, ""),
+        (pathlib.Path.unlink, "-00001-of-00003: No such file or directory; put it back from a copy"),
+        (lambda path: os.truncate(path, 1000), "-00001-of-00003: 1,000 bytes, its last record ends at "),
+        (lambda path: path.open("ab").close() or path.write_bytes(path.read_bytes() + b"."), "the contract says"),
+    ],
+)
+def test_a_shard_that_is_lost_or_shortened_is_named_by_its_size(tmp_path, harm, words):
+    write_small_corpus(tmp_path, series=6, slices=5, shards=3)
+    harm(tmp_path / layout.shard(1, 3))
+    corpus = Corpus(tmp_path)
+    with pytest.raises(UserError, match=words) if words else contextlib.nullcontext():
+        corpus.check_shards()
 
 
 def test_parse(tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import hashlib
 import logging
+import os
 import pathlib
 import resource
 import subprocess
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from curia2_jax.data.corpus import records
+from curia2_jax.data.corpus import layout, records
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.crops import batches, loader, masks
 from curia2_jax.data.crops.batches import DataConfig
@@ -74,8 +75,10 @@ def config(folder, **changes):
     )
 
 
-def open_stream(data, start=0, stop=None, rows=None, seed=5):
-    return batches.batches(data, CROPS, MASKS, PATCH, seed=seed, start_step=start, stop_step=stop, rows=rows)
+def open_stream(data, start=0, stop=None, rows=None, seed=5, replaced=0):
+    return batches.batches(
+        data, CROPS, MASKS, PATCH, seed=seed, start_step=start, stop_step=stop, rows=rows, replaced=replaced
+    )
 
 
 def rows_of(stream):
@@ -227,6 +230,42 @@ def test_corrupt_records_are_replaced(damaged, expected, caplog):
     ]
     halves = [rows_of(open_stream(data, start=1, stop=9, rows=rows)) for rows in (np.arange(8), np.arange(8, 16))]
     assert [a + b for a, b in zip(*halves, strict=True)] == found[1:9]
+
+
+def test_the_limit_is_of_all_lives_of_a_run(damaged):
+    """A run that is interrupted after every step stops at the row at which one left alone stops."""
+    data = config(damaged[0], max_corrupt_rate=5e-4)
+
+    def until_refused(lives):
+        replaced = 0
+        for start in range(51):
+            stream = open_stream(data, start=start, stop=start + 1 if lives else 51, replaced=replaced)
+            with stream:
+                try:
+                    seen = 0
+                    for _ in stream:
+                        seen += 1
+                        if lives:
+                            assert stream.replaced_before == replaced
+                except UserError:
+                    return start + seen
+            replaced = stream.replaced
+        return None
+
+    assert until_refused(lives=True) == until_refused(lives=False) is not None
+
+
+def test_a_lost_shard_is_told_before_the_first_batch_and_while_reading(tmp_path):
+    write_small_corpus(tmp_path / "c", series=8)
+    data = config(tmp_path / "c", max_corrupt_rate=1.0)
+    shard = tmp_path / "c" / layout.shard(1, 2)
+    with open_stream(data, stop=51) as stream:
+        os.truncate(shard, 100)
+        with pytest.raises(UserError, match="-00001-of-00002: ends at a record from byte "):
+            list(stream)
+    shard.unlink()
+    with pytest.raises(UserError, match="-00001-of-00002: No such file"):
+        open_stream(data, stop=51)
 
 
 def test_too_many_corrupt_records_stop_the_run(damaged):
