@@ -9,6 +9,7 @@ linear probe that learn from half of the patients; intervals go over the other h
 
 import dataclasses
 import pathlib
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from absl import flags
 from curia2_jax.curiabench import questions
 from curia2_jax.curiabench.results import defined
 from curia2_jax.data.corpus.corpus import Corpus
+from curia2_jax.errors import UserError
 from curia2_jax.models.vit import ViT
 from curia2_jax.training import augment, checkpoints, initial
 from curia2_jax.training.recipe import Recipe, recipe_from
@@ -49,7 +51,7 @@ def class_tokens(backbones: list, recipe: Recipe, corpus: Corpus, indices: np.nd
     @jax.jit
     def tokens(slices: jax.Array, extent: jax.Array, is_ct: jax.Array) -> list[jax.Array]:
         images = pixels(slices, extent, is_ct, recipe.crops.global_size)
-        return [ViT(model).apply({"params": one}, images)["cls"] for one in backbones]
+        return [cast(dict, ViT(model).apply({"params": one}, images))["cls"] for one in backbones]
 
     found = []
     for start in range(0, len(indices), BATCH):
@@ -73,6 +75,8 @@ def began(recipe: Recipe) -> dict:
 
 def run(argv: list[str]) -> int:
     """Prints one line a question and head, and the sentence that follows from the intervals."""
+    if argv[1:]:
+        raise UserError(f"found {argv[1]!r}; every argument is a flag, see --help")
     folder, step = checkpoints.parse(command.required(_RUN))
     data = pathlib.Path(command.required(_DATA))
     recipe = recipe_from(checkpoints.read_config(folder))

@@ -65,9 +65,9 @@ class DINOHead(nn.Module):
         config = self.config
         for index in range(config.layers):
             last = index == config.layers - 1
-            x = Dense(
-                config.bottleneck if last else config.hidden, config.dtype, law=config.init, name=f"mlp_{index}"
-            )(x)
+            x = Dense(config.bottleneck if last else config.hidden, config.dtype, law=config.init, name=f"mlp_{index}")(
+                x
+            )
             if not last:
                 x = gelu(x)
         LastLayer(config, name="last_layer")()

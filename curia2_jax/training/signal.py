@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -64,11 +64,11 @@ def _shares(key: Array, model: ViTConfig) -> tuple[Array, Array, Array]:
     execution = Execution(None, "cpu", "xla", x.shape[1])
     norm = LayerNorm(model.dtype)
     with _noted("query", "key") as made:
-        attention = Attention(model, execution).apply(
-            {"params": block["attn"]}, norm.apply({"params": block["norm1"]}, x)
-        )
+        normed = norm.apply({"params": block["norm1"]}, x)
+        attention = cast(Array, Attention(model, execution).apply({"params": block["attn"]}, normed))
     x_ffn = x + attention * block["ls1"]["gamma"].reshape(1, 1, -1)
-    ffn = FeedForward(model, execution).apply({"params": block["ffn"]}, norm.apply({"params": block["norm2"]}, x_ffn))
+    normed = norm.apply({"params": block["norm2"]}, x_ffn)
+    ffn = cast(Array, FeedForward(model, execution).apply({"params": block["ffn"]}, normed))
     query, keys = (made[name][1].reshape(*x.shape[:2], model.heads, -1) for name in ("query", "key"))
     scores = jnp.einsum("bthd,bshd->bhts", query, keys) / math.sqrt(query.shape[-1])
     weights = jax.nn.softmax(scores)
