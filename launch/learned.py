@@ -19,7 +19,6 @@ from absl import flags
 from curia2_jax.curiabench import questions
 from curia2_jax.curiabench.results import defined
 from curia2_jax.data.corpus.corpus import Corpus
-from curia2_jax.errors import UserError
 from curia2_jax.models.vit import ViT
 from curia2_jax.training import augment, checkpoints, initial
 from curia2_jax.training.recipe import Recipe, recipe_from
@@ -75,8 +74,6 @@ def began(recipe: Recipe) -> dict:
 
 def run(argv: list[str]) -> int:
     """Prints one line a question and head, and the sentence that follows from the intervals."""
-    if argv[1:]:
-        raise UserError(f"found {argv[1]!r}; every argument is a flag, see --help")
     folder, step = checkpoints.parse(command.required(_RUN))
     data = pathlib.Path(command.required(_DATA))
     recipe = recipe_from(checkpoints.read_config(folder))
