@@ -9,6 +9,7 @@ def run(command: str) -> None:
     runpy.run_module(f"launch.{command}", run_name="__main__", alter_sys=True)
 
 
-ingest, train, convert, evaluate, sweep, plan, bench = (
-    functools.partial(run, command) for command in ("ingest", "main", "convert", "evaluate", "sweep", "plan", "bench")
+ingest, train, convert, evaluate, learned, sweep, plan, bench = (
+    functools.partial(run, command)
+    for command in ("ingest", "main", "convert", "evaluate", "learned", "sweep", "plan", "bench")
 )

@@ -72,7 +72,7 @@ def test_console_and_python_blocks_run_as_written(clone):
             run(shlex.split(line.removeprefix("$ ")), clone)
         for block in blocks(page, "python"):
             out = run([sys.executable, "-c", block + "\nprint(tuple(tokens.shape))"], clone)
-            assert out.splitlines()[-1] == "(1, 65, 128)"  # class token and 8 x 8 patches of the demo model
+            assert out.splitlines()[-1] == "(1, 37, 128)"  # class token and 6 x 6 patches of the demo model
     assert (clone / "reports" / "first" / "report.html").stat().st_size > 10_000
     assert {path.name for path in (clone / "corpora" / "ours" / "preview").iterdir()} >= {"placement.png"}
 

@@ -54,6 +54,26 @@ def auroc(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, we
     return _mean_over_classes(areas)
 
 
+def presence_auroc(present: np.ndarray, outputs: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """AUROC of each of K questions of yes or no, averaged over those of which the resample has both answers.
+
+    Here targets are (n, K) bool, and outputs (n, K) are larger where yes is likelier.
+    """
+    areas = [
+        auroc(yes.astype(np.int64), np.stack([-score, score], axis=1), groups, weights)
+        for yes, score in zip(present.T, outputs.T, strict=True)
+    ]
+    return _mean_over_classes(np.stack(areas, axis=1))
+
+
+def explained(values: np.ndarray, outputs: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """R squared: the share of the variance of `values` (n,) that `outputs` (n,) explain; negative for what is worse
+    than the mean."""
+    weights = weights[:, groups] / weights[:, groups].sum(1, keepdims=True)
+    spread = (weights * (values - (weights @ values)[:, None]) ** 2).sum(1)
+    return 1 - weights @ (values - outputs) ** 2 / np.where(spread > 0, spread, np.nan)
+
+
 def _counts(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, weights: np.ndarray):
     """Samples of each class that are right, and all of them: two arrays (draws, K) float64."""
     num_groups, num_classes = weights.shape[1], probabilities.shape[1]

@@ -3,18 +3,6 @@
 from curia2_jax.curiabench import protocol, results
 
 
-def print_scores(found: results.Results) -> None:
-    """The primary metric of every row by every head, and the verdict."""
-    scoring = protocol.scoring_behind(found)
-    metric = scoring.primary.metric
-    print(f"{metric.phrase + ', mean of the tasks':<38}" + "".join(f"{head.short:<24}" for head in scoring.heads))
-    for row in protocol.ROWS:
-        scores = (results.defined(found["mean"]["rows"][row.name][head.name][metric.name]) for head in scoring.heads)
-        cells = "".join(f"{'{:.3f} [{:.3f}, {:.3f}]'.format(*score):<24}" for score in scores)
-        print(f"{row.title:<38}{cells}")
-    print(f"\n{found['verdict']}")
-
-
 def print_evidence(reports: list[results.Results]) -> None:
     """The primary metric of every seed, and how often the trained backbone is above the one with random weights."""
     scoring = protocol.scoring_behind(reports[0])

@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Float
 
 from curia2_jax.errors import UserError
-from curia2_jax.models.dense import Dense, wide
+from curia2_jax.models.dense import INITS, Dense, wide
 from curia2_jax.models.vit import gelu
 
 PyTree = Any
@@ -26,6 +26,7 @@ class HeadConfig:
     layers: int = 3
     weight_norm: bool = True
     dtype: str = "bfloat16"
+    init: str = INITS[0]  # of the linear layers; see models/dense.py
 
     def __post_init__(self):
         for name in ("prototypes", "bottleneck", "hidden", "layers"):
@@ -64,7 +65,9 @@ class DINOHead(nn.Module):
         config = self.config
         for index in range(config.layers):
             last = index == config.layers - 1
-            x = Dense(config.bottleneck if last else config.hidden, config.dtype, name=f"mlp_{index}")(x)
+            x = Dense(config.bottleneck if last else config.hidden, config.dtype, law=config.init, name=f"mlp_{index}")(
+                x
+            )
             if not last:
                 x = gelu(x)
         LastLayer(config, name="last_layer")()

@@ -10,6 +10,7 @@ PyTorch code bases resample the square table in three ways that do not agree wit
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jax import Array
 from jaxtyping import Float, Float64
 
 FORMS = ("size", "offset", "antialias")
+INITS = ("normal", "sincos")
 
 
 def _cubic(x: np.ndarray, a: float) -> np.ndarray:
@@ -72,6 +74,25 @@ def interpolate(
     patches = jnp.einsum("pi,ijd->pjd", rows, patches, precision=jax.lax.Precision.HIGHEST)
     patches = jnp.einsum("qj,pjd->pqd", columns, patches, precision=jax.lax.Precision.HIGHEST)
     return jnp.concatenate([table[:, :1], patches.reshape(1, height * width, -1)], axis=1)
+
+
+def sincos(side: int, width: int) -> Float64[np.ndarray, "{side}*{side} {width}"]:
+    """Sines and cosines of row and column at width / 4 frequencies from 1 to 1/10,000 (MoCo v3, arXiv 2104.02057)."""
+    angles = np.arange(side)[:, None] / 10_000 ** (np.arange(width // 4) / (width // 4))
+    one = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    return np.concatenate([np.repeat(one, side, axis=0), np.tile(one, (side, 1))], axis=1)
+
+
+def initializer(init: str) -> Callable[..., Array]:
+    """How a table (1, 1 + M*M, D) starts: one of INITS. The class token's entry is drawn in both."""
+    normal = jax.nn.initializers.normal(0.02)
+
+    def with_sincos(key: Array, shape: tuple[int, int, int], dtype: jnp.dtype = jnp.float32) -> Array:
+        _, entries, width = shape
+        patches = jnp.asarray(sincos(math.isqrt(entries - 1), width), dtype)[None]
+        return jnp.concatenate([normal(key, (1, 1, width), dtype), patches], axis=1)
+
+    return normal if init == "normal" else with_sincos
 
 
 def resize_grid(

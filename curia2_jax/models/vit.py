@@ -6,6 +6,7 @@ in `promote_types(dtype, float32)`. Float64 parameters with `dtype="float64"` gi
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,7 @@ from jaxtyping import Bool, Float, Int, Key
 
 from curia2_jax.errors import UserError
 from curia2_jax.models import attention, pos_embed
-from curia2_jax.models.dense import Dense, wide
+from curia2_jax.models.dense import INITS, Dense, wide
 from curia2_jax.models.drop_path import on_subset
 from curia2_jax.models.layer_norm import LayerNorm
 from curia2_jax.models.swiglu import swiglu
@@ -37,6 +38,7 @@ class ViTConfig:
     `remat` is "none", a policy of `jax.checkpoint_policies`, or names of CHECKPOINT_NAMES joined by commas.
     `scan=False` unrolls the loop over the same stacked parameters. `interpolation` is one of
     `pos_embed.FORMS`, or "" to follow the registers as the PyTorch models do: none "size", some "antialias".
+    `init` is one of `dense.INITS`, `position_init` one of `pos_embed.INITS`: how random weights are drawn.
     """
 
     width: int
@@ -54,6 +56,8 @@ class ViTConfig:
     scan: bool = True
     dtype: str = "bfloat16"
     interpolation: str = ""
+    init: str = INITS[0]
+    position_init: str = pos_embed.INITS[0]
 
     def __post_init__(self):
         if self.width % self.heads:
@@ -64,12 +68,16 @@ class ViTConfig:
             raise UserError(f"ffn={self.ffn!r}: write 'swiglu' or 'mlp'")
         if not 0 <= self.drop_path < 1:
             raise UserError(f"drop_path={self.drop_path}: must be at least 0 and below 1")
-        if self.attention not in attention.IMPLEMENTATIONS:
-            raise UserError(f"attention={self.attention!r}: write one of {', '.join(attention.IMPLEMENTATIONS)}")
         if self.dtype not in ("bfloat16", "float16", "float32", "float64"):
             raise UserError(f"dtype={self.dtype!r}: write 'bfloat16', 'float16', 'float32' or 'float64'")
         if self.interpolation not in ("", *pos_embed.FORMS):
             raise UserError(f"interpolation={self.interpolation!r}: write '' or one of {', '.join(pos_embed.FORMS)}")
+        known_of = {"attention": attention.IMPLEMENTATIONS, "init": INITS, "position_init": pos_embed.INITS}
+        for name, known in known_of.items():
+            if getattr(self, name) not in known:
+                raise UserError(f"{name}={getattr(self, name)!r}: write one of {', '.join(known)}")
+        if self.position_init == "sincos" and self.width % 4:
+            raise UserError(f"position_init='sincos': width={self.width} is no multiple of 4; write 'normal'")
         _remat_policy(self.remat)
 
     @property
@@ -161,13 +169,13 @@ class Attention(nn.Module):
     def __call__(self, x: Float[Array, "b T D"]) -> Float[Array, "b T D"]:
         config, execution = self.config, self.execution
         query, key, value = (
-            checkpoint_name(Dense(config.width, config.dtype, execution.as_rows, name=name)(x), "qkv")
+            checkpoint_name(Dense(config.width, config.dtype, execution.as_rows, config.init, name=name)(x), "qkv")
             for name in ("query", "key", "value")
         )
         mixed = attention.attention(
             query, key, value, config.heads, execution.tokens, execution.implementation, execution.batch_spec
         )
-        return Dense(config.width, config.dtype, execution.as_rows, name="out")(mixed)
+        return Dense(config.width, config.dtype, execution.as_rows, config.init, name="out")(mixed)
 
 
 class FeedForward(nn.Module):
@@ -181,11 +189,12 @@ class FeedForward(nn.Module):
         config, as_rows = self.config, self.execution.as_rows
 
         def hidden(name: str) -> Array:
-            return checkpoint_name(Dense(config.hidden, config.dtype, as_rows, name=name)(x), "ffn_hidden")
+            return checkpoint_name(Dense(config.hidden, config.dtype, as_rows, config.init, name=name)(x), "ffn_hidden")
 
+        down = functools.partial(Dense, config.width, config.dtype, as_rows, config.init)
         if config.ffn == "swiglu":
-            return Dense(config.width, config.dtype, as_rows, name="down")(swiglu(hidden("gate"), hidden("up")))
-        return Dense(config.width, config.dtype, as_rows, name="fc2")(gelu(hidden("fc1")))
+            return down(name="down")(swiglu(hidden("gate"), hidden("up")))
+        return down(name="fc2")(gelu(hidden("fc1")))
 
 
 class LayerScale(nn.Module):
@@ -292,13 +301,12 @@ class ViT(nn.Module):
 
     def _embed(self, images: Array, masks: Array | None) -> Float[Array, "b T D"]:
         """Patch embedding, mask token, class token, positions, then registers, which have no position."""
-        config = self.config
-        width = config.width
+        config, width = self.config, self.config.width
         tokens = PatchEmbed(config, name="patch_embed")(images)
-        normal, tiny = nn.initializers.normal(0.02), nn.initializers.normal(1e-6)
+        tiny = nn.initializers.normal(1e-6)
         cls_token = self.param("cls_token", tiny, (1, 1, width))
         mask_token = self.param("mask_token", nn.initializers.zeros, (1, width))
-        table = self.param("pos_embed", normal, (1, 1 + config.grid**2, width))
+        table = self.param("pos_embed", pos_embed.initializer(config.position_init), (1, 1 + config.grid**2, width))
         if masks is not None:
             tokens = jnp.where(masks[:, :, None], mask_token.astype(tokens.dtype).reshape(1, 1, width), tokens)
         grid = (images.shape[1] // config.patch_size, images.shape[2] // config.patch_size)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 
 def duration(seconds: float) -> str:
@@ -49,9 +49,12 @@ class Progress:
         self.since, self.step, self.waited = now, step, 0.0
         return figures
 
-    def line(self, loss: float, figures: dict[str, float]) -> str:
+    def line(self, scalars: Mapping[str, float], figures: Mapping[str, float]) -> str:
+        """`nats`: what the student knows of the other view; 0 for a whole run means uniform answers."""
         age = "none" if self.saved_at is None else duration(time.monotonic() - self.saved_at)
+        nats = f"  nats {scalars['nats/dino']:.2f}" if "nats/dino" in scalars else ""
         return (
-            f"step {self.step:,}/{self.total_steps:,}  loss {loss:.4f}  {figures['images_per_s']:.1f} img/s  "
-            f"data wait {figures['data_wait']:.0%}  ETA {duration(figures['eta_s'])}  checkpoint age {age}"
+            f"step {self.step:,}/{self.total_steps:,}  loss {scalars['loss']:.4f}{nats}  "
+            f"{figures['images_per_s']:.1f} img/s  data wait {figures['data_wait']:.0%}  "
+            f"ETA {duration(figures['eta_s'])}  checkpoint age {age}"
         )

@@ -6,6 +6,7 @@ device's own rows and needs no collective.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -92,9 +93,9 @@ def gradients(
     (grads, metrics), tokens = _mean_over_parts(part, parts)
     metrics[CLASS_TOKENS] = tokens.reshape(-1, tokens.shape[-1])[:RANKME_IMAGES]
     metrics["teacher_entropy"] = entropy(targets["dino"], recipe.objective.chunk).mean()
-    if "dino_global" in metrics:
-        den = 2 + max(2 * recipe.crops.num_local, 1)
-        metrics["teacher_kl"] = metrics["dino_global"] * den / 2 - metrics["teacher_entropy"]
+    metrics["teacher_information"] = math.log(recipe.dino_head.prototypes) - metrics["teacher_entropy"]
+    if "nats/dino" in metrics:
+        metrics["teacher_kl"] = metrics["teacher_information"] - metrics["nats/dino"]
     return grads, centers, metrics
 
 

@@ -149,15 +149,15 @@ class Recipe:
 
     @property
     def dino_head(self) -> HeadConfig:
-        h = self.heads
-        return HeadConfig(h.dino_prototypes, h.dino_bottleneck, h.hidden, h.layers, h.weight_norm, self.model.dtype)
+        h, m = self.heads, self.model
+        return HeadConfig(h.dino_prototypes, h.dino_bottleneck, h.hidden, h.layers, h.weight_norm, m.dtype, m.init)
 
     @property
     def ibot_head(self) -> HeadConfig:
-        h = self.heads
+        h, m = self.heads, self.model
         if h.shared:
             return self.dino_head
-        return HeadConfig(h.ibot_prototypes, h.ibot_bottleneck, h.hidden, h.layers, h.weight_norm, self.model.dtype)
+        return HeadConfig(h.ibot_prototypes, h.ibot_bottleneck, h.hidden, h.layers, h.weight_norm, m.dtype, m.init)
 
 
 def recipe_from(config: Mapping[str, Any]) -> Recipe:
@@ -196,6 +196,8 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     if "views" in new:
         new["augment"] = new.pop("views")
     new.get("data", {}).setdefault("reduce", 0)
+    for key, then in (("init", "normal_0.02"), ("position_init", "normal")):
+        new.get("model", {}).setdefault(key, then)
     objective = new.get("objective", {})
     if "regularizer" in objective:
         kind, weight = objective.pop("regularizer"), objective.pop("regularizer_weight")

@@ -23,6 +23,7 @@ from curia2_jax.telemetry.progress import Progress
 from curia2_jax.training import augment, checkpoints, optimizer
 from curia2_jax.training.objective import CLASS_TOKENS
 from curia2_jax.training.recipe import Recipe
+from curia2_jax.training.signal import at_start
 from curia2_jax.training.state import TrainState, count, state_hash
 from curia2_jax.training.step import AUGMENT, step_key
 from curia2_jax.training.terms import TERMS
@@ -67,7 +68,7 @@ def row(
     figures = progress.interval(step)
     log.write(step, scalars | figures | resources.usage() | {"replaced_records": float(batches.replaced)})
     wrong = "".join(f"  {what}" for what in (trouble, log.trouble) if what)
-    print(progress.line(scalars["loss"], figures) + wrong, flush=True)
+    print(progress.line(scalars, figures) + wrong, flush=True)
 
 
 def stopped(step: int, newest: int, trouble: str, is_lead: bool) -> None:
@@ -133,4 +134,9 @@ def print_start(recipe: Recipe, mesh: Mesh, slices: int, state: TrainState, star
     if sharding.state_shards(mesh) > 1:
         for row in sharding.table(state.params, mesh):
             print(f"{row['path']:<44} {row['shape']!s:<22} {row['spec']:<44} {row['why']}")
+    if start == 0 and not recipe.init_from:
+        signal = at_start(m)
+        print(signal.line())
+        if warning := signal.warning(m):
+            print(f"warning: {warning}", file=sys.stderr)
     print(f"from step {start:,} to {recipe.schedule.total_steps:,}", flush=True)

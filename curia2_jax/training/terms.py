@@ -105,11 +105,14 @@ class Term(NamedTuple):
 
 def _dino(out: Outputs, _: Weighted) -> tuple[Array, dict[str, Array]]:
     per_shard = (out.layout.shards, out.layout.images // out.layout.shards)
-    return dino_loss(
+    loss, parts = dino_loss(
         out.class_features.reshape(*per_shard, 2, -1),
         out.local_features.reshape(*per_shard, *out.local_features.shape[1:]),
         out.dino.kernel, out.targets["dino"], temp=out.student_temp, chunk=out.chunk, bound=out.dino.bound,
     )  # fmt: skip
+    # The pairs of global crops, each of which weighs 1 / (2 + max(2 L, 1)) of an image: their mean cross-entropy.
+    cross_entropy = parts["dino_global"] * (2 + max(2 * out.local_features.shape[1], 1)) / 2
+    return loss, parts | {"nats/dino": math.log(out.dino.kernel.shape[-1]) - cross_entropy}
 
 
 def _ibot(out: Outputs, _: Weighted) -> tuple[Array, dict[str, Array]]:
@@ -117,7 +120,8 @@ def _ibot(out: Outputs, _: Weighted) -> tuple[Array, dict[str, Array]]:
         out.patch_features, out.ibot.kernel, out.targets["ibot"], out.patch_weights,
         crops=2 * out.layout.images, temp=out.student_temp, chunk=out.chunk, bound=out.ibot.bound,
     )  # fmt: skip
-    return loss, {"ibot": loss}
+    masked = out.patch_weights.sum() / (2 * out.layout.images)  # share of the global crops
+    return loss, {"ibot": loss, "nats/ibot": math.log(out.ibot.kernel.shape[-1]) - loss / masked}
 
 
 def _koleo(out: Outputs, _: Weighted) -> tuple[Array, dict[str, Array]]:
@@ -127,7 +131,9 @@ def _koleo(out: Outputs, _: Weighted) -> tuple[Array, dict[str, Array]]:
 
 
 def _sigreg(out: Outputs, config: SigRegConfig) -> tuple[Array, dict[str, Array]]:
-    tokens = out.class_tokens if config.placement == "backbone" else out.class_features
+    tokens = out.class_tokens
+    if config.placement == "head":  # of unit length: N(0, I) has the root of its dimensions
+        tokens = out.class_features * math.sqrt(out.class_features.shape[-1])
     statistic = sigreg(
         jnp.moveaxis(tokens, 1, 0), out.key, directions=config.directions, knots=config.knots, t_max=config.t_max
     )

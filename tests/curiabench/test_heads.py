@@ -150,3 +150,26 @@ def test_a_fold_without_a_class_is_scored_on_those_it_has():
             found.append(np.mean([right[targets[left] == label].mean() for label in np.unique(targets[left])]))
         recalls.append(np.mean(found))
     assert got == heads.REGULARIZATION[int(np.argmax(recalls))]
+
+
+def test_neighbors_of_several_targets_are_a_weighted_mean():
+    """By formula: the 20 most similar, each with exp(-(1 - cosine) / 0.07)."""
+    rng = np.random.default_rng(0)
+    train, test, targets = (rng.normal(size=shape) for shape in ((40, 5), (7, 5), (40, 3)))
+    unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)  # noqa: E731
+    distance = 1 - unit(test) @ unit(train).T
+    nearest = np.argsort(distance, axis=1)[:, :20]
+    weight = np.exp(-np.take_along_axis(distance, nearest, 1) / 0.07)
+    expected = np.einsum("mk,mkt->mt", weight, targets[nearest]) / weight.sum(1, keepdims=True)
+    np.testing.assert_allclose(heads.neighbor_mean(problem(train, targets, test)).outputs, expected, rtol=1e-9)
+
+
+def test_a_ridge_finds_a_linear_answer_and_shrinks_where_there_is_none():
+    """The strength is chosen on left-out patients: weak for a clean line, strong for noise."""
+    rng = np.random.default_rng(1)
+    train, test, slope = rng.normal(size=(200, 6)), rng.normal(size=(50, 6)), rng.normal(size=6)
+    groups = np.arange(200) // 10
+    clean = heads.ridge_probe(problem(train, train @ slope, test, groups))
+    np.testing.assert_allclose(clean.outputs, test @ slope, atol=0.1)
+    noise = heads.ridge_probe(problem(train, rng.normal(size=200), test, groups))
+    assert clean.settings["alpha"] == min(heads.RIDGE) < noise.settings["alpha"]

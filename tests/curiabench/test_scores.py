@@ -83,3 +83,25 @@ def test_interval_has_the_spread_of_a_mean_over_patients():
     value, low, high = scores.summary(0.5, draws)
     assert value == 0.5
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 40), rel=0.1)
+
+
+def test_presence_is_the_mean_area_of_the_questions_that_have_both_answers():
+    """And a resample counts a patient as often as it was drawn."""
+    rng = np.random.default_rng(3)
+    present, groups = rng.random((80, 3)) < 0.4, rng.integers(0, 6, 80)
+    present[:, 2] = True  # nothing to tell apart
+    outputs = np.round(rng.normal(size=(80, 3)) + present, 1)
+    weights = np.array([[1, 1, 1, 1, 1, 1], [2, 0, 1, 3, 0, 0]])
+    for found, multiplicity in zip(scores.presence_auroc(present, outputs, groups, weights), weights, strict=True):
+        repeated = np.repeat(np.arange(80), multiplicity[groups])
+        areas = [metrics.roc_auc_score(present[repeated, k], outputs[repeated, k]) for k in (0, 1)]
+        assert found == pytest.approx(np.mean(areas), abs=1e-12)
+
+
+def test_explained_variance_is_that_of_scikit_learn():
+    rng = np.random.default_rng(4)
+    values, groups = rng.normal(size=50), rng.integers(0, 5, 50)
+    outputs = 0.7 * values + 0.3 * rng.normal(size=50)
+    weights = np.array([[1, 1, 1, 1, 1], [0, 2, 1, 0, 2]])
+    expected = [metrics.r2_score(values, outputs, sample_weight=one[groups]) for one in weights]
+    np.testing.assert_allclose(scores.explained(values, outputs, groups, weights), expected, rtol=1e-12)

@@ -16,16 +16,6 @@ def report(gain):
     return {"settings": {}, "mean": mean, "verdict": "One sentence."}
 
 
-def test_scores_are_a_line_a_row_and_the_verdict(capsys):
-    """Both heads, with their intervals."""
-    tables.print_scores(report(0.25))
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["balanced", "accuracy,", "mean", "of", "the", "tasks", "linear", "probe", "kNN"]
-    assert [line[:38].rstrip() for line in lines[1:4]] == [row.title for row in protocol.ROWS]
-    assert lines[1].count("0.750 [0.650, 0.850]") == 2 and lines[3].count("0.500 [0.400, 0.600]") == 2
-    assert lines[-1] == "One sentence."
-
-
 def test_evidence_counts_the_seeds_whose_whole_interval_is_above_random(capsys):
     """Two of three: the third interval reaches below zero."""
     tables.print_evidence([report(0.25), report(0.05), report(0.125)])

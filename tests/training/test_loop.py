@@ -121,7 +121,7 @@ def test_a_poisoned_step_changes_and_saves_nothing(tmp_path, corpus, capsys):
     """A learning rate beyond float32 makes the second loss infinite or NaN."""
     config = tiny_config(
         data__corpus=str(corpus), data__group_size=1, optim__base_lr=1e38, schedule__warmup_steps=0,
-        checkpoint__every_steps=1,
+        checkpoint__every_steps=1, model__init="fan_in",
     )  # fmt: skip
     run = tmp_path / "run"
     assert train(config, run) == NONFINITE

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 
 from curia2_jax.losses import sigreg
+from curia2_jax.losses.targets import probabilities
 from curia2_jax.models.dino_head import DINOHead
 from curia2_jax.models.vit import ViT
-from curia2_jax.training import objective
+from curia2_jax.training import objective, schedules, terms
 from curia2_jax.training import state as states
 from curia2_jax.training.recipe import recipe_from
 from curia2_jax.training.step import OBJECTIVE, step_key, update
@@ -53,7 +55,7 @@ def test_sigreg_is_of_each_view_of_the_placement_that_is_asked_for(placement):
     backbone = {"params": state.params["backbone"]}
     z = ViT(recipe.model).apply(backbone, global_crops, masks.reshape(16, -1))["cls"]
     if placement == "head":
-        z = DINOHead(recipe.dino_head).apply({"params": state.params["dino_head"]}, z)
+        z = DINOHead(recipe.dino_head).apply({"params": state.params["dino_head"]}, z) * 4  # the root of 16
     views = np.asarray(z, np.float64).reshape(8, 2, -1)
     key = jax.random.fold_in(step_key(recipe, state.step, OBJECTIVE), objective.TERM)
     directions = np.asarray(sigreg.random_directions(key, jnp.arange(32), views.shape[-1], jnp.float32), np.float64)
@@ -62,6 +64,54 @@ def test_sigreg_is_of_each_view_of_the_placement_that_is_asked_for(placement):
     dino = metrics["dino_global"] + metrics["dino_local"]
     loss = 0.5 * dino + 2 * metrics["ibot"] + 0.03 * 512 / 8 * metrics["sigreg"]
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+
+
+def test_sigreg_can_be_met_by_the_unit_vectors_of_a_head():
+    """Spread evenly over the sphere they score as little as a Gaussian would, and less than an eighth of otherwise."""
+    features = np.random.default_rng(0).normal(size=(512, 2, 64)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=-1, keepdims=True)
+    out = types.SimpleNamespace(
+        class_tokens=features, class_features=jnp.asarray(features), key=jax.random.key(0), layout=Layout(512, 1, 1)
+    )
+    found = {
+        placement: terms._sigreg(out, terms.SigRegConfig(1.0, placement, 256, 17, 3.0))[1]
+        for placement in ("head", "backbone")
+    }
+    assert found["head"]["sigreg"] == pytest.approx(sigreg.expected_at_optimum(), rel=0.15)
+    assert found["backbone"]["sigreg"] > 8 * found["head"]["sigreg"]
+
+
+def dense_cross_entropy(targets, features, kernel):
+    """(rows,) of q (rows, K) against softmax(features @ kernel / 0.1), in float64."""
+    logits = np.asarray(features, np.float64) @ np.asarray(kernel, np.float64) / 0.1
+    return -(np.asarray(targets, np.float64) * (logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))).sum(-1)
+
+
+def test_nats_are_what_the_student_knows_beyond_a_uniform_guess():
+    """Against dense probabilities: of the other view's class token, and of the patches under the masks of half of the
+    crops. What the teacher tells apart is more than what is learned of it, by the divergence between the two."""
+    recipe = recipe_from(tiny_config(model__drop_path=0.0))
+    state = state_of(recipe)
+    crops, masks = random_batch(recipe)
+    _, metrics = jax.jit(functools.partial(update, recipe=recipe))(state, crops, masks)
+    batch = {"global_crops": crops[0], "local_crops": crops[1], "masks": masks, "group": jnp.arange(2)}
+    program = objective.Program(recipe, None, "cpu", Layout(8, 2, 1))
+    temp = schedules.teacher_temp(state.step, recipe.schedule)
+    targets = {
+        name: objective.sinkhorn_knopp(z, temp, 16)
+        for name, z in objective._teacher_logits(state.teacher, batch, program).items()
+    }
+    out = objective._student_outputs(state.params, batch, targets, jax.random.key(0), program)
+    q = np.asarray(probabilities(targets["dino"])).reshape(8, 2, -1)
+    learned = np.log(48) - dense_cross_entropy(q[:, ::-1], out.class_features, out.dino.kernel).mean()
+    assert metrics["nats/dino"] == pytest.approx(learned, abs=2e-4)
+    entropy = -(q * np.log(np.maximum(q, 1e-30))).sum(-1).mean()
+    assert metrics["teacher_information"] == pytest.approx(np.log(48) - entropy, abs=2e-4)
+    assert metrics["teacher_kl"] == pytest.approx(np.log(48) - learned - entropy, abs=4e-4)
+    patches = dense_cross_entropy(probabilities(targets["ibot"]), out.patch_features, out.ibot.kernel)
+    weights = np.asarray(out.patch_weights)
+    learned = np.log(40) - (patches * weights).sum() / weights.sum()
+    assert metrics["nats/ibot"] == pytest.approx(learned, abs=2e-4)
 
 
 def test_every_group_and_both_sizes_of_crops_drop_their_own(monkeypatch):

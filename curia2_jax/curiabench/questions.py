@@ -1,0 +1,113 @@
+"""What a class token of a whole slice can be asked, without a mask that would give the answer away.
+
+Which structures lie in the slice, and how high it lies in its scan: both follow from the label maps of a corpus.
+Two sets of tokens of the same slices are compared, on the same resamples of the same test patients.
+"""
+
+import hashlib
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from curia2_jax.curiabench import heads, scores
+from curia2_jax.curiabench.results import defined
+from curia2_jax.data.corpus import layout
+from curia2_jax.data.corpus.corpus import Corpus
+from curia2_jax.data.ingest.benchmark import MIN_PIXELS
+from curia2_jax.data.ingest.slicing import in_plane
+
+HEADS = {"kNN": heads.neighbor_mean, "linear probe": heads.ridge_probe}
+PRESENT, HEIGHT = "structures present, AUROC", "height in the scan, R squared"
+
+
+class Labelled(NamedTuple):
+    """n slices of a corpus that have a label map; `test` are those of half of the patients."""
+
+    slices: np.ndarray  # (n,) int64, numbers in the corpus
+    present: np.ndarray  # (n, K) bool: the structure has at least MIN_PIXELS pixels
+    height: np.ndarray  # (n,) float64, 0 at the first slice of the series and 1 at the last
+    patients: np.ndarray  # (n,) str
+    test: np.ndarray  # (n,) bool
+
+
+class Answer(NamedTuple):
+    """A score with its 95 % interval over patients, of both sets of tokens, and of their difference."""
+
+    question: str
+    head: str
+    trained: list[float | None]
+    baseline: list[float | None]
+    difference: list[float | None]
+
+
+def read(folder: pathlib.Path) -> Labelled:
+    """The labelled slices of a corpus, by the kind of labels that most of its series have."""
+    corpus = Corpus(folder)
+    series, patients, planes = (np.asarray(corpus.column(name)) for name in ("series", "patient", "plane"))
+    position = np.asarray(corpus.column("position")).astype(np.int64)
+    maps = _label_maps(folder, np.unique(series[np.asarray(corpus.column("label")) != ""]))
+    slices = np.flatnonzero(np.isin(series, list(maps)))
+    views = {name: in_plane(one, planes[np.argmax(series == name)]) for name, one in maps.items()}
+    present = np.zeros((len(slices), 1 + max((int(one.max()) for one in maps.values()), default=0)), bool)
+    height = np.zeros(len(slices))
+    for number, index in enumerate(slices):
+        view = views[series[index]]
+        pixels = np.bincount(view[position[index]].ravel(), minlength=present.shape[1])
+        present[number], height[number] = pixels >= MIN_PIXELS, position[index] / max(len(view) - 1, 1)
+    order = sorted(set(patients[slices]), key=lambda name: hashlib.sha256(str(name).encode()).hexdigest())
+    test = np.isin(patients[slices], order[: len(order) // 2])
+    asked = present[~test].any(0) & ~present[~test].all(0)
+    asked[0] = False  # what has no label
+    return Labelled(slices, present[:, asked], height, patients[slices], test)
+
+
+def _label_maps(folder: pathlib.Path, series: np.ndarray) -> dict[str, np.ndarray]:
+    """{series: (S, P, L) uint16} of the kind of labels that most have; a name in a file is KIND-NUMBER."""
+    by_kind: dict[str, dict[str, np.ndarray]] = {}
+    for one in series.tolist():
+        with np.load(folder / layout.label_maps(one)) as file:
+            for name in file.files:
+                if name != "affine":
+                    by_kind.setdefault(name.rpartition("-")[0], {})[one] = file[name]
+    return max(by_kind.values(), key=len, default={})
+
+
+def compare(labelled: Labelled, trained: np.ndarray, baseline: np.ndarray) -> list[Answer]:
+    """Every question by every head, of two sets of tokens (n, D) of the slices of `labelled`."""
+    _, groups = np.unique(labelled.patients, return_inverse=True)
+    own = np.unique(groups[labelled.test], return_inverse=True)[1]
+    weights = [np.ones((1, own.max() + 1)), scores.resample(int(own.max()) + 1, seed=0)]
+    asked = (
+        (PRESENT, labelled.present.astype(np.float64), scores.presence_auroc),
+        (HEIGHT, labelled.height, scores.explained),
+    )
+    out = []
+    for question, targets, score in asked:
+        for head, predict in HEADS.items():
+            found = []
+            for tokens in (trained, baseline):
+                fit, rest = ~labelled.test, labelled.test
+                none = np.empty(0, np.int64)
+                problem = heads.Problem(tokens[fit], targets[fit], groups[fit], tokens[rest], none, True)
+                outputs = predict(problem).outputs
+                found.append([score(targets[rest], outputs, own, w) for w in weights])
+            (point, draws), (other, others) = found
+            gains = (point - other)[0], draws - others
+            summaries = (scores.summary(point[0], draws), scores.summary(other[0], others), scores.summary(*gains))
+            out.append(Answer(question, head, *summaries))
+    return out
+
+
+def verdict(answers: list[Answer]) -> str:
+    """One sentence: better or worse is said only where the interval of the difference does not hold zero."""
+
+    def side(difference: list[float | None]) -> str:
+        _, low, high = defined(difference)
+        return "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
+
+    parts: dict[str, list[str]] = {}
+    for one in answers:
+        parts.setdefault(side(one.difference), []).append(f"{one.question.split(',')[0]} by {one.head}")
+    said = "; ".join(f"{word} the weights it began with: {', '.join(which)}" for word, which in parts.items())
+    return f"By its class token, without masks, the trained backbone is {said}."
