@@ -67,6 +67,7 @@ def offset_applied_twice(values: np.ndarray, intercept: float) -> int:
     """What makes HU of values to which a negative `intercept` was added though they were HU already, else 0."""
     if not -1100 <= intercept <= -900:
         return 0
+    values = values[:: max(1, len(values) >> 16)]
     moved = values - intercept
     tissue = [
         np.mean((some > low) & (some < high)) for some in (values, moved) for low, high in ((-130, -60), (20, 100))

@@ -76,7 +76,7 @@ def look(path: pathlib.Path) -> Header:
                 columns, rows, slices = columns // mosaic.side, rows // mosaic.side, mosaic.count
             else:
                 stack, place = _stack_of(dataset)
-        series, owner = _text(dataset, "SeriesInstanceUID"), _digest(*owner_of(dataset))
+        series, owner = said(dataset, "SeriesInstanceUID"), _digest(*owner_of(dataset))
         return Header((columns, rows, slices), across=2, series=series, owner=owner, stack=stack, place=place)
 
 
@@ -96,8 +96,9 @@ def _stack_of(dataset: pydicom.Dataset) -> tuple[str, float]:
         spacing = numbers(dataset, "PixelSpacing", 2)
     except Refusal:
         return "", 0.0
-    place = float(position @ np.cross(axes[:3], axes[3:]))
-    grid = (np.round(axes, 3) + 0.0).tolist() + np.round(spacing, 4).tolist()
+    (a, b, c), (d, e, f) = axes[:3].tolist(), axes[3:].tolist()
+    place = float(position @ (b * f - c * e, c * d - a * f, a * e - b * d))
+    grid = [round(n, 3) + 0.0 for n in (a, b, c, d, e, f)] + [round(n, 4) for n in spacing.tolist()]
     # Where no number says which series it is, at least the beginning of the UIDs is the same.
     series = said(dataset, "SeriesNumber") or said(dataset, "SeriesInstanceUID").rpartition(".")[0]
     same = [said(dataset, name, tag) for name, tag in _SAME_IN_A_STACK]

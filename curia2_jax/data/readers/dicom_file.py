@@ -1,5 +1,6 @@
 """A DICOM file -> the dataset in it, in bounded memory, or a refusal."""
 
+import functools
 import pathlib
 import warnings
 import zlib
@@ -8,12 +9,16 @@ from typing import Any
 import pydicom
 from pydicom import uid
 from pydicom.errors import InvalidDicomError
+from pydicom.tag import Tag
 
 from curia2_jax.data.readers.volume import Refusal
 
 TELLING = ("SOPClassUID", "Modality", "PatientID", "StudyInstanceUID")  # elements of a file without a preamble
 _CHUNK = 1 << 20
 _MOST_INFLATED = 256 << 20  # bytes that a deflated dataset may unpack to, all of which pydicom holds at once
+
+
+tag_of = functools.cache(Tag)  # pydicom looks each name up anew
 
 
 class quiet(warnings.catch_warnings):
@@ -52,8 +57,9 @@ def parse(path: pathlib.Path, **options) -> pydicom.Dataset:
 def element(dataset: pydicom.Dataset, tag: str) -> Any:
     """Value of an element, None when it is missing or empty. pydicom parses values when they are first asked for, and
     may raise any exception on malformed bytes: that is a Refusal here."""
+    number = tag_of(tag)
     try:
-        return dataset.get(tag)
+        return dataset[number].value if number in dataset else None
     except Exception as error:
         raise Refusal("corrupt", f"{tag}: {error}") from None
 

@@ -9,7 +9,7 @@ import pydicom
 from pydicom.tag import BaseTag, Tag
 
 from curia2_jax.data.readers import dicom_mosaic
-from curia2_jax.data.readers.dicom_file import element
+from curia2_jax.data.readers.dicom_file import element, tag_of
 from curia2_jax.data.readers.volume import Refusal
 
 # What tells the volumes of one series apart, in the order in which they are split.
@@ -26,11 +26,8 @@ _TAGS = [
 ]
 # Numbers that are written as text.
 _DECIMALS = {
-    name: Tag(name)
-    for name in (
-        *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
-        *("RescaleSlope", "RescaleIntercept", "NumberOfFrames"),
-    )
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    *("RescaleSlope", "RescaleIntercept", "NumberOfFrames"),
 }
 _OWNER = [(name, Tag(name)) for name in ("PatientID", "StudyInstanceUID")]
 _BINARY = {"DiffusionBValue", "NominalPercentageOfCardiacPhase"}
@@ -127,7 +124,7 @@ def owner_of(dataset: pydicom.Dataset) -> tuple[str, str]:
 def said(dataset: pydicom.Dataset, name: str, tag: BaseTag | None = None) -> str:
     """An element as text, "" when it is missing or empty; values are parted by backslashes. pydicom's conversion of
     bytes that it has not looked at yet would cost more than all the rest of a header."""
-    tag = tag or _DECIMALS.get(name) or Tag(name)
+    tag = tag or tag_of(name)
     if tag not in dataset:
         return ""
     try:

@@ -71,7 +71,10 @@ def read(frames: list[Frame], modality: str) -> Pixels:
     while number < len(frames):
         frame = frames[number]
         if now is None or now[0] != frame.path:
-            now = (frame.path, _decoded(dicom_file.parse(frame.path, specific_tags=_TAGS), frame))
+            now = (
+                frame.path,
+                _decoded(dicom_file.parse(frame.path, specific_tags=list(map(dicom_file.tag_of, _TAGS))), frame),
+            )
             padding.add(now[1].padding)
             inverted.add(now[1].inverted)
             if len(padding) > 1 and not varies:  # begin again, with a number that is no number for what is padding
