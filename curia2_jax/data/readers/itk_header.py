@@ -135,7 +135,7 @@ def _nrrd(path: pathlib.Path, start: bytes) -> Stored:
         line.partition(":") for line in text.splitlines()[1:] if ":" in line and line[0] != "#" and ":=" not in line
     ]
     fields = {name.strip().lower().replace(" ", ""): value.strip() for name, _, value in lines}
-    sizes = [int(n) for n in fields["sizes"].split()]
+    sizes = _sizes(fields["sizes"], fields["dimension"])
     name = fields.get("datafile")
     if name is None and end is None:
         raise Refusal("corrupt", "a NRRD header without its end")
@@ -165,7 +165,7 @@ def _meta_image(path: pathlib.Path, start: bytes) -> Stored:
     if fields.get("CompressedData", "False").lower() == "true":
         encoding = "zlib"
     skip = int(fields.get("HeaderSize", 0))
-    sizes = [int(n) for n in fields["DimSize"].split()]
+    sizes = _sizes(fields["DimSize"], fields["NDims"])
     channels = int(fields.get("ElementNumberOfChannels", 1))
     spacings = fields.get("ElementSpacing", fields.get("ElementSize", "")).split()
     return Stored(
@@ -177,6 +177,14 @@ def _meta_image(path: pathlib.Path, start: bytes) -> Stored:
         _unit({fields.get("DistanceUnits", "").lower()}),
         tuple(float(n) for n in spacings),
     )
+
+
+def _sizes(text: str, dimensions: str) -> list[int]:
+    """The sizes of a grid; ITK takes the number of them on trust and ends the process over a wrong one."""
+    sizes = [int(n) for n in text.split()]
+    if int(dimensions) != len(sizes):
+        raise Refusal("corrupt", f"{dimensions} dimensions and {len(sizes)} sizes")
+    return sizes
 
 
 def _product(sizes: list[int]) -> int:

@@ -140,6 +140,8 @@ def test_an_orientation_for_what_has_none(tmp_path):
         (b"ElementDataFile = a.zraw", b"ElementDataFile = LIST", "unsupported_dimensions"),
         (b"DimSize = 44 40 6", b"DimSize = 44 40 60000", "corrupt"),
         (b"DimSize = 44 40 6", b"DimSize = 44 40 7", "corrupt"),
+        (b"NDims = 3", b"NDims = 9999", "corrupt"),
+        (b"NDims = 3", b"NDims = 2", "corrupt"),
         (b"ElementType = MET_SHORT", b"ElementType = MET_OTHER", "unsupported_pixel_type"),
         (b"ElementDataFile = a.zraw", b"", "wrong_format"),
     ],
