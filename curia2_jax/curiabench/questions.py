@@ -57,7 +57,7 @@ def read(folder: pathlib.Path) -> Labelled:
         present[number], height[number] = pixels >= MIN_PIXELS, position[index] / max(len(view) - 1, 1)
     order = sorted(set(patients[slices]), key=lambda name: hashlib.sha256(str(name).encode()).hexdigest())
     test = np.isin(patients[slices], order[: len(order) // 2])
-    asked: np.ndarray = present[~test].any(0) & ~present[~test].all(0)
+    asked = np.asarray(present[~test].any(0) & ~present[~test].all(0))
     asked[0] = False  # what has no label
     return Labelled(slices, present[:, asked], height, patients[slices], test)
 
