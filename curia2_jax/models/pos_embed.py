@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float, Float64
 
 FORMS = ("size", "offset", "antialias")
@@ -87,7 +88,7 @@ def initializer(init: str) -> Callable[..., Array]:
     """How a table (1, 1 + M*M, D) starts: one of INITS. The class token's entry is drawn in both."""
     normal = jax.nn.initializers.normal(0.02)
 
-    def with_sincos(key: Array, shape: tuple[int, int, int], dtype: jnp.dtype = jnp.float32) -> Array:
+    def with_sincos(key: Array, shape: tuple[int, int, int], dtype: DTypeLike = jnp.float32) -> Array:
         _, entries, width = shape
         patches = jnp.asarray(sincos(math.isqrt(entries - 1), width), dtype)[None]
         return jnp.concatenate([normal(key, (1, 1, width), dtype), patches], axis=1)
