@@ -37,24 +37,11 @@ _PEER_TIMEOUT = flags.DEFINE_integer("peer-timeout", 120, "Seconds after which a
 _PROCESS = flags.DEFINE_integer("process-id", None, "Number of this one, from 0.")
 
 
-def verify(run: pathlib.Path) -> int:
-    """Prints one line a checkpoint; 1 if one of them is damaged."""
-    from curia2_jax.training import checkpoints, salvage
-
-    checkpoints.parse(str(run))
-    damaged = 0
-    for step, found in salvage.verdicts(run):
-        if isinstance(found, UserError):
-            damaged += 1
-            print(found)
-        else:
-            print(f"checkpoint {run}@{step}: whole, {found or 'no'} arrays compared with what was saved")
-    return 1 if damaged else 0
-
-
 def run(_: list[str]) -> int:
     if _VERIFY.value:
-        return verify(pathlib.Path(_VERIFY.value))
+        from curia2_jax.training import salvage
+
+        return salvage.tell(pathlib.Path(_VERIFY.value))
     config = command.config_of(_CONFIG)
     cluster = hosts.cluster(os.environ, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     import jax  # after the flags: a wrong one needs no backend

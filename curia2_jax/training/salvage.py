@@ -69,3 +69,20 @@ def verdicts(run: pathlib.Path) -> Iterator[tuple[int, int | Damaged]]:
             yield step, check(run, step)
         except Damaged as e:
             yield step, e
+
+
+def tell(run: pathlib.Path) -> int:
+    """Prints one line a checkpoint; 1 if one of them is damaged.
+
+    Raises:
+      UserError: it is no run.
+    """
+    checkpoints.parse(str(run))
+    damaged = 0
+    for step, found in verdicts(run):
+        if isinstance(found, Damaged):
+            damaged += 1
+            print(found)
+        else:
+            print(f"checkpoint {run}@{step}: whole, {found or 'no'} arrays compared with what was saved")
+    return 1 if damaged else 0

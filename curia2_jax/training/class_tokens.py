@@ -1,0 +1,57 @@
+"""Class tokens of the slices of a corpus, as a run sees them, and the weights that the run began with."""
+
+import dataclasses
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from curia2_jax.data.corpus.corpus import Corpus
+from curia2_jax.models.vit import ViT
+from curia2_jax.training import augment, initial
+from curia2_jax.training.recipe import Recipe
+from curia2_jax.training.resample import crop_and_resize
+from curia2_jax.training.state import init_params
+
+BATCH = 64
+
+
+def pixels(slices: jax.Array, extent: jax.Array, is_ct: jax.Array, size: int) -> jax.Array:
+    """Whole slices as the model is to see them, (B, R, R, 1): resized, clipped below air, z-scored, not augmented."""
+    raw = slices.astype(jnp.float32)
+    mean, std = augment.slice_statistics(augment.clip_air(raw, is_ct), extent)
+    whole = jnp.concatenate([jnp.zeros_like(extent), extent], axis=1).astype(jnp.float32)[:, None]
+    cut = augment.clip_air(crop_and_resize(raw, extent, whole, size), is_ct)[:, 0]
+    return augment.z_score(cut, mean.reshape(-1, 1, 1), std.reshape(-1, 1, 1))[..., None]
+
+
+def class_tokens(backbones: list, recipe: Recipe, corpus: Corpus, indices: np.ndarray) -> list[np.ndarray]:
+    """Class tokens (n, D) of the slices `indices` (n,), of every backbone."""
+    model = dataclasses.replace(recipe.model, attention="xla", dtype="float32", remat="none", drop_path=0.0)
+    modality = np.asarray(corpus.column("modality"))
+    side = max(corpus.contract["largest"])
+
+    @jax.jit
+    def tokens(slices: jax.Array, extent: jax.Array, is_ct: jax.Array) -> list[jax.Array]:
+        images = pixels(slices, extent, is_ct, recipe.crops.global_size)
+        return [cast(dict, ViT(model).apply({"params": one}, images))["cls"] for one in backbones]
+
+    found = []
+    for start in range(0, len(indices), BATCH):
+        some = indices[start : start + BATCH]
+        slices, extent = np.zeros((BATCH, side, side), np.int16), np.ones((BATCH, 2), np.int32)
+        for row, index in enumerate(some):
+            one = corpus.read(int(index))
+            slices[row, : one.shape[0], : one.shape[1]], extent[row] = one, one.shape
+        is_ct = np.zeros(BATCH, bool)
+        is_ct[: len(some)] = modality[some] == "CT"
+        found.append([np.asarray(x)[: len(some)] for x in tokens(slices, extent, is_ct)])
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+
+def began(recipe: Recipe) -> dict:
+    """The backbone that a run of this recipe has at step 0."""
+    if recipe.init_from:
+        return initial.pretrained(recipe)[1]["backbone"]
+    return jax.jit(lambda: init_params(jax.random.key(recipe.seed), recipe)["backbone"])()
