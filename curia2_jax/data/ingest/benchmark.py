@@ -82,7 +82,7 @@ def set_aside(
 ) -> list[dict]:
     """Keep the label maps of a series, and samples of each, in `work` until the corpus is published.
 
-    The label maps become one .npz: an array (S, P, L) uint16 a kind, and `affine`, (s, p, l, 1) -> RAS+ millimetres.
+    The label maps become one .npz: an array (S, P, L) uint16 a kind, and `affine`, (s, p, l, 1) -> RAS+ millimeters.
     Returns the fields of one `Sampled` a kind.
     """
     series = ids["series"]
@@ -126,7 +126,7 @@ def write(
 ) -> list[benchmark_schema.Description]:
     """Benchmark folders, one a kind of label and modality, in CuriaBench's schema; returns each task.json.
 
-    A third of the patients, those with the lowest hashes, are the test set. With one patient, runs of neighbouring
+    A third of the patients, those with the lowest hashes, are the test set. With one patient, runs of neighboring
     slices alternate, and task.json says so. Classes that one of the two splits lacks are left out; a task that is
     left with one class is returned but not written.
     """

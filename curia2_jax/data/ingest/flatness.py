@@ -1,7 +1,7 @@
 """Whether the numbers of a volume are labels: whole numbers in flat regions, however many there are and however little
 of the volume they fill.
 
-Off the background, 65 to 98 % of the voxels of 15 real label maps equal their neighbour, and 0 to 24 % of those of 60
+Off the background, 65 to 98 % of the voxels of 15 real label maps equal their neighbor, and 0 to 24 % of those of 60
 real CT and MR volumes.
 """
 
@@ -9,7 +9,7 @@ import numpy as np
 
 _FEW = 4  # values: no picture has fewer
 _SOME = 16  # values that thin structures may have, which are flat along one axis only
-_FLAT_ALONG, _FLAT = 0.4, 0.6  # least share of voxels that equal their neighbour along one axis, in the plane
+_FLAT_ALONG, _FLAT = 0.4, 0.6  # least share of voxels that equal their neighbor along one axis, in the plane
 _SLICES = 32  # that are looked at
 NEAR = 1e-3  # how far from a whole number a label may lie, as interpolation and float scaling leave it
 

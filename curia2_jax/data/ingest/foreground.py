@@ -1,6 +1,6 @@
-"""Where the body is in a slice: a foreground mask and the Gaussian that summarises it.
+"""Where the body is in a slice: a foreground mask and the Gaussian that summarizes it.
 
-Found on block means of at most 128 pixels a side, which costs a tenth of full resolution and moves centre and spread by
+Found on block means of at most 128 pixels a side, which costs a tenth of full resolution and moves center and spread by
 less than two pixels. A CT is cut at a fixed HU, an MR at Otsu's threshold of its whole volume (per slice it would split
 the noise of empty slices in two). In CT an opening takes off table and cloth, but not the walls of a hollow phantom;
 components much smaller than the largest are dropped, which leaves arms and legs in; holes such as lungs and bowel are
@@ -27,7 +27,7 @@ _MIN_AREA = 0.001
 # rectangle twice as wide as high.
 _MIN_HOLLOW, _MIN_ROUNDNESS = 0.5, 0.35
 _SIDE = 128
-# In-plane neighbours only: the slices of a block share nothing.
+# In-plane neighbors only: the slices of a block share nothing.
 _CROSS = np.zeros((3, 3, 3), bool)
 _CROSS[1] = ndimage.generate_binary_structure(2, 1)
 _SQUARE = np.zeros((3, 3, 3), bool)
@@ -37,7 +37,7 @@ _SQUARE[1] = True
 @dataclasses.dataclass(frozen=True)
 class Foreground:
     """Foreground of n slices: `fraction` of the area (n,), centroid `y`, `x` and standard deviations `std_y`, `std_x`
-    (n,) in pixels of the slice, pixel i covering [i, i + 1); all float32. Without foreground the centre of the slice
+    (n,) in pixels of the slice, pixel i covering [i, i + 1); all float32. Without foreground the center of the slice
     and infinite spread."""
 
     fraction: np.ndarray
@@ -149,6 +149,6 @@ def find(slices: np.ndarray, threshold: float, couch: bool) -> Foreground:
 
 
 def _cells(count: int, k: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centres and widths of `count` cells of k pixels, the last one cut off at `side`."""
+    """Centers and widths of `count` cells of k pixels, the last one cut off at `side`."""
     edges = np.minimum(np.arange(count + 1) * k, side).astype(np.float64)
     return (edges[1:] + edges[:-1]) / 2, np.diff(edges)

@@ -1,6 +1,6 @@
 """What the numbers of a volume mean, and how they become int16.
 
-CT is stored as Hounsfield units. MR keeps its numbers where they fit 16 bits; other MR is quantised once for the whole
+CT is stored as Hounsfield units. MR keeps its numbers where they fit 16 bits; other MR is quantized once for the whole
 volume, with slope and intercept kept, so that the error is at most half of range / 65535.
 """
 
@@ -119,7 +119,7 @@ class Quantizer:
         """(what, detail) of what was mapped so far."""
         found = (("non_finite", self.non_finite), ("padding", self.padded), ("clipped", self.clipped))
         out = [(what, f"{count} voxels") for what, count in found if count]
-        return out if self.is_ct or self.gain == 1 else [*out, ("quantised", f"step {self.slope:.4g}")]
+        return out if self.is_ct or self.gain == 1 else [*out, ("quantized", f"step {self.slope:.4g}")]
 
     def __call__(self, raw: np.ndarray) -> np.ndarray:
         """int16 of the shape of `raw`, contiguous."""
@@ -157,7 +157,7 @@ class Quantizer:
 
 
 def _without_outliers(volume: Volume, low: float, high: float) -> tuple[float, float]:
-    """The range to quantise: a few voxels far outside of all others are clipped, as they would take all the steps."""
+    """The range to quantize: a few voxels far outside of all others are clipped, as they would take all the steps."""
     some = volume.raw[:: max(1, len(volume.raw) // 32)]
     inner = np.percentile(some[np.isfinite(some)] if some.dtype.kind == "f" else some, (0.1, 99.9))
     reach = max(float(np.ptp(inner)), float(np.finfo(np.float32).tiny))

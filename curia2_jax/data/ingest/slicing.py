@@ -63,7 +63,7 @@ def in_plane(array: np.ndarray, plane: str) -> np.ndarray:
 
 
 def plane_affine(volume: Volume, plane: str) -> np.ndarray:
-    """(4, 4) float64, (slice, row, column, 1) of `in_plane(volume.raw, plane)` -> millimetres in RAS+."""
+    """(4, 4) float64, (slice, row, column, 1) of `in_plane(volume.raw, plane)` -> millimeters in RAS+."""
     order, last = [0, 1, 2], volume.raw.shape[0] - 1
     affine = volume.affine
     if plane != "axial":
@@ -126,7 +126,7 @@ def slices(
         height, width = view.shape[1:]
         step = max(1, _BLOCK // (4 * height * width))
         for start in range(0, len(view), step):
-            with timer("orient and quantise"):
+            with timer("orient and quantize"):
                 block = quantize(np.ascontiguousarray(view[start : start + step]))
                 if max(height, width) > MAX_SIDE:
                     block = np.stack([shrink(pixels) for pixels in block])

@@ -74,7 +74,7 @@ def _natural(text: str) -> tuple[bool, float, str]:
 
 
 def _places(frames: Sequence[Frame]) -> np.ndarray:
-    """(n,) millimetres along the normal.
+    """(n,) millimeters along the normal.
 
     Raises:
       Refusal: the frames have no common normal.

@@ -19,7 +19,7 @@ _HEADER = 1 << 20  # bytes that a header may take
 _CHUNK = 1 << 20
 _SPARE = 64 << 20  # bytes behind the voxels
 _MOST_PER_BYTE = {"raw": 1, "text": 8, "zlib": 1032, "gzip": 1032, "bzip2": 1 << 16}  # that a byte can unpack to
-_MILLIMETRES = {
+_MILLIMETERS = {
     "": 1.0,
     **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1.0),
     **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), 10.0),
@@ -46,7 +46,7 @@ _BYTES = [
 @dataclasses.dataclass(frozen=True)
 class Stored:
     """The voxels of a header: `size` bytes, packed as `encoding` from byte `offset` of the file `data`. `placed` is
-    whether the header says where left is, `unit` the millimetres of its unit, `spacings` mm where it says nothing
+    whether the header says where left is, `unit` the millimeters of its unit, `spacings` mm where it says nothing
     else."""
 
     encoding: str
@@ -201,10 +201,10 @@ def _item(name: str) -> int:
 
 
 def _unit(units: set[str]) -> float:
-    known = {_MILLIMETRES.get(unit) for unit in units}
+    known = {_MILLIMETERS.get(unit) for unit in units}
     if len(known) > 1 or None in known:
         raise Refusal("no_geometry", f"units {', '.join(sorted(units))}")
-    return _MILLIMETRES[units.pop()]
+    return _MILLIMETERS[units.pop()]
 
 
 def _beside(path: pathlib.Path, name: str) -> pathlib.Path:

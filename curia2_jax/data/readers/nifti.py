@@ -25,7 +25,7 @@ from curia2_jax.data.readers.volume import Header, Refusal, Volume, assumed_affi
 IN_MEMORY = 512 << 20
 _CHUNK = 1 << 20
 _FNAME = 8  # the flag of a gzip member that begins with the name of a file
-_MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}  # of the lower bits of xyzt_units: none, metre, millimetre, micron
+_MILLIMETERS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}  # of the lower bits of xyzt_units: none, metre, millimeter, micron
 _MAX_TRAILING_BYTES = 64 << 20  # bytes after the voxels that are read and dropped before a file counts as broken
 
 
@@ -178,7 +178,7 @@ def _header(start: bytes, path: pathlib.Path) -> _Layout:
         raise Refusal(
             "unsupported_dimensions", f"{' x '.join(map(str, shape))}: times of one slice, or slices as times"
         )
-    unit = _MILLIMETRES.get(int(fields["xyzt_units"]) & 7)
+    unit = _MILLIMETERS.get(int(fields["xyzt_units"]) & 7)
     if unit is None:
         raise Refusal("no_geometry", f"xyzt_units {int(fields['xyzt_units'])}")
     x, y, z = ((abs(float(size)) or 1.0) * unit for size in fields["pixdim"][1:4])

@@ -42,7 +42,7 @@ _Masks = dict[str, np.ndarray]  # (X, Y, Z) bool by tissue
 _Values = dict[str, np.ndarray]  # (voxels of the organ,) float32 by organ
 _INDEX = {name: index for index, name in LABELS.items()}
 
-# Centre and radii in body units: right, anterior (1 = skin), and height in the torso (0 = pelvic floor, 1 = lung apex).
+# Center and radii in body units: right, anterior (1 = skin), and height in the torso (0 = pelvic floor, 1 = lung apex).
 # Painted in this order; what comes later lies in front.
 _ORGANS = [
     ("lung_right", (0.42, 0.02, 0.82), (0.33, 0.62, 0.21)),
@@ -160,7 +160,7 @@ def _body_coordinates(rng: np.random.Generator, shape: tuple[int, int, int], spa
 
 
 def _paint_organs(rng: np.random.Generator, body: _Body) -> tuple[np.ndarray, np.ndarray]:
-    """Returns labels (X, Y, Z) uint8 and each voxel's distance from the centre of its organ (1 = surface)."""
+    """Returns labels (X, Y, Z) uint8 and each voxel's distance from the center of its organ (1 = surface)."""
     labels = np.zeros(body.right.shape, np.uint8)
     radius = np.ones(body.right.shape, np.float32)
     bumps = _noise(rng, labels.shape, (7, 7, 1.5))

@@ -12,7 +12,7 @@ from curia2_jax.data.readers.volume import is_regular
 class Found:
     """One file that belongs to a scan. `group` is equal for the files of one series, `slices` bounds what it gives,
     `depth` is its own slices, `owner` differs between patients and studies. Of a file with one slice, `stack` is equal
-    for the slices that may lie on one grid, and `place` is its millimetre there."""
+    for the slices that may lie on one grid, and `place` is its millimeter there."""
 
     file: str
     format: str

@@ -14,7 +14,7 @@ import numpy as np
 REASONS = {
     "corrupt": "damaged, cut off or empty; its checksum or its decoder says so",
     "wrong_format": "the content is not what the file name says",
-    "unsupported_pixel_type": "colour, complex or vector voxels",
+    "unsupported_pixel_type": "color, complex or vector voxels",
     "unsupported_dimensions": "not a volume: 2-D without a place in space, or 5-D",
     "no_geometry": "nothing says where left is",
     "irregular_geometry": "tilted, sheared, unevenly spaced, repeated or mixed slices",
@@ -67,12 +67,12 @@ class Header:
     Attributes:
       shape: (X, Y, Z) voxels of one volume, in the order of the file.
       frames: volumes of that shape in the file.
-      affine: (4, 4) float64, (x, y, z, 1) -> RAS+ millimetres; None where the header does not say.
+      affine: (4, 4) float64, (x, y, z, 1) -> RAS+ millimeters; None where the header does not say.
       across: axis of `shape` that counts acquired slices, None where the file does not say.
       series: name of the series that the file is a part of, "" where it has none.
       owner: differs between patients and studies that share the name of a series.
       stack: of a file with one slice, equal for those that may lie on one grid, "" where nothing says so.
-      place: millimetres of that slice along the normal of the stack.
+      place: millimeters of that slice along the normal of the stack.
     """
 
     shape: tuple[int, int, int]
@@ -92,7 +92,7 @@ class Volume:
     Attributes:
       raw: (S, P, L) stored numbers of any real dtype; perhaps a view of a file.
       slope, intercept: raw * slope + intercept is HU for CT, the scanner's unit for MR.
-      affine: (4, 4) float64, (s, p, l, 1) -> millimetres in RAS+, the world of NIfTI.
+      affine: (4, 4) float64, (s, p, l, 1) -> millimeters in RAS+, the world of NIfTI.
       modality: "CT", "MR", or "" where the file does not say.
       patient, study, series: identifiers as the file has them, "" where it has none.
       across: axis of `raw` along which the slices were acquired, None where the file does not say.
@@ -114,7 +114,7 @@ class Volume:
 
     @property
     def spacing(self) -> np.ndarray:
-        """(3,) float64 millimetres between slices, rows and columns."""
+        """(3,) float64 millimeters between slices, rows and columns."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
     @property
@@ -129,7 +129,7 @@ class Volume:
 
 
 def from_xyz(raw: np.ndarray, affine: np.ndarray, across: int | None = None, **fields) -> Volume:
-    """Volume of raw (X, Y, Z) whose affine maps (x, y, z, 1) to RAS+ millimetres: turned to (S, P, L) along the nearest
+    """Volume of raw (X, Y, Z) whose affine maps (x, y, z, 1) to RAS+ millimeters: turned to (S, P, L) along the nearest
     axes of the patient, without copying. `across` is the axis of the (X, Y, Z) array that counts acquired slices.
 
     Raises:

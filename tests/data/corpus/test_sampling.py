@@ -95,7 +95,7 @@ def test_a_cap_shows_long_series_as_often_as_short_ones_and_all_their_slices_in_
 
 
 def test_orders_look_random():
-    """Neighbouring positions are uncorrelated, and first places are uniform over seeds (chi-square, p = 1e-4)."""
+    """Neighboring positions are uncorrelated, and first places are uniform over seeds (chi-square, p = 1e-4)."""
     sampler = Sampler.from_strata([stratum("a", 1.0, [1000])])
     order = sampler.records(np.arange(1000), 0)
     assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.12

@@ -82,7 +82,7 @@ def test_files_follow_the_schema(tmp_path):
 
 
 def test_one_patient_is_split_into_blocks_and_says_so(tmp_path):
-    """Of neighbouring slices."""
+    """Of neighboring slices."""
     (task,), folder, _, values = write(tmp_path, ["a"])
     assert task["split"] == "blocks of one patient"
     side = collections.defaultdict(set)

@@ -40,7 +40,7 @@ def vessel(labels: int) -> np.ndarray:
 
 
 def picture(levels: int) -> np.ndarray:
-    """A scan with so few grey levels."""
+    """A scan with so few gray levels."""
     values = np.maximum(body(SHAPE, low=0), 0).astype(float)
     return np.rint(values / values.max() * (levels - 1)).astype(np.int16)
 
@@ -67,8 +67,8 @@ MAPS = {
 }
 PICTURES = {
     "scan": body(SHAPE),
-    "scan with 12 grey levels": picture(12),
-    "scan with 200 grey levels": picture(200),
+    "scan with 12 gray levels": picture(12),
+    "scan with 200 gray levels": picture(200),
     "scan of whole numbers as float": body(SHAPE).astype(np.float64),
     "windowed scan": windowed(),
     "scan with slices twice": np.repeat(body((15, 64, 72)), 2, axis=0),

@@ -29,7 +29,7 @@ def found(pixels: np.ndarray, threshold: float = foreground.CT_THRESHOLD) -> tup
 
 
 @pytest.mark.parametrize("shape", [(512, 512), (500, 317), (128, 128), (129, 400), (40, 33)])
-def test_centre_and_spread_of_a_body(shape):
+def test_center_and_spread_of_a_body(shape):
     """In pixels of the slice."""
     pixels, inside = scene(shape=shape)
     moments, fraction = found(pixels)
@@ -38,7 +38,7 @@ def test_centre_and_spread_of_a_body(shape):
 
 
 def test_table_cushion_and_cable_are_left_out():
-    """They do not move the centre."""
+    """They do not move the center."""
     pixels, inside = scene()
     pixels[390:396, 40:470] = 100  # a table below the body
     pixels[396:430, 40:46] = -200
@@ -137,7 +137,7 @@ def test_slices_of_a_block_do_not_touch_each_other():
     ],
 )
 def test_the_reduction_stays_within_two_pixels_of_full_resolution(shared_data, name):
-    """Full resolution: the same steps without blocks, every structuring element as wide in millimetres."""
+    """Full resolution: the same steps without blocks, every structuring element as wide in millimeters."""
     volume = intensity.settle(nifti.read([shared_data / f"{name}.nii.gz"]))
     stored = intensity.Quantizer.from_volume(volume)(volume.raw[:: max(1, len(volume.raw) // 12)])
     reduced = foreground.reduce(stored)

@@ -36,7 +36,7 @@ def test_planes_equal_those_of_simpleitk():
 
 
 def test_rows_say_where_the_slices_lie():
-    """In millimetres along the normal."""
+    """In millimeters along the normal."""
     affine = np.array([[0, 0, -2.0, 7], [1.5, 0, 0, -5], [0, 3.0, 0, 11], [0, 0, 0, 1]])  # stored A, S, L
     voxels = body((40, 40, 40))
     raw = np.ascontiguousarray(voxels.transpose(1, 0, 2)[::-1])  # (A, S, L) from (S, P, L)
@@ -100,7 +100,7 @@ def test_stored_numbers_lead_back_to_the_scanners_unit():
     for one, row in zip(pixels, rows, strict=True):
         back = one * row["slope"] + row["intercept"]
         np.testing.assert_allclose(back, voxels[int(row["position"])], atol=np.ptp(voxels) / 65535)
-    assert notes["quantised"].startswith("step")
+    assert notes["quantized"].startswith("step")
 
 
 def test_rows_hold_the_moments_of_an_off_center_body_row_before_column():
@@ -156,7 +156,7 @@ def test_rows_and_columns_point_where_curiabench_wants_them(plane, rows, columns
     """PL, IL and IP."""
     volume = from_xyz(np.zeros((3, 4, 5)), np.diag([1.0, 1.0, 1.0, 1.0]))
     to_world = plane_affine(volume, plane)[:3, :3]
-    towards = {"P": (0, -1, 0), "L": (-1, 0, 0), "I": (0, 0, -1)}  # in RAS+ millimetres
+    towards = {"P": (0, -1, 0), "L": (-1, 0, 0), "I": (0, 0, -1)}  # in RAS+ millimeters
     np.testing.assert_allclose(to_world[:, 1], towards[rows])
     np.testing.assert_allclose(to_world[:, 2], towards[columns])
 

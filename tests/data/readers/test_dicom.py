@@ -169,7 +169,7 @@ OBJECTS = {
     "structure set": ({"Modality": "RTSTRUCT"}, "derived_object"),
     "ultrasound": ({"Modality": "US"}, "wrong_modality"),
     "lossy by tag": ({"LossyImageCompression": "01"}, "lossy_compression"),
-    "colour": ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "unsupported_pixel_type"),
+    "color": ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "unsupported_pixel_type"),
     "palette": ({"PhotometricInterpretation": "PALETTE COLOR"}, "unsupported_pixel_type"),
     "no rows": ({"Rows": None}, "not_an_image"),
     "no position": ({"ImagePositionPatient": None}, "no_geometry"),

@@ -112,7 +112,7 @@ def test_headers_of_nrrd_that_are_refused(tmp_path, changes, expected):
     ids=str,
 )
 def test_headers_of_nrrd_that_are_read(tmp_path, changes):
-    """In millimetres."""
+    """In millimeters."""
     volume = itk.read([nrrd(tmp_path / "a.nrrd", **changes)])
     np.testing.assert_array_equal(volume.voxels, VOXELS)
     np.testing.assert_allclose(volume.spacing, [2, 1.5, 1])

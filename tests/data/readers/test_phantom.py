@@ -48,7 +48,7 @@ def test_writing_twice_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
 
 
 def test_modalities_alternate_and_sizes_are_those_of_a_torso(studies):
-    """In millimetres."""
+    """In millimeters."""
     assert [study.modality for study in studies[:4]] == ["CT", "MR", "CT", "MR"]
     for study in studies:
         assert 24 <= study.voxels.shape[2] <= 32
@@ -62,11 +62,11 @@ def test_modalities_alternate_and_sizes_are_those_of_a_torso(studies):
 def test_organs_follow_each_other_along_z_and_lie_on_their_side(studies):
     """In every study."""
 
-    def centres(study):
+    def centers(study):
         return {name: np.argwhere(study.labels == index).mean(0) for name, index in INDEX.items()}
 
     for study in studies:
-        c = centres(study)
+        c = centers(study)
         order = ["bladder", "bowel", "kidney_left", "liver", "heart", "lung_left"]
         heights = [c[name][2] for name in order]
         assert heights == sorted(heights)
@@ -85,8 +85,8 @@ def test_mean_and_spread_do_not_name_the_organ_but_place_does(studies):
                 if not name.startswith("lung"):
                     values = study.voxels[:, :, z][mask[:, :, z]]
                     pixels.append([values.mean(), values.std()])
-                    centre = np.array([*np.argwhere(mask[:, :, z]).mean(0), z])
-                    place.append(centre / study.voxels.shape)
+                    center = np.array([*np.argwhere(mask[:, :, z]).mean(0), z])
+                    place.append(center / study.voxels.shape)
                     organ.append(index)
                     patient.append(number)
     train = np.array(patient) < 10
