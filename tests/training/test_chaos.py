@@ -19,7 +19,7 @@ class Chaos:
     """Calls of launch/main.py on one working directory, and what they said."""
 
     def __init__(self, folder: pathlib.Path, corpus: pathlib.Path, cache: pathlib.Path):  # noqa: F811
-        config = tiny_config(data__corpus=str(corpus), total_steps=STEPS, checkpoint__latest=3)
+        config = tiny_config(data__corpus=str(corpus), total_steps=STEPS, checkpoint__latest=3, model__init="fan_in")
         self.run, self.alone, self.env = folder / "run", folder / "alone", environment(cache)
         self.go = command(folder, config, self.run)
         self.control = [*self.go[:-1], f"--workdir={self.alone}"]

@@ -93,6 +93,6 @@ def test_a_run_does_not_go_on_with_another_corpus(tmp_path, withdrawn):
         checkpoints.Checkpoints(tmp_path / "run", recipe.checkpoint) as saved,
         pytest.raises(UserError) as told,
     ):
-        initial.initial_state(saved, recipe, mesh, now)
+        initial.initial_state(saved, 0, recipe, mesh, now)
     message = "patients withdrew); write another --workdir, and --config.init_from=RUN" if withdrawn else "--workdir"
     assert message in str(told.value) and "\n" not in str(told.value) and now[:12] in str(told.value)
