@@ -10,10 +10,7 @@ Panel = tuple[str, tuple[str, ...]]  # title, metrics
 # Beside those of the terms of the objective.
 PANELS: tuple[Panel, ...] = (
     ("Loss", ("loss",)),
-    (
-        "Nats: what the teacher tells apart, and what is learned of it",
-        ("teacher_information", "nats/dino", "nats/ibot"),
-    ),
+    ("Nats learned, beside the teacher's (DINO)", ("teacher_information", "nats/dino", "nats/ibot")),
     ("RankMe of the class tokens", ("rankme",)),
     ("Teacher: entropy, and KL to the student", ("teacher_entropy", "teacher_kl")),
     ("Spread of the class tokens", ("feature_std",)),

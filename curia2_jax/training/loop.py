@@ -98,6 +98,8 @@ def steps(run: Run, state: TrainState, asked: StopRequest) -> int:
             elif save and run.is_lead:  # beside the writing, and not in the grace period of a stop
                 reports.draw_curves(run.workdir)
     run.watch.enter("")
+    if run.is_lead:
+        reports.draw_curves(run.workdir)
     reports.finish(run.workdir, state, run.is_lead)
     return DONE
 

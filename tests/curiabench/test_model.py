@@ -14,16 +14,6 @@ from curia2_jax.errors import UserError
 from tests import small_benchmark
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return small_benchmark.write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return load_model(folder, "cpu")
-
-
 def test_random_row_has_the_shape_but_not_the_weights_and_is_the_same_every_time(folder, model):
     """The twin is drawn from a seed of its own, not from what ran before."""
     again = load_model(folder, "cpu").random.model.state_dict()

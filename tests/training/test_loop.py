@@ -89,6 +89,9 @@ def run_with_kills(tmp_path: pathlib.Path, corpus: pathlib.Path, cache: pathlib.
     assert what_happened(killed) == what_happened(alone)
     assert len(what_happened(alone)[0]) == steps
     assert checkpoints.steps(killed)[-2:] == checkpoints.steps(alone)[-2:]
+    # Drawn behind the last row, or the picture ends before the run does.
+    changed = [(alone / name).stat().st_mtime_ns for name in ("metrics.jsonl", "images/curves.png")]
+    assert changed == sorted(changed)
 
 
 def test_killed_three_times_equals_left_alone(tmp_path, corpus, cache):
