@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import re
 import select
 import shlex
 import signal
@@ -92,6 +93,8 @@ def parse(argv: list[str]) -> list[str]:
             sys.exit(0)
         if isinstance(e, AttributeError) and "get_config" in str(e):
             raise UserError("--config: the file has no function get_config(); write one, as in configs/") from None
+        if isinstance(e, KeyError | AttributeError) and (told := unknown_key(argv, str(e))):
+            raise UserError(told) from None
         # A config file that is not there, or a key or value that it does not take, comes as one of the other errors.
         if isinstance(e, flags.Error | AttributeError | KeyError | TypeError | ValueError | OSError):
             raise UserError(" ".join(str(e).split())) from None
@@ -109,6 +112,24 @@ def fault_in_file(error: BaseException | None) -> str:
             if not frame.filename.startswith(ours):
                 return " ".join(f"{frame.filename}:{frame.lineno}: {type(error).__name__}: {error}".split())
         error = error.__cause__ or error.__context__  # those who load it wrap what they catch
+    return ""
+
+
+def unknown_key(argv: list[str], said: str) -> str:
+    """What to say of a `--config.KEY` that the config has not, whose first wrong part ConfigDict has `said`; or ""."""
+    from curia2_jax.training.recipe import RENAMED
+
+    missing = re.search(r"'(\w+)", said)
+    for word in argv:
+        path = word.lstrip("-").partition("=")[0].split(".")
+        if missing is None or path[0] != "config" or missing[1] not in path[1:]:
+            continue
+        key = ".".join(path[1 : path.index(missing[1], 1) + 1])
+        if key in RENAMED:
+            return f"--config.{key}: has another name now; write --config.{RENAMED[key]}"
+        near = re.search(r'Did you mean "(\w+)"', said)
+        where = f"did you mean {near[1]}?" if near else "configs/common.py has every key"
+        return f"--config.{key}: unknown key; {where}"
     return ""
 
 

@@ -76,6 +76,24 @@ def test_a_word_without_dashes_is_refused(command, words, wanted):
 
 
 @pytest.mark.parametrize(
+    ("word", "wanted"),
+    [
+        ("--config.views.gamma=1", "--config.views: has another name now; write --config.augment"),
+        (
+            "--config.objective.sigreg_slices=3",
+            "--config.objective.sigreg_slices: has another name now; write --config.",
+        ),
+        ("--config.optim.base_lrr=1", "--config.optim.base_lrr: unknown key; did you mean base_lr?"),
+        ("--config.nothing=1", "--config.nothing: unknown key; configs/common.py has every key"),
+    ],
+)
+def test_a_key_that_is_not_there_is_told_with_the_one_that_is(word, wanted):
+    code, out, err = end(begin("main", CONFIG, word))
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert err.startswith(f"error: {wanted}")
+
+
+@pytest.mark.parametrize(
     ("text", "line", "what"),
     [
         ("def get_config(\n", 1, "SyntaxError: '(' was never closed"),
