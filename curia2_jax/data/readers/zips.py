@@ -19,6 +19,7 @@ import zipfile
 from curia2_jax.data import readers
 from curia2_jax.data.readers.faults import MachineFault, machine_fault
 from curia2_jax.data.readers.volume import Refusal
+from curia2_jax.data.readers.zip_directory import DirectoryFile
 
 SUFFIX, INSIDE = ".zip", "!"
 # An archive or member is a bomb when it unpacks to more than so many bytes and so many times its size. Deflate reaches
@@ -48,22 +49,26 @@ class Archive:
     """
 
     def __init__(self, path: str):
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except Exception as error:
-            raise _refusal(error) from error
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context(DirectoryFile(path))
+                self._zip = stack.enter_context(zipfile.ZipFile(file))
+            except Exception as error:
+                raise _refusal(error) from error
+            file.is_open = True
+            self._open = stack.pop_all()
         # Of members with one name the last is the one that is read.
         self.members = {m.filename: m for m in self._zip.infolist() if not m.is_dir()}
         self._sorted = sorted(self.members)
         if _is_bomb(sum(m.file_size for m in self.members.values()), os.path.getsize(path)):
-            self._zip.close()
+            self._open.close()
             raise Refusal("unsafe_archive", f"unpacks to more than {_BOMB_RATIO} times its size")
 
     def __enter__(self) -> "Archive":
         return self
 
     def __exit__(self, *_) -> None:
-        self._zip.close()
+        self._open.close()
 
     def unpack(self, name: str, folder: pathlib.Path) -> tuple[pathlib.Path, Refusal | None]:
         """Unpack a member, and the files that belong to its header, into `folder`; returns where it lies and what was
