@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 
 from curia2_jax.data import readers
+from curia2_jax.data.readers import itk_header
 from curia2_jax.data.readers.faults import MachineFault, machine_fault
 from curia2_jax.data.readers.volume import Refusal
 from curia2_jax.data.readers.zip_directory import DirectoryFile
@@ -26,6 +27,7 @@ SUFFIX, INSIDE = ".zip", "!"
 # 1030 times with zeros, whole scans 2 to 20 times, label maps 100 to 1000 times but never gigabytes.
 _BOMB_BYTES, _BOMB_RATIO = 4 << 30, 200
 _CHUNK, _SMALL_CHUNK = 1 << 20, 512
+_HEADER = 1 << 16  # bytes at the start of a member in which it may name another
 _NAME_BYTES = 200  # of a file that is unpacked; file systems take 255
 
 
@@ -120,7 +122,16 @@ class Archive:
         first = bisect.bisect_left(self._sorted, stem)
         last = bisect.bisect_left(self._sorted, stem[:-1] + "/")  # the character after the full stop
         alike = [one for one in self._sorted[first:last] if "/" not in one[len(stem) :]]
-        return [name, *(one for one in alike if one != name)]
+        named = posixpath.join(posixpath.dirname(name), self._data_file(name))
+        return [name, *(one for one in dict.fromkeys([*alike, named]) if one != name and one in self.members)]
+
+    def _data_file(self, name: str) -> str:
+        """The data file that a header names, "" where that is none."""
+        try:
+            with self._zip.open(name) as file:
+                return itk_header.data_file(file.read(_HEADER))
+        except Exception:  # what is wrong with it shows when it is unpacked
+            return ""
 
 
 def _is_bomb(unpacked: int, packed: int) -> bool:
