@@ -65,6 +65,9 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
 
     # One channel: no hue, saturation, grayscale or solarize. DINOv2's strengths where it has the step [ours].
     c.augment = ConfigDict()
+    # CT clipped to (LOWEST, HIGHEST) HU before the z-score, in training and in the exported processor; (): at air only,
+    # so that nothing is lost of lung and bone. (-250.0, 350.0) spreads soft tissue ten times wider [ours].
+    c.augment.window = ()
     c.augment.normalize = "slice"  # z-score by the whole slice, or the "crop" [ours: small crops keep air from bone]
     c.augment.gamma_rate = 0.8  # [ours: the rate of DINOv2's color jitter]
     c.augment.gamma = 1.5

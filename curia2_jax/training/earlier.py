@@ -31,6 +31,7 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     new.get("data", {}).setdefault("reduce", 0)
     for key, then in (("init", "normal_0.02"), ("position_init", "normal")):
         new.get("model", {}).setdefault(key, then)
+    new.get("augment", {}).setdefault("window", ())
     new.get("heads", {}).setdefault("projector_width", 512)
     objective = new.get("objective", {})
     if "regularizer" in objective:

@@ -18,11 +18,14 @@ from curia2_jax.parallel.mesh import ParallelConfig
 from curia2_jax.training.earlier import RENAMED
 from curia2_jax.training.terms import TERMS
 
+Window = tuple[float, ...]  # lowest and highest HU, or ()
+
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
     """Intensity augmentation. Rates are per crop; ranges are in units of the z-score unless they say otherwise."""
 
+    window: Window  # that CT is clipped to before the z-score; (): below air only
     normalize: Literal["slice", "crop"]  # whose mean and spread the z-score takes
     gamma_rate: float
     gamma: float  # exponent log-uniform in [1/gamma, gamma], on the crop's own min-max range
@@ -34,6 +37,10 @@ class AugmentConfig:
     blur_sigma: tuple[float, float]  # output pixels
     noise_rate: float
     noise: float  # standard deviation uniform in [0, noise]
+
+    def __post_init__(self):
+        if self.window and (len(self.window) != 2 or self.window[0] >= self.window[1]):
+            raise UserError(f"window: found {self.window}; write (LOWEST, HIGHEST) in HU, or () for none")
 
 
 @dataclasses.dataclass(frozen=True)

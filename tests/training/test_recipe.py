@@ -31,6 +31,10 @@ def with_(section, **values):
             "config.objective.sigreg.placement: found 'projector', which this run has not; write 'backbone', or "
             "config.objective.invariance.weight above 0",
         ),
+        (
+            with_("augment", window=(350.0, -250.0)),
+            "config.augment.window: found (350.0, -250.0); write (LOWEST, HIGHEST)",
+        ),
         (with_("log", every_steps=0), "config.log.every_steps: found 0; write 1 or more"),
         (with_("checkpoint", latest=0), "config.checkpoint.latest: found 0; write 1 or more"),  # would delete them all
         (with_("checkpoint", keep_every_steps=0), "config.checkpoint.keep_every_steps: found 0; write 1 or more"),
