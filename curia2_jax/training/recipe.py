@@ -14,6 +14,7 @@ from curia2_jax.errors import UserError
 from curia2_jax.models.dino_head import HeadConfig
 from curia2_jax.models.vit import ViTConfig
 from curia2_jax.parallel.mesh import ParallelConfig
+from curia2_jax.telemetry.probing import ProbeConfig
 from curia2_jax.training.terms import TERMS
 
 # Keys that had another name, and what is written instead.
@@ -146,6 +147,7 @@ class Recipe:
     parallel: ParallelConfig
     checkpoint: CheckpointConfig
     log: LogConfig
+    probe: ProbeConfig
 
     @property
     def dino_head(self) -> HeadConfig:
@@ -196,6 +198,7 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     if "views" in new:
         new["augment"] = new.pop("views")
     new.get("data", {}).setdefault("reduce", 0)
+    new.setdefault("probe", {"every_steps": 0, "slices": 512, "corpus": ""})
     for key, then in (("init", "normal_0.02"), ("position_init", "normal")):
         new.get("model", {}).setdefault(key, then)
     objective = new.get("objective", {})
