@@ -1,13 +1,15 @@
 """Scores an exported model on the tasks of a folder and writes the report.
 
-Three rows always stand side by side: the trained backbone, the same backbone with random weights, and mean and spread
-of the raw pixels. A trained backbone that does not beat the other two has learnt nothing that the task needs.
+Beside the trained backbone always stand what has learned nothing: the same backbone with random weights (several
+draws), a linear projection of each patch, mean and spread of the raw pixels, and the mask without any pixel. A trained
+backbone that does not beat them has learned nothing that the task needs, or the task asks for nothing.
 """
 
+import contextlib
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -16,11 +18,12 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from curia2_jax import files
+from curia2_jax.curiabench import answers as answering
 from curia2_jax.curiabench import comparison, features, heads, intervals, pictures, report, scores, tasks
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.protocol import ROWS, Scoring, scoring_of
-from curia2_jax.curiabench.results import FILE, PAGE, Count, ModelFacts, Results, Settings, TaskResults
+from curia2_jax.curiabench.results import FILE, PAGE, SCORES, Count, ModelFacts, Results, Settings, TaskResults
 from curia2_jax.errors import UserError
 
 
@@ -32,6 +35,7 @@ def evaluate(
     device: str = "cpu",
     run_pictures: Sequence[Path] = (),
     trust_remote_code: bool = False,
+    began: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> Results:
     """Scores tasks `names` of the benchmark folder `data`; writes `output`/results.json and `output`/report.html.
@@ -39,6 +43,7 @@ def evaluate(
     Args:
       run_pictures: PNG files of the training run to show in the report.
       trust_remote_code: run an image processor of the folder that is not ours.
+      began: exported folders of weights that runs began with; without, random ones of transformers.
       say: receives one line a stage.
     Returns:
       What results.json holds.
@@ -47,7 +52,7 @@ def evaluate(
     """
     chosen = [tasks.read_task(data, name) for name in dict.fromkeys(names)]
     scoring = _scoring(chosen)
-    model = load_model(model_folder, device, trust_remote_code)
+    model = load_model(model_folder, device, trust_remote_code, began)
     output = Path(output)
     _writable(output)
     scored = {task.name: _score(task, scoring, model, say) for task in chosen}
@@ -56,7 +61,7 @@ def evaluate(
     estimates = comparison.estimates(answers, scoring)
     results: Results = {
         "model": _describe(model, model_folder),
-        "settings": _settings(device, scoring),
+        "settings": _settings(device, scoring, began),
         "tasks": {
             one.task: cast(TaskResults, {**facts, **comparison.compare(found), **confusions(one)})
             for (one, facts), found in zip(scored.values(), estimates, strict=True)
@@ -66,8 +71,11 @@ def evaluate(
     }
     results["verdict"] = report.verdict(results)
     page = report.render(results, shown, {path.stem: pictures.embed(path) for path in run_pictures})
-    _write(output / PAGE, page)
-    _write(output / FILE, json.dumps(results, indent=1) + "\n")
+    with _disk(output):
+        answering.write(output / answering.FILE, answers)
+        files.write_text(output / SCORES, report.csv(results))
+        files.write_text(output / PAGE, page)
+        files.write_text(output / FILE, json.dumps(results, indent=1) + "\n")
     return results
 
 
@@ -87,12 +95,13 @@ def _writable(folder: Path) -> None:
         raise UserError(f"--output: cannot make the folder {folder}: {error.strerror}; write another one") from None
 
 
-def _write(path: Path, text: str) -> None:
-    """Replaces a file whole: under its name there is never half of it."""
+@contextlib.contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    """What the disk refuses is the user's to mend."""
     try:
-        files.write_text(path, text)
+        yield
     except OSError as error:
-        raise UserError(f"--output: cannot write {path}: {error.strerror}; write another folder") from None
+        raise UserError(f"--output: cannot write in {folder}: {error.strerror}; write another folder") from None
 
 
 def _score(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[str], None]) -> tuple[Answers, dict]:
@@ -105,13 +114,15 @@ def _score(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[str]
     classes = np.array(sorted(task.classes), np.int64)
     targets = np.searchsorted(classes, task.test.targets) if task.kind.has_classes else task.test.targets
     validated_on, train_groups = _groups(task.train.patients, train.slices)
-    predictions: dict[tuple[str, str], heads.Prediction] = {}
-    for row in ROWS:
-        problem = heads.Problem(
-            train.rows[row.name], task.train.targets, train_groups, test.rows[row.name], classes, row.has_direction
-        )
-        predictions |= {(row.name, head.name): head.predict(problem) for head in scoring.heads}
-    outputs = {key: [prediction.outputs] for key, prediction in predictions.items()}
+    predictions: dict[tuple[str, str], list[heads.Prediction]] = {}
+    for row in (row for row in ROWS if row.name in train.rows):
+        problems = [
+            heads.Problem(before, task.train.targets, train_groups, after, classes, row.has_direction)
+            for before, after in zip(train.rows[row.name], test.rows[row.name], strict=True)
+        ]
+        for head in scoring.heads:
+            predictions[row.name, head.name] = [head.predict(problem) for problem in problems]
+    outputs = {key: [one.outputs for one in seeds] for key, seeds in predictions.items()}
     names = [task.classes[index] for index in classes.tolist()]
     samples = np.array([path.stem for path in task.test.images])
     answers = Answers(task.name, task.kind.name, names, samples, task.test.patients, test.slices, targets, outputs)
@@ -128,7 +139,7 @@ def _score(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[str]
         "rare_classes": rare_classes(answers),
         "resampled": answers.unit,
         "validated_on": validated_on,
-        "heads": _tree({key: prediction.settings for key, prediction in predictions.items()}),
+        "heads": _tree({key: seeds[0].settings for key, seeds in predictions.items()}),
     }
 
 
@@ -190,10 +201,11 @@ def _describe(model: Model, folder: str | Path) -> ModelFacts:
     }
 
 
-def _settings(device: str, scoring: Scoring) -> Settings:
+def _settings(device: str, scoring: Scoring, began: Sequence[str]) -> Settings:
     return {
         "device": device,
         "kind": scoring.kind,
+        "random_weights": list(began) or "as transformers draws them, LayerScale 1",
         "primary": {"head": scoring.primary.head.name, "metric": scoring.primary.metric.name},
         "intervals": f"jackknife over patients, t, {intervals.LEVEL:.0%}",
         **scoring.settings,

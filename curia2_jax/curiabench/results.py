@@ -8,6 +8,7 @@ from curia2_jax.errors import UserError
 
 FILE = "results.json"
 PAGE = "report.html"
+SCORES = "scores.csv"
 
 Score = list[float | None]  # [value, lower, upper] of a 95 % interval; None where undefined
 Table = dict[str, dict[str, dict[str, Score]]]  # row -> head -> metric -> score
@@ -78,6 +79,7 @@ class Settings(TypedDict):
 
     device: str
     kind: NotRequired[str]  # absent in the first reports
+    random_weights: NotRequired[list[str] | str]  # folders, or what they are
     primary: dict[str, str]
     intervals: NotRequired[str]  # absent where they are of a bootstrap
     versions: dict[str, str]
