@@ -117,7 +117,7 @@ def fault_in_file(error: BaseException | None) -> str:
 
 def unknown_key(argv: list[str], said: str) -> str:
     """What to say of a `--config.KEY` that the config has not, whose first wrong part ConfigDict has `said`; or ""."""
-    from curia2_jax.training.recipe import RENAMED
+    from curia2_jax.training.earlier import RENAMED
 
     missing = re.search(r"'(\w+)", said)
     for word in argv:
