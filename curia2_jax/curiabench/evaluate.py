@@ -24,6 +24,8 @@ from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.protocol import ROWS, Scoring, scoring_of
 from curia2_jax.curiabench.results import FILE, PAGE, SCORES, Count, ModelFacts, Results, Settings, TaskResults
+from curia2_jax.curiabench.splits import Split
+from curia2_jax.data.ingest.benchmark_schema import TEST, TRAIN, VAL
 from curia2_jax.errors import UserError
 
 
@@ -107,21 +109,32 @@ def _disk(folder: Path) -> Iterator[None]:
 def _score(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[str], None]) -> tuple[Answers, dict]:
     """Features and predictions of one task, and what results.json says of the task beside its scores."""
     start = time.monotonic()
-    train, test = (features.extract(split, model) for split in (task.train, task.test))
-    seconds = time.monotonic() - start
-    say(f"{task.name}: features of {len(train.slices)} train and {len(test.slices)} test samples, {seconds:.1f} s")
+    for warning in task.warnings:
+        say(f"warning: {warning}")
+    found = {name: features.extract(split, model) for name, split in task.splits.items()}
+    train, test, val = found[TRAIN], found[TEST], found.get(VAL)
+    counts = ", ".join(f"{len(one.slices)} {name}" for name, one in found.items())
+    say(f"{task.name}: features of {counts} samples, {time.monotonic() - start:.1f} s")
     start = time.monotonic()
     classes = np.array(sorted(task.classes), np.int64)
     targets = np.searchsorted(classes, task.test.targets) if task.kind.has_classes else task.test.targets
     validated_on, train_groups = _groups(task.train.patients, train.slices)
     predictions: dict[tuple[str, str], list[heads.Prediction]] = {}
     for row in (row for row in ROWS if row.name in train.rows):
-        problems = [
-            heads.Problem(before, task.train.targets, train_groups, after, classes, row.has_direction)
-            for before, after in zip(train.rows[row.name], test.rows[row.name], strict=True)
-        ]
-        for head in scoring.heads:
-            predictions[row.name, head.name] = [head.predict(problem) for problem in problems]
+        for seed, (before, after) in enumerate(zip(train.rows[row.name], test.rows[row.name], strict=True)):
+            problem = heads.Problem(
+                before,
+                task.train.targets,
+                train_groups,
+                after,
+                classes,
+                row.has_direction,
+                None if val is None else val.rows[row.name][seed],
+                None if task.val is None else task.val.targets,
+                model.trained.model.device.type,
+            )
+            for head in scoring.heads:
+                predictions.setdefault((row.name, head.name), []).append(head.predict(problem))
     outputs = {key: [one.outputs for one in seeds] for key, seeds in predictions.items()}
     names = [task.classes[index] for index in classes.tolist()]
     samples = np.array([path.stem for path in task.test.images])
@@ -133,12 +146,12 @@ def _score(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[str]
         say(f"warning: {task.name}: {seen} of {len(test.slices)} test samples lie on slices that are also in train")
     return answers, {
         "classes": names,
-        "train": _count(task.train, train.slices, classes),
-        "test": _count(task.test, test.slices, classes),
+        **{name: _count(split, found[name].slices, classes) for name, split in task.splits.items()},
+        "warnings": list(task.warnings),
         "test_samples_seen_in_train": seen,
         "rare_classes": rare_classes(answers),
         "resampled": answers.unit,
-        "validated_on": validated_on,
+        "validated_on": VAL if task.val else validated_on,
         "heads": _tree({key: seeds[0].settings for key, seeds in predictions.items()}),
     }
 
@@ -179,7 +192,7 @@ def _groups(patients: np.ndarray, slices: np.ndarray) -> tuple[str, np.ndarray]:
     return unit, np.unique(keys, return_inverse=True)[1]
 
 
-def _count(split: tasks.Split, slices: np.ndarray, classes: np.ndarray) -> Count:
+def _count(split: Split, slices: np.ndarray, classes: np.ndarray) -> Count:
     return {
         "samples": len(split.images),
         "slices": len(np.unique(slices)),

@@ -22,7 +22,7 @@ from curia2_jax.curiabench.protocol import (
     TRAINED,
     TRAINED_PATCHES,
 )
-from curia2_jax.curiabench.tasks import Split, read_sample
+from curia2_jax.curiabench.splits import Split, read_sample
 
 MAX_WAITING_SLICES = 512  # of one series
 

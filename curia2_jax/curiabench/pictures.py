@@ -12,7 +12,7 @@ from skimage.filters import threshold_otsu
 
 from curia2_jax.curiabench import features
 from curia2_jax.curiabench.model import Backbone, Model
-from curia2_jax.curiabench.tasks import Split, read_sample
+from curia2_jax.curiabench.splits import Split, read_sample
 
 CT_WINDOW = (-200.0, 300.0)  # HU; soft tissue and bone
 SIDE = 256  # pixels of a picture in the report

@@ -51,11 +51,13 @@ class TaskResults(Comparison):
 
     classes: list[str]
     train: Count
+    val: NotRequired[Count]
     test: Count
+    warnings: NotRequired[list[str]]  # of how the task was read
     test_samples_seen_in_train: int
     rare_classes: NotRequired[dict[str, int]]  # class -> test patients, where they are few
     resampled: str  # "patient" or "slice"
-    validated_on: str  # "patient" or "slice"
+    validated_on: str  # "val", or "patient" or "slice" of train
     heads: dict[str, dict[str, dict]]  # row -> head -> what it chose
     confusion: NotRequired[
         dict[str, dict[str, list[list[int]]]]
