@@ -73,7 +73,7 @@ def look(path: pathlib.Path) -> Header:
         if slices == 1:
             mosaic = dicom_mosaic.mosaic_of(dataset)
             if mosaic:
-                columns, rows, slices = columns // mosaic.side, rows // mosaic.side, mosaic.count
+                columns, rows, slices = columns // mosaic.layout[1], rows // mosaic.layout[0], mosaic.count
             else:
                 stack, place = _stack_of(dataset)
         series, owner = said(dataset, "SeriesInstanceUID"), _digest(*owner_of(dataset))
@@ -127,7 +127,7 @@ def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None 
             notes.append(("left_out", f"{left_out} single slices beside the volumes of the series"))
         if ASSUMED_GEOMETRY in frames[0].tags:
             notes.append((ASSUMED_GEOMETRY, frames[0].tags[ASSUMED_GEOMETRY]))
-        if frames[0].side > 1:
+        if frames[0].layout != (1, 1):
             notes.append(("mosaic", f"cut into {len(frames)} slices"))
         if len(groups) > 1:
             notes.append(("frame", f"{told}: {frame} of {len(groups)}"))

@@ -141,7 +141,7 @@ def _settle_inverted(pixels: Pixels, modality: str) -> None:
 
 
 def _decoded(dataset: pydicom.Dataset, frame: Frame) -> _File:
-    size = (frame.size[0] * frame.side, frame.size[1] * frame.side)
+    size = (frame.size[0] * frame.layout[0], frame.size[1] * frame.layout[1])
     if "Rows" not in dataset:  # pydicom returns less than it did without the pixels
         raise Refusal("corrupt", f"{frame.path.name}: ends in its pixels")
     if element(dataset, "PixelData") is not None:
@@ -150,8 +150,8 @@ def _decoded(dataset: pydicom.Dataset, frame: Frame) -> _File:
     pixels = pixels[None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3 or pixels.shape[1:] != size:
         raise Refusal("corrupt", f"{frame.path.name}: pixels of {pixels.shape}, the header says {size}")
-    if frame.side > 1:
-        pixels = dicom_mosaic.tiles(pixels, frame.side)
+    if frame.layout != (1, 1):
+        pixels = dicom_mosaic.tiles(pixels, frame.layout)
     inverted = str(element(dataset, "PhotometricInterpretation")) == "MONOCHROME1"
     return _File(pixels, _padding(dataset), inverted)
 
