@@ -11,10 +11,8 @@ _FEW = 4  # values: no picture has fewer
 _SOME = 16  # values that thin structures may have, which are flat along one axis only
 _FLAT_ALONG, _FLAT = 0.4, 0.6  # least share of voxels that equal their neighbor along one axis, in the plane
 _SLICES = 32  # that are looked at
-_CLEARLY_NOT_FLAT, _SAMPLE_SIZE = (
-    0.35,
-    1 << 16,
-)  # voxels in whole rows, of which so few that equal their neighbor settle it
+# Voxels in whole rows of which so few equal their neighbor settle it.
+_SAMPLE_SIZE, _CLEARLY_NOT_FLAT = 1 << 16, 0.35
 NEAR = 1e-3  # how far from a whole number a label may lie, as interpolation and float scaling leave it
 
 
