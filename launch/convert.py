@@ -61,7 +61,7 @@ def export(checkpoint: str, output: pathlib.Path, verify: bool) -> None:
         processor.write(partial, preprocessing)
         processor.write_model_card(partial, preprocessing, huggingface.model_config(model))
         if verify:
-            compare(partial, teacher["backbone"], model, preprocessing["resize"]["size"])
+            compare(partial, teacher["backbone"], model, preprocessing)
     print(
         f"{output}: teacher of {run} at step {step}; transformers.AutoModel.from_pretrained({str(output)!r}) loads it"
     )
@@ -79,11 +79,11 @@ def restore(pretrained: str, output: pathlib.Path) -> None:
     print(f"{output}: start from it with launch/main.py --config.init_from={output}")
 
 
-def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig, side: int) -> None:
+def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig, told: Mapping[str, Any]) -> None:
     """Writes parity.json into the folder: PyTorch on the CPU against JAX at the highest precision, and the tensors.
 
     Args:
-      side: of the image that the processor makes, in pixels.
+      told: the content of preprocessing.json.
     Raises:
       Mismatch: a difference above the tolerance, or PyTorch did not load the weights one to one.
     """
@@ -96,7 +96,7 @@ def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig,
     if unloaded:
         raise Mismatch(f"--verify: PyTorch did not load {len(unloaded)} weights one to one: {', '.join(unloaded[:3])}")
     entries = parity.differences(backbone, model, inputs, theirs)
-    pixels = parity.of_pixels(inputs, theirs, side)
+    pixels = parity.of_pixels(inputs, theirs, told)
     largest, where = parity.worst(entries, pixels)
     print(f"verify: largest difference {largest:.2g} ({where})")
     if largest > parity.TOLERANCE:

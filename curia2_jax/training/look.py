@@ -38,7 +38,7 @@ def look(
       is one; `attention_entropy` (depth,), of that of uniform attention, of a few slices.
     """
     vit = ViT(recipe.model, None if mesh is None else BATCH, platform_of(mesh))
-    whole = pixels(slices, extent, is_ct, recipe.crops.global_size)
+    whole = pixels(slices, extent, is_ct, recipe.crops.global_size, recipe.augment.window)
     out = cast(dict, vit.apply({"params": params["backbone"]}, views(whole)))
     tokens = out["cls"].reshape(len(slices), len(VIEWS), -1)
     patches = out["patches"].reshape(len(slices), len(VIEWS), *out["patches"].shape[1:])[:, 0]
