@@ -21,7 +21,7 @@ _INPUT = flags.DEFINE_string("input", None, "Folder of studies; default: synthet
 _PATIENTS = flags.DEFINE_string("patient-regex", None, "Passed on to launch/ingest.py.")
 _EVIDENCE = flags.DEFINE_bool("evidence", False, "Ask what launch/evidence.py has written down.")
 _OUTPUT = flags.DEFINE_string("output", "demo", "Folder for everything that is made.")
-_STEPS = flags.DEFINE_integer("steps", None, "Training steps; default: 300, with --evidence its own.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", None, "Training steps; default: those of the recipe.", lower_bound=1)
 STUDIES, LABELLED = 32, 60  # to pre-train on, and labelled ones to score on
 LABELLED_SEED = 10_000  # no study of it is pre-trained on
 
@@ -57,7 +57,7 @@ def demo(output: pathlib.Path, studies: pathlib.Path | None) -> None:
         labelled = pipeline.phantom_studies(folder / "held_out_studies", LABELLED, LABELLED_SEED)
         benchmark = pipeline.ingest(labelled, folder / "held_out_corpus")
     run, model, report = folder / "run", folder / "huggingface", folder / "report"
-    pipeline.pretrain(run, corpus, _STEPS.value or 300, 0)
+    pipeline.pretrain(run, corpus, _STEPS.value, 0)
     command.call(["launch/convert.py", f"--checkpoint={run}", f"--output={model}", "--verify"])
     line = ["launch/evaluate.py", f"--model={model}", f"--data={benchmark}", f"--output={report}", f"--run={run}"]
     command.call(line)

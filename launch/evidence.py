@@ -1,6 +1,6 @@
 """What `make evidence` asks, written down before it is asked: recipe, studies, questions and marks.
 
-Recipe: configs/demo.py as it is. On synthetic studies: three seeds, for each its own studies to pre-train on and its
+Recipe: configs/demo_lejepa.py. On synthetic studies: three seeds, for each its own studies to pre-train on and its
 own labelled ones, of seeds that nothing was chosen on. On real scans (a folder with samples.csv): one run, every kind
 of label that labels.csv has, the patients of the role `test` for nothing but the test. Whatever comes out is printed.
 
@@ -23,7 +23,7 @@ from launch import command, pipeline
 SEEDS = (0, 1, 2)
 STUDIES, LABELLED = 64, 120
 STUDY_SEED, LABELLED_SEED = 1_000, 20_000  # plus that of the run
-STEPS, REAL_STEPS = 400, 12_000
+STEPS, REAL_STEPS = 450, 12_000
 ROLES = {"pretrain": ("pool", "train"), "learn": ("train",), "test": ("test",)}  # learn: what heads learn from
 
 

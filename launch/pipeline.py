@@ -24,9 +24,9 @@ def ingest(studies: pathlib.Path, corpus: pathlib.Path, *flags: str) -> pathlib.
     return corpus
 
 
-def pretrain(run: pathlib.Path, corpus: pathlib.Path, steps: int, seed: int) -> pathlib.Path:
-    """A run of configs/demo.py."""
-    config = f"{command.at_home('configs/demo.py')}:{steps}"
+def pretrain(run: pathlib.Path, corpus: pathlib.Path, steps: int | None, seed: int) -> pathlib.Path:
+    """A run of configs/demo_lejepa.py, with its own number of steps unless another is given."""
+    config = command.at_home("configs/demo_lejepa.py") + (f":{steps}" if steps else "")
     words = [f"--config.data.corpus={corpus}", f"--config.seed={seed}"]
     command.call(["launch/main.py", f"--config={config}", f"--workdir={run}", *words])
     return run

@@ -56,7 +56,7 @@ def test_no_study_is_of_two_seeds_and_what_came_out_is_told(machine, tmp_path, m
     numbers = [seed for _, seed in seeds]
     assert not set(numbers) & {0, 1, 2, 10_000}  # those on which the recipe was chosen
     trained = [line for line in made.called if line[0] == "launch/main.py"]
-    assert ["configs/demo.py:7" in " ".join(line) for line in trained] == [True] * 3
+    assert ["configs/demo_lejepa.py:7" in " ".join(line) for line in trained] == [True] * 3
     text = capsys.readouterr().out
     assert (
         "| seed 1 | present | kNN | 5 | 30 | 0.800 | the weights it began with 0.700 | +0.100 [-0.050, +0.250] |"
