@@ -22,7 +22,7 @@ _PATIENTS = flags.DEFINE_string("patient-regex", None, "Passed on to launch/inge
 _EVIDENCE = flags.DEFINE_bool("evidence", False, "Ask what launch/evidence.py has written down.")
 _OUTPUT = flags.DEFINE_string("output", "demo", "Folder for everything that is made.")
 _STEPS = flags.DEFINE_integer("steps", None, "Training steps; default: those of the recipe.", lower_bound=1)
-STUDIES, LABELLED = 32, 60  # to pre-train on, and labelled ones to score on
+STUDIES, LABELLED = 32, 66  # to pre-train on, and labelled ones to score on
 LABELLED_SEED = 10_000  # no study of it is pre-trained on
 
 

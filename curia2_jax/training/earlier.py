@@ -29,6 +29,7 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     if "views" in new:
         new["augment"] = new.pop("views")
     new.get("data", {}).setdefault("reduce", 0)
+    new.setdefault("probe", {"every_steps": 0, "slices": 512, "corpus": ""})
     for key, then in (("init", "normal_0.02"), ("position_init", "normal")):
         new.get("model", {}).setdefault(key, then)
     new.get("augment", {}).setdefault("window", ())
