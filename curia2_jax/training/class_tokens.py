@@ -52,6 +52,5 @@ def class_tokens(backbones: list, recipe: Recipe, corpus: Corpus, indices: np.nd
 
 def began(recipe: Recipe) -> dict:
     """The backbone that a run of this recipe has at step 0."""
-    if recipe.init_from:
-        return initial.pretrained(recipe)[1]["backbone"]
-    return jax.jit(lambda: init_params(jax.random.key(recipe.seed), recipe)["backbone"])()
+    random = jax.jit(lambda: init_params(jax.random.key(recipe.seed), recipe)["backbone"])()
+    return random | initial.pretrained(recipe).teacher["backbone"] if recipe.init_from else random

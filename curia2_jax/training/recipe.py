@@ -14,6 +14,7 @@ from curia2_jax.errors import UserError
 from curia2_jax.models.dino_head import HeadConfig
 from curia2_jax.models.vit import ViTConfig
 from curia2_jax.parallel.mesh import ParallelConfig
+from curia2_jax.training.adapt import InitConfig
 from curia2_jax.training.terms import TERMS
 
 # Keys that had another name, and what is written instead.
@@ -103,6 +104,7 @@ class ScheduleConfig:
     total_steps: int
     warmup_steps: int  # of the learning rate, from 0
     freeze_last_layer_steps: int  # the prototypes' learning rate is 0 for that long
+    freeze_backbone_steps: int  # the backbone, student's and teacher's, stays as it is for that long
     weight_decay: float
     weight_decay_end: float
     teacher_momentum: float
@@ -134,6 +136,7 @@ class Recipe:
 
     seed: int
     init_from: str
+    init: InitConfig
     data: DataConfig
     crops: CropsConfig
     masks: MasksConfig
@@ -195,7 +198,9 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     new = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
     if "views" in new:
         new["augment"] = new.pop("views")
+    new.setdefault("init", {"adapt": "positions:interpolate"})
     new.get("data", {}).setdefault("reduce", 0)
+    new.get("schedule", {}).setdefault("freeze_backbone_steps", 0)
     for key, then in (("init", "normal_0.02"), ("position_init", "normal")):
         new.get("model", {}).setdefault(key, then)
     objective = new.get("objective", {})

@@ -25,6 +25,7 @@ COUNTS = {
     "vitl_hires": 304_101_632,
     "vitg_hires": 1_135_440_896,
     "curia_vitb": 86_072_832,
+    "continue": 85_470_720,
 }
 
 
@@ -73,6 +74,22 @@ def test_sizes_and_stages_differ_as_the_golden_list_says():
 
 def test_the_argument_is_the_side_of_the_global_crops():
     assert config("vitg", "512").crops.global_size == 512
+
+
+@pytest.mark.parametrize("size", ["vits", "vitb", "vitl", "vitg"])
+def test_continue_takes_the_size_by_argument(size):
+    """That model but for what DINOv2's released weights have, and a first block at about a quarter of the rate."""
+    c, stage_1 = config("continue", size), config(size)
+    recipe_from(c.to_dict())
+    assert (c.model.width, c.model.depth, c.model.heads) == (
+        stage_1.model.width,
+        stage_1.model.depth,
+        stage_1.model.heads,
+    )
+    assert c.model.ffn == ("swiglu" if size == "vitg" else "mlp")
+    assert 0.2 < c.optim.layerwise_decay**c.model.depth < 0.35
+    with pytest.raises(ValueError, match="write one of vits, vitb, vitl, vitg"):
+        config("continue", "vith")
 
 
 def test_every_override_of_the_ablations_is_a_key():
