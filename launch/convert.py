@@ -7,7 +7,8 @@ The first writes the teacher of a checkpoint (the newest, or that of STEP) as a 
 `transformers.AutoModel.from_pretrained`. --verify runs it in PyTorch and in JAX, compares
 block by block (curia2_jax/export/parity.py says how) and keeps the differences in its parity.json. The second
 makes a folder that `launch/main.py --config.init_from=ORBAX_DIR` starts from. WEIGHTS is a folder of a stock DINOv2
-model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file with a state dict of facebookresearch's.
+model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file with a state dict of facebookresearch's;
+projection heads that lie there come along.
 """
 
 import contextlib
@@ -61,7 +62,7 @@ def export(checkpoint: str, output: pathlib.Path, verify: bool) -> None:
         processor.write(partial, preprocessing)
         processor.write_model_card(partial, preprocessing, huggingface.model_config(model))
         if verify:
-            compare(partial, teacher["backbone"], model, preprocessing["resize"]["size"])
+            compare(partial, teacher["backbone"], model, preprocessing)
     print(
         f"{output}: teacher of {run} at step {step}; transformers.AutoModel.from_pretrained({str(output)!r}) loads it"
     )
@@ -73,17 +74,22 @@ def restore(pretrained: str, output: pathlib.Path) -> None:
     Raises:
       UserError: `pretrained` is not there, damaged or another kind of model, or the output is something else.
     """
-    section, backbone = sources.read(pretrained, _unpickled)
+    found = sources.read(pretrained, _unpickled)
+    meta = {"from_pretrained": pretrained, "model": found.model, "left_out": list(found.left_out)}
     with output_folder(output, _is_restored) as partial:
-        checkpoints.save_init(partial, {"backbone": backbone}, {"from_pretrained": pretrained, "model": section})
+        checkpoints.save_init(partial, found.params, meta)
+    heads = [name for name in found.params if name != "backbone"]
+    print(f"{output}: the backbone" + "".join(f" and the {name}" for name in heads) + f" of {pretrained}")
+    if found.left_out:
+        print(f"{output}: left out: {', '.join(found.left_out)}")
     print(f"{output}: start from it with launch/main.py --config.init_from={output}")
 
 
-def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig, side: int) -> None:
+def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig, told: Mapping[str, Any]) -> None:
     """Writes parity.json into the folder: PyTorch on the CPU against JAX at the highest precision, and the tensors.
 
     Args:
-      side: of the image that the processor makes, in pixels.
+      told: the content of preprocessing.json.
     Raises:
       Mismatch: a difference above the tolerance, or PyTorch did not load the weights one to one.
     """
@@ -96,7 +102,7 @@ def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig,
     if unloaded:
         raise Mismatch(f"--verify: PyTorch did not load {len(unloaded)} weights one to one: {', '.join(unloaded[:3])}")
     entries = parity.differences(backbone, model, inputs, theirs)
-    pixels = parity.of_pixels(inputs, theirs, side)
+    pixels = parity.of_pixels(inputs, theirs, told)
     largest, where = parity.worst(entries, pixels)
     print(f"verify: largest difference {largest:.2g} ({where})")
     if largest > parity.TOLERANCE:

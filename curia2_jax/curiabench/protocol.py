@@ -38,7 +38,8 @@ class Head(NamedTuple):
 class Metric(NamedTuple):
     """A score, larger for better and at most 1. `phrase` in a sentence; `how` is a sentence of the report.
 
-    `in_brief`: whether the table that a command prints has it; the page has all.
+    `in_brief`: whether the table that a command prints has it; the page has all. `parts`: of a score between 0 and 1,
+    what it is the mean of and the patients behind each part, as in `scores.py`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Metric(NamedTuple):
     how: str
     score: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
     in_brief: bool = True
+    parts: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
 
     @property
     def title(self) -> str:
@@ -93,15 +95,27 @@ KNN = Head(
     heads.nearest_neighbors,
 )
 ACCURACY = Metric(
-    "accuracy", "accuracy", "Accuracy is the share of samples that are right.", scores.accuracy, in_brief=False
+    "accuracy",
+    "accuracy",
+    "Accuracy is the share of samples that are right.",
+    scores.accuracy,
+    in_brief=False,
+    parts=scores.accuracy_parts,
 )
 BALANCED_ACCURACY = Metric(
     "balanced_accuracy",
     "balanced accuracy",
     "Balanced accuracy is the mean recall of the classes.",
     scores.balanced_accuracy,
+    parts=scores.recalls,
 )
-AUROC = Metric("auroc", "AUROC", "AUROC is one class against the rest, averaged over classes.", scores.auroc)
+AUROC = Metric(
+    "auroc",
+    "AUROC",
+    "AUROC is one class against the rest, averaged over classes.",
+    scores.auroc,
+    parts=scores.areas,
+)
 PRIMARY = Primary(LINEAR, BALANCED_ACCURACY)
 
 SCORINGS = (

@@ -26,10 +26,14 @@ def defined(score: Score) -> tuple[float, float, float]:
 
 
 class Comparison(TypedDict):
-    """Scores of every row, and of the trained row minus each other row on the same resamples."""
+    """Scores of every row, and of the trained row minus each other row on the same patients.
+
+    `seeds`: the single values of rows that have several, row -> head -> metric -> values.
+    """
 
     rows: Table
     trained_minus: Table
+    seeds: NotRequired[dict[str, dict[str, dict[str, list[float]]]]]
 
 
 class Count(TypedDict):
@@ -48,6 +52,7 @@ class TaskResults(Comparison):
     train: Count
     test: Count
     test_samples_seen_in_train: int
+    rare_classes: NotRequired[dict[str, int]]  # class -> test patients, where they are few
     resampled: str  # "patient" or "slice"
     validated_on: str  # "patient" or "slice"
     heads: dict[str, dict[str, dict]]  # row -> head -> what it chose
@@ -74,7 +79,7 @@ class Settings(TypedDict):
     device: str
     kind: NotRequired[str]  # absent in the first reports
     primary: dict[str, str]
-    bootstrap_draws: int
+    intervals: NotRequired[str]  # absent where they are of a bootstrap
     versions: dict[str, str]
 
 

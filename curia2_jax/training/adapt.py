@@ -21,6 +21,7 @@ from jaxtyping import Float
 from curia2_jax.errors import UserError
 from curia2_jax.models import pos_embed
 from curia2_jax.models.dino_head import HeadConfig
+from curia2_jax.models.projector import ProjectorConfig
 from curia2_jax.models.vit import ViTConfig
 
 Tree = dict[str, Any]
@@ -31,7 +32,6 @@ RULES = {
     "positions": ("interpolate",),
     "heads": ("new",),
 }
-HEADS = ("dino_head", "ibot_head")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,40 +144,52 @@ def backbone_misfits(found: Mapping[str, Any], model: ViTConfig) -> list[Misfit]
     return misfits
 
 
-def head_misfits(params: Tree, heads: Mapping[str, HeadConfig]) -> dict[str, list[Misfit]]:
-    """Where each projection head of `params` is not that of `heads`, which has no ibot_head where one is shared."""
+def head_misfits(params: Tree, heads: Mapping[str, HeadConfig | ProjectorConfig]) -> dict[str, list[Misfit]]:
+    """Where each module of `params` but the backbone is not that of `heads`, which has those of this config alone."""
     misfits: dict[str, list[Misfit]] = {}
-    for name in HEADS:
-        if name not in params:
-            continue
-        if name not in heads:
+    for name in params.keys() - {"backbone"}:
+        if name in heads:
+            found = _head_traits(params[name], heads[name])
+            misfits[name] = [
+                Misfit(_head_key(name, key), value, getattr(heads[name], key), "heads:new")
+                for key, value in found.items()
+                if value != getattr(heads[name], key)
+            ]
+        elif name == "ibot_head" and "dino_head" in heads:
             misfits[name] = [Misfit("heads.shared", False, True, "heads:new")]
-            continue
-        head, last = params[name], params[name]["last_layer"]
-        layers = sum(part.startswith("mlp_") for part in head)
-        found = {
-            "layers": layers,
-            "hidden": head["mlp_0"]["kernel"].shape[-1] if layers > 1 else heads[name].hidden,
-            "bottleneck": head[f"mlp_{layers - 1}"]["kernel"].shape[-1],
-            "prototypes": jax.tree.leaves(last)[0].shape[-1],
-            "weight_norm": "v" in last,
-        }
-        own = f"{name.removesuffix('_head')}_"
-        misfits[name] = [
-            Misfit(f"heads.{own if key in ('bottleneck', 'prototypes') else ''}{key}", value, wanted, "heads:new")
-            for key, value in found.items()
-            if value != (wanted := getattr(heads[name], key))
-        ]
-    return {name: found for name, found in misfits.items() if found}
+        else:
+            misfits[name] = [Misfit(name, "present", "absent", "heads:new", writable=False)]
+    return {name: misfits[name] for name in sorted(misfits) if misfits[name]}
+
+
+def _head_traits(head: Tree, wanted: HeadConfig | ProjectorConfig) -> dict[str, Any]:
+    """What the arrays of a head say, by the names of its config."""
+    kernels = [head[name]["kernel"].shape for name in sorted(head) if name.startswith("mlp_")]
+    found = {"layers": len(kernels), "hidden": kernels[0][-1] if len(kernels) > 1 else wanted.hidden}
+    if isinstance(wanted, ProjectorConfig):
+        return found | {"width": kernels[-1][-1]}
+    last = head["last_layer"]
+    prototypes = jax.tree.leaves(last)[0].shape[-1]
+    return found | {"bottleneck": kernels[-1][-1], "prototypes": prototypes, "weight_norm": "v" in last}
+
+
+def _head_key(name: str, key: str) -> str:
+    """The key of this config for a field of a head's own."""
+    own = key in ("bottleneck", "prototypes", "width")
+    return f"heads.{name.removesuffix('_head')}_{key}" if own else f"heads.{key}"
 
 
 def fit(
-    params: Tree, known: Mapping[str, Any], model: ViTConfig, heads: Mapping[str, HeadConfig], rules: Mapping[str, str]
+    params: Tree,
+    known: Mapping[str, Any],
+    model: ViTConfig,
+    heads: Mapping[str, HeadConfig | ProjectorConfig],
+    rules: Mapping[str, str],
 ) -> Fitted:
     """The weights as this config's model has them.
 
     Args:
-      params: {backbone[, dino_head, ibot_head]}, NumPy. known: traits that arrays do not show (`heads`).
+      params: {backbone[, dino_head, ibot_head, projector]}, NumPy. known: traits that arrays do not show (`heads`).
       heads: the configs of this recipe's heads, by the names of the trees.
       rules: `InitConfig.rules`.
     Raises:

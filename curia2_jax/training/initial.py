@@ -12,6 +12,8 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.errors import UserError
+from curia2_jax.models.dino_head import HeadConfig
+from curia2_jax.models.projector import ProjectorConfig
 from curia2_jax.parallel import compiler, sharding
 from curia2_jax.training import adapt, checkpoints
 from curia2_jax.training.adapt import Fitted
@@ -142,7 +144,9 @@ def _known(run: pathlib.Path, meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fitted(tree: PyTree, known: Mapping[str, Any], recipe: Recipe) -> Fitted:
     """`adapt.fit`, and a look at every shape. Raises UserError."""
-    heads = {"dino_head": recipe.dino_head} | ({} if recipe.heads.shared else {"ibot_head": recipe.ibot_head})
+    every: dict[str, HeadConfig | ProjectorConfig]
+    every = {"dino_head": recipe.dino_head, "ibot_head": recipe.ibot_head, "projector": recipe.projector}
+    heads = {name: every[name] for name in abstract_state(recipe).params if name != "backbone"}
     try:
         fitted = adapt.fit(tree, known, recipe.model, heads, recipe.init.rules)
     except (KeyError, ValueError, AttributeError, TypeError) as e:

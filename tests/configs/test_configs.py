@@ -26,6 +26,7 @@ COUNTS = {
     "vitg_hires": 1_135_440_896,
     "curia_vitb": 86_072_832,
     "continue": 85_470_720,
+    "lejepa_vitb": 85_483_008,
 }
 
 

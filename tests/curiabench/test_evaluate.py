@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from scipy import special, stats
 from sklearn import metrics
 
-from curia2_jax.curiabench import evaluate, features, heads, scores, tasks
+from curia2_jax.curiabench import evaluate, features, heads, tasks
 from curia2_jax.curiabench.model import load_model
 from curia2_jax.curiabench.results import read
 from curia2_jax.errors import UserError
@@ -83,33 +84,21 @@ def test_neighbors_of_every_row_are_those_of_its_own_features(scored, model, ben
     assert scored[0]["tasks"]["organs-ct"]["confusion"][row]["knn"] == confusion.tolist()
 
 
-def test_every_task_has_resamples_of_its_own(model, benchmark, tmp_path, monkeypatch):
-    """The mean of the tasks is over independent draws of the patients of each."""
-    seeds = []
-
-    def resample(num_groups, seed):
-        seeds.append((num_groups, seed))
-        return np.ones((2, num_groups))
-
-    monkeypatch.setattr(scores, "resample", resample)
-    evaluate.evaluate(model, benchmark, ["organs-mr", "organs-ct"], tmp_path / "report", say=lambda line: None)
-    assert seeds == [(3, 0), (3, 1)]
-
-
-def test_intervals_are_those_of_resampled_test_patients(scored, model, benchmark):
-    """Each draw is scored by scikit-learn on the samples of the patients drawn, as often as they are drawn."""
-    task = tasks.read_task(benchmark, "organs-mr")  # the second task: its resamples are its own
+def test_intervals_are_those_of_a_jackknife_over_test_patients(scored, model, benchmark):
+    """Half of a patient away is scored by scikit-learn with half the sample weight; t on the logit scale."""
+    task = tasks.read_task(benchmark, "organs-mr")
     got = answer_of(model, task, "trained")
     predicted = np.array(sorted(task.classes))[got.outputs.argmax(1)]
     patients = np.unique(task.test.patients)
-    drawn = []
-    for weight in scores.resample(len(patients), seed=1).astype(int):
-        rows = np.concatenate(
-            [np.repeat(np.flatnonzero(task.test.patients == p), n) for p, n in zip(patients, weight, strict=True)]
-        )
-        drawn.append((predicted[rows] == task.test.targets[rows]).mean())
+    right = predicted == task.test.targets
+    left = [metrics.accuracy_score(task.test.targets, predicted, sample_weight=1 - 0.5 * (task.test.patients == p))
+            for p in patients]  # fmt: skip
+    n, value = len(patients), right.mean()
+    pseudo = value + (n - 0.5) / 0.5 * (value - np.array(left))
+    reach = stats.t.ppf(0.975, n - 1) * pseudo.std(ddof=1) / np.sqrt(n) / (value * (1 - value))
+    expected = special.expit(special.logit(value) + np.array([-reach, reach]))
     row = scored[0]["tasks"]["organs-mr"]["rows"]["trained"]["linear"]
-    np.testing.assert_allclose(row["accuracy"][1:], np.percentile(drawn, [2.5, 97.5]), rtol=1e-12)
+    np.testing.assert_allclose(row["accuracy"][1:], expected, rtol=1e-9)
 
 
 def test_differences_and_means_are_those_of_the_rows(scored):

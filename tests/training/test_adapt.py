@@ -74,6 +74,8 @@ def recipe(**changes):
 
 
 def heads_of(r) -> dict:
+    if r.projects:
+        return {"projector": r.projector}
     return {"dino_head": r.dino_head} | ({} if r.heads.shared else {"ibot_head": r.ibot_head})
 
 
@@ -84,6 +86,10 @@ def weights_of(model_changes: dict, **changes) -> dict:
     return jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype), abstract)
 
 
+LEJEPA = {
+    f"objective__{key}__weight": value
+    for key, value in (("dino", 0.0), ("ibot", 0.0), ("sigreg", 0.0), ("invariance", 1.0))
+}
 # Five traits that rules serve: 3 channels, patch 4, no register, a grid of 6, other heads.
 PUBLIC = {"model__in_channels": 3, "model__patch_size": 4, "crops__global_size": 24, "heads__dino_prototypes": 24}
 
@@ -143,6 +149,9 @@ def test_what_fits_is_not_touched():
         ({"heads__ibot_bottleneck": 8}, {}, "", ["write --config.heads.ibot_bottleneck=8 or heads:new"]),
         ({"heads__layers": 2}, {}, "", ["write --config.heads.layers=2 or heads:new"]),
         ({"heads__weight_norm": False}, {}, "", ["write --config.heads.weight_norm=False or heads:new"]),
+        (LEJEPA, {}, "", ["projector is present there, absent here (write heads:new)"]),
+        ({}, LEJEPA, "", ["dino_head is present there, absent here (write heads:new); ibot_head is present there"]),
+        (LEJEPA | {"heads__projector_width": 24}, LEJEPA, "", ["write --config.heads.projector_width=24 or heads:new"]),
         ({}, {"heads__shared": True}, "", ["write --config.heads.shared=False or heads:new"]),
         (
             PUBLIC, {}, "channels:mean",
