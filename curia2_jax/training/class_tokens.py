@@ -61,6 +61,5 @@ def features(
 
 def began(recipe: Recipe) -> dict:
     """The backbone that a run of this recipe has at step 0."""
-    if recipe.init_from:
-        return initial.pretrained(recipe)[1]["backbone"]
-    return jax.jit(lambda: init_params(jax.random.key(recipe.seed), recipe)["backbone"])()
+    random = jax.jit(lambda: init_params(jax.random.key(recipe.seed), recipe)["backbone"])()
+    return random | initial.pretrained(recipe).teacher["backbone"] if recipe.init_from else random

@@ -25,6 +25,7 @@ COUNTS = {
     "vitl_hires": 304_101_632,
     "vitg_hires": 1_135_440_896,
     "curia_vitb": 86_072_832,
+    "continue": 85_470_720,
     "lejepa_vitb": 85_483_008,
     "small": 21_507_840,
 }
@@ -98,6 +99,22 @@ def test_a_batch_changes_what_its_scaling_says_and_nothing_else(batch):
 def test_a_batch_that_small_has_not_is_refused(arg):
     with pytest.raises(ValueError, match=f"small.py:{arg}: write a multiple of 16 from 32 to 512"):
         config("small", arg)
+
+
+@pytest.mark.parametrize("size", ["vits", "vitb", "vitl", "vitg"])
+def test_continue_takes_the_size_by_argument(size):
+    """That model but for what DINOv2's released weights have, and a first block at about a quarter of the rate."""
+    c, stage_1 = config("continue", size), config(size)
+    recipe_from(c.to_dict())
+    assert (c.model.width, c.model.depth, c.model.heads) == (
+        stage_1.model.width,
+        stage_1.model.depth,
+        stage_1.model.heads,
+    )
+    assert c.model.ffn == ("swiglu" if size == "vitg" else "mlp")
+    assert 0.2 < c.optim.layerwise_decay**c.model.depth < 0.35
+    with pytest.raises(ValueError, match="write one of vits, vitb, vitl, vitg"):
+        config("continue", "vith")
 
 
 def test_every_override_of_the_ablations_is_a_key():
