@@ -71,7 +71,7 @@ def export(checkpoint: str, output: pathlib.Path, asked: Asked) -> None:
     config = checkpoints.read_config(run)
     model = recipe_from(config).model
     results = report.read(pathlib.Path(asked.report)) if asked.report else None
-    teacher, meta = checkpoints.restore_teacher(run, step)
+    teacher, meta = checkpoints.open_teacher(run, step)
     preprocessing = processor.contract(config, meta)
     with output_folder(output, processor.is_export) as partial:
         huggingface.write(partial, teacher["backbone"], model, origin.metadata(preprocessing["source"]))
