@@ -31,26 +31,29 @@ AT_ONCE = 64  # slices of one size: enough for any device, and little memory
 
 
 class CuriaImageProcessor(BaseImageProcessor):
-    """Resize the whole slice to a square, clip CT at air, z-score: float32 throughout.
+    """Resize the whole slice to a square, clip CT, z-score: float32 throughout.
 
     A slice is (rows, columns). Its rows grow towards posterior and its columns towards left in axial planes, inferior
-    and left in coronal, inferior and posterior in sagittal planes. CT comes in Hounsfield units, without any window.
-    MR comes in scanner units; its scale and offset do not matter, because the z-score removes them.
+    and left in coronal, inferior and posterior in sagittal planes. CT comes in Hounsfield units, without any window:
+    one that the model wants is applied here. MR comes in scanner units; its scale and offset do not matter, because the
+    z-score removes them.
 
     Args:
       crop_size: side R of the square, in pixels. The aspect ratio is not kept.
       clip_below_air: what to do with values under -1000 when a call says neither this nor the modality. True is right
         for CT. MR was never clipped in training; pass `modality="MR"` with it.
+      window: lowest and highest HU that CT is clipped to instead, where values under -1000 are; None: no such bounds.
       eps: a slice whose standard deviation is smaller is only centered.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers wants a list
 
-    def __init__(self, crop_size=256, clip_below_air=True, eps=1e-6, **kwargs):
+    def __init__(self, crop_size=256, clip_below_air=True, eps=1e-6, window=None, **kwargs):
         super().__init__(**kwargs)
         self.crop_size = crop_size
         self.clip_below_air = clip_below_air
         self.eps = eps
+        self.window = window
 
     def preprocess(
         self,
@@ -104,14 +107,15 @@ class CuriaImageProcessor(BaseImageProcessor):
     def _pixels(self, stack, clip):
         """(S, H, W) float32 -> (S, 1, R, R) float32."""
         # Mean and spread are those of the slice as it came; resizing comes before clipping, so that what the cubic
-        # kernel overshoots below air is clipped too.
-        native = (stack.clamp(min=AIR) if clip else stack).flatten(1).double()
+        # kernel overshoots is clipped too.
+        low, high = (self.window or (AIR, None)) if clip else (-torch.inf, None)
+        native = stack.clamp(low, high).flatten(1).double()
         mean, std = native.mean(1), native.std(1, correction=0)
         scale = torch.where(std >= self.eps, std, 1.0)
         pixels = torch.nn.functional.interpolate(
             stack[:, None], (self.crop_size, self.crop_size), mode="bicubic", align_corners=False, antialias=True
         )
-        pixels = pixels.clamp(min=AIR) if clip else pixels
+        pixels = pixels.clamp(low, high)
         return (pixels - mean.float()[:, None, None, None]) / scale.float()[:, None, None, None]
 
 

@@ -4,11 +4,12 @@
     python launch/convert.py --from-pretrained WEIGHTS --output ORBAX_DIR
 
 The first writes the teacher of a checkpoint (the newest, or that of STEP) as a folder for
-`transformers.AutoModel.from_pretrained`. --verify runs it in PyTorch and in JAX, compares
-block by block (curia2_jax/export/parity.py says how) and keeps the differences in its parity.json. --license names
-the license of the weights and --report the scores that the folder's model card tells. The second
-makes a folder that `launch/main.py --config.init_from=ORBAX_DIR` starts from. WEIGHTS is a folder of a stock DINOv2
-model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file with a state dict of facebookresearch's.
+`transformers.AutoModel.from_pretrained`; RUN@0 is what the run began with, a baseline for launch/evaluate.py --random.
+--verify runs it in PyTorch and in JAX, compares block by block (curia2_jax/export/parity.py says how) and keeps the
+differences in its parity.json. --license names the license of the weights, and --report the scores that the model card
+tells. The second makes a folder that `launch/main.py --config.init_from=ORBAX_DIR` starts from. WEIGHTS is a folder of
+a stock DINOv2 model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file with a state dict of
+facebookresearch's.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import safetensors
 from absl import flags
@@ -32,6 +34,7 @@ from curia2_jax.errors import UserError
 from curia2_jax.export import huggingface, model_card, origin, parity, processor, sources
 from curia2_jax.models.vit import ViTConfig
 from curia2_jax.training import checkpoints
+from curia2_jax.training.class_tokens import began
 from curia2_jax.training.recipe import recipe_from
 from launch import command
 
@@ -67,19 +70,15 @@ def export(checkpoint: str, output: pathlib.Path, asked: Asked) -> None:
         report of other weights.
       Mismatch: --verify found a difference; nothing is written.
     """
-    run, step = checkpoints.parse(checkpoint)
-    config = checkpoints.read_config(run)
+    run, step, config, teacher, meta = _teacher(checkpoint)
     model = recipe_from(config).model
     results = report.read(pathlib.Path(asked.report)) if asked.report else None
-    teacher, meta = checkpoints.open_teacher(run, step)
     preprocessing = processor.contract(config, meta)
     with output_folder(output, processor.is_export) as partial:
         huggingface.write(partial, teacher["backbone"], model, origin.metadata(preprocessing["source"]))
         processor.write(partial, preprocessing)
         (partial / origin.TRAINING_CONFIG).write_text(origin.training_config(config))
-        largest = (
-            compare(partial, teacher["backbone"], model, preprocessing["resize"]["size"]) if asked.verify else None
-        )
+        largest = compare(partial, teacher["backbone"], model, preprocessing) if asked.verify else None
         scores = model_card.scores(results, asked.report, partial / huggingface.WEIGHTS) if results else None
         facts = model_card.Facts(asked.license, corpus_of(config, meta), scores, largest)
         model_card.write(partial, preprocessing, huggingface.model_config(model), facts)
@@ -105,6 +104,16 @@ def corpus_of(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, A
     return None
 
 
+def _teacher(checkpoint: str) -> tuple[pathlib.Path, int, dict, Mapping[str, Any], Mapping[str, Any]]:
+    """Run, step, config, teacher and meta; RUN@0 is what the run began with, of which it keeps no checkpoint."""
+    run = pathlib.Path(checkpoint.removesuffix("@0"))
+    if checkpoint.endswith("@0") and 0 not in checkpoints.steps(run):
+        config = checkpoints.read_config(run)
+        return run, 0, config, {"backbone": began(recipe_from(config))}, {"step": 0}
+    run, step = checkpoints.parse(checkpoint)
+    return run, step, checkpoints.read_config(run), *checkpoints.open_teacher(run, step)
+
+
 def restore(pretrained: str, output: pathlib.Path) -> None:
     """A folder or a file of weights -> a folder for `init_from`, which appears whole or not at all.
 
@@ -117,12 +126,12 @@ def restore(pretrained: str, output: pathlib.Path) -> None:
     print(f"{output}: start from it with launch/main.py --config.init_from={output}")
 
 
-def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig, side: int) -> float:
+def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig, told: Mapping[str, Any]) -> float:
     """Writes parity.json into the folder: PyTorch on the CPU against JAX at the highest precision, and the tensors.
     Returns the largest difference.
 
     Args:
-      side: of the image that the processor makes, in pixels.
+      told: the content of preprocessing.json.
     Raises:
       Mismatch: a difference above the tolerance, or PyTorch did not load the weights one to one.
     """
@@ -134,8 +143,9 @@ def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig,
     unloaded = theirs.pop("unloaded").tolist()
     if unloaded:
         raise Mismatch(f"--verify: PyTorch did not load {len(unloaded)} weights one to one: {', '.join(unloaded[:3])}")
+    backbone = jax.tree.map(np.asarray, backbone)
     entries = parity.differences(backbone, model, inputs, theirs)
-    pixels = parity.of_pixels(inputs, theirs, side)
+    pixels = parity.of_pixels(inputs, theirs, told)
     largest, where = parity.worst(entries, pixels)
     print(f"verify: largest difference {largest:.2g} ({where})")
     if largest > parity.TOLERANCE:
