@@ -1,14 +1,15 @@
 """Between a run and PyTorch.
 
-    python launch/convert.py --checkpoint RUN[@STEP] --output HF_DIR [--verify]
+    python launch/convert.py --checkpoint RUN[@STEP] --output HF_DIR [--verify] [--license ID] [--report DIR]
     python launch/convert.py --from-pretrained WEIGHTS --output ORBAX_DIR
 
 The first writes the teacher of a checkpoint (the newest, or that of STEP) as a folder for
 `transformers.AutoModel.from_pretrained`; RUN@0 is what the run began with, a baseline for launch/evaluate.py --random.
 --verify runs it in PyTorch and in JAX, compares block by block (curia2_jax/export/parity.py says how) and keeps the
-differences in its parity.json. The second makes a folder that `launch/main.py --config.init_from=ORBAX_DIR` starts
-from. WEIGHTS is a folder of a stock DINOv2 model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file
-with a state dict of facebookresearch's; projection heads that lie there come along.
+differences in its parity.json. --license names the license of the weights, and --report the scores that the model card
+tells. The second makes a folder that `launch/main.py --config.init_from=ORBAX_DIR` starts from. WEIGHTS is a folder of
+a stock DINOv2 model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file with a state dict of
+facebookresearch's; projection heads that lie there come along.
 """
 
 import contextlib
@@ -19,15 +20,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import safetensors
 from absl import flags
 
 from curia2_jax import files
+from curia2_jax.curiabench import results as report
+from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.errors import UserError
-from curia2_jax.export import huggingface, parity, processor, sources
+from curia2_jax.export import huggingface, model_card, origin, parity, processor, sources
 from curia2_jax.models.vit import ViTConfig
 from curia2_jax.training import checkpoints
 from curia2_jax.training.class_tokens import began
@@ -40,31 +44,64 @@ _PRETRAINED = flags.DEFINE_string(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.")
 _VERIFY = flags.DEFINE_bool("verify", False, "With --checkpoint: compare PyTorch with JAX before anything is kept.")
+_LICENSE = flags.DEFINE_string("license", None, "With --checkpoint: license of the weights, such as cc-by-nc-4.0.")
+_REPORT = flags.DEFINE_string("report", None, "With --checkpoint: folder of launch/evaluate.py, for the model card.")
+_OF_EXPORT = (_VERIFY, _LICENSE, _REPORT)
+SPACINGS = 1_000_000  # slices at most, evenly over the corpus, whose pixel spacing the card sums up
 
 
 class Mismatch(Exception):
     """PyTorch and JAX do not agree about an exported model."""
 
 
-def export(checkpoint: str, output: pathlib.Path, verify: bool) -> None:
+class Asked(NamedTuple):
+    """What the flags say of an export."""
+
+    verify: bool = False
+    license: str = ""
+    report: str = ""
+
+
+def export(checkpoint: str, output: pathlib.Path, asked: Asked) -> None:
     """Teacher of `checkpoint` -> HF_DIR, which appears whole or not at all.
 
     Raises:
-      UserError: no such checkpoint, an output that is something else, or a model that transformers does not have.
-      Mismatch: `verify` found a difference; nothing is written.
+      UserError: no such checkpoint, an output that is something else, a model that transformers does not have, or a
+        report of other weights.
+      Mismatch: --verify found a difference; nothing is written.
     """
     run, step, config, teacher, meta = _teacher(checkpoint)
     model = recipe_from(config).model
+    results = report.read(pathlib.Path(asked.report)) if asked.report else None
+    preprocessing = processor.contract(config, meta)
     with output_folder(output, processor.is_export) as partial:
-        huggingface.write(partial, teacher["backbone"], model)
-        preprocessing = processor.contract(config, meta)
+        huggingface.write(partial, teacher["backbone"], model, origin.metadata(preprocessing["source"]))
         processor.write(partial, preprocessing)
-        processor.write_model_card(partial, preprocessing, huggingface.model_config(model))
-        if verify:
-            compare(partial, teacher["backbone"], model, preprocessing)
+        (partial / origin.TRAINING_CONFIG).write_text(origin.training_config(config))
+        largest = compare(partial, teacher["backbone"], model, preprocessing) if asked.verify else None
+        scores = model_card.scores(results, asked.report, partial / huggingface.WEIGHTS) if results else None
+        facts = model_card.Facts(asked.license, corpus_of(config, meta), scores, largest)
+        model_card.write(partial, preprocessing, huggingface.model_config(model), facts)
     print(
         f"{output}: teacher of {run} at step {step}; transformers.AutoModel.from_pretrained({str(output)!r}) loads it"
     )
+    if not asked.license:
+        print(f"{output}: no license was named; before you hand the weights on, write --license=...")
+
+
+def corpus_of(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the card says of the corpus of a run, or None if it is not here any more, or another by now."""
+    try:
+        corpus = Corpus(config["data"]["corpus"])
+        if corpus.contract["hash"] == meta.get("corpus"):
+            rows = np.linspace(0, len(corpus) - 1, min(len(corpus), SPACINGS)).astype(np.int64)
+            return model_card.corpus_summary(
+                corpus.contracts, np.percentile(corpus.take("spacing_y", rows), [5, 50, 95]).tolist()
+            )
+    except UserError:
+        pass
+    print("the corpus of the run is not at hand, so the model card does not describe it")
+    return None
 
 
 def _teacher(checkpoint: str) -> tuple[pathlib.Path, int, dict, Mapping[str, Any], Mapping[str, Any]]:
@@ -74,7 +111,7 @@ def _teacher(checkpoint: str) -> tuple[pathlib.Path, int, dict, Mapping[str, Any
         config = checkpoints.read_config(run)
         return run, 0, config, {"backbone": began(recipe_from(config))}, {"step": 0}
     run, step = checkpoints.parse(checkpoint)
-    return run, step, checkpoints.read_config(run), *checkpoints.restore_teacher(run, step)
+    return run, step, checkpoints.read_config(run), *checkpoints.open_teacher(run, step)
 
 
 def restore(pretrained: str, output: pathlib.Path) -> None:
@@ -94,8 +131,9 @@ def restore(pretrained: str, output: pathlib.Path) -> None:
     print(f"{output}: start from it with launch/main.py --config.init_from={output}")
 
 
-def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig, told: Mapping[str, Any]) -> None:
+def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig, told: Mapping[str, Any]) -> float:
     """Writes parity.json into the folder: PyTorch on the CPU against JAX at the highest precision, and the tensors.
+    Returns the largest difference.
 
     Args:
       told: the content of preprocessing.json.
@@ -110,6 +148,7 @@ def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig,
     unloaded = theirs.pop("unloaded").tolist()
     if unloaded:
         raise Mismatch(f"--verify: PyTorch did not load {len(unloaded)} weights one to one: {', '.join(unloaded[:3])}")
+    backbone = jax.tree.map(np.asarray, backbone)
     entries = parity.differences(backbone, model, inputs, theirs)
     pixels = parity.of_pixels(inputs, theirs, told)
     largest, where = parity.worst(entries, pixels)
@@ -122,6 +161,7 @@ def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig,
     if unequal := parity.unequal(folder, backbone, model):
         raise Mismatch(f"--verify: {', '.join(unequal[:3])} of the folder is not that of the run; nothing was written")
     parity.write(folder, entries, pixels)
+    return largest
 
 
 def _in_torch(folder: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -179,10 +219,13 @@ def run(_: list[str]) -> int:
     """Checks the flags, then exports or restores; exit code 1 where --verify found a difference."""
     if (_CHECKPOINT.value is None) == (_PRETRAINED.value is None):
         raise UserError("write either --checkpoint RUN or --from-pretrained HF_DIR")
+    if _PRETRAINED.value is not None and (wrong := [flag.name for flag in _OF_EXPORT if flag.value]):
+        raise UserError(f"--{wrong[0]}: goes with --checkpoint, not with --from-pretrained; leave it out")
     output = pathlib.Path(command.required(_OUTPUT))
     try:
         if _CHECKPOINT.value is not None:
-            export(_CHECKPOINT.value, output, _VERIFY.value)
+            license = model_card.checked_license(_LICENSE.value) if _LICENSE.value is not None else ""
+            export(_CHECKPOINT.value, output, Asked(_VERIFY.value, license, _REPORT.value or ""))
         elif _PRETRAINED.value is not None:
             restore(_PRETRAINED.value, output)
     except Mismatch as e:
