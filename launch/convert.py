@@ -1,14 +1,18 @@
 """Between a run and PyTorch.
 
     python launch/convert.py --checkpoint RUN[@STEP] --output HF_DIR [--verify] [--license ID] [--report DIR]
+                             [--with-heads] [--with-optimizer]
     python launch/convert.py --from-pretrained WEIGHTS --output ORBAX_DIR
 
 The first writes the teacher of a checkpoint (the newest, or that of STEP) as a folder for
 `transformers.AutoModel.from_pretrained`; RUN@0 is what the run began with, a baseline for launch/evaluate.py --random.
 --verify runs it in PyTorch and in JAX, compares block by block (curia2_jax/export/parity.py says how) and keeps the
 differences in its parity.json. --license names the license of the weights, and --report the scores that the model card
-tells. The second makes a folder that `launch/main.py --config.init_from=ORBAX_DIR` starts from. WEIGHTS is a folder of
-a stock DINOv2 model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file with a state dict of
+tells. --with-heads adds the heads of the teacher, --with-optimizer the student and its optimizer as well, for whoever
+wants to go on from there (curia2_jax/export/continuation.py has their names).
+
+The second makes a folder that `launch/main.py --config.init_from=ORBAX_DIR` starts from. WEIGHTS is a folder of a stock
+DINOv2 model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file with a state dict of
 facebookresearch's; projection heads that lie there come along.
 """
 
@@ -31,7 +35,7 @@ from curia2_jax import files
 from curia2_jax.curiabench import results as report
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.errors import UserError
-from curia2_jax.export import huggingface, model_card, origin, parity, processor, sources
+from curia2_jax.export import continuation, huggingface, model_card, origin, parity, processor, sources
 from curia2_jax.models.vit import ViTConfig
 from curia2_jax.training import checkpoints
 from curia2_jax.training.class_tokens import began
@@ -46,7 +50,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.")
 _VERIFY = flags.DEFINE_bool("verify", False, "With --checkpoint: compare PyTorch with JAX before anything is kept.")
 _LICENSE = flags.DEFINE_string("license", None, "With --checkpoint: license of the weights, such as cc-by-nc-4.0.")
 _REPORT = flags.DEFINE_string("report", None, "With --checkpoint: folder of launch/evaluate.py, for the model card.")
-_OF_EXPORT = (_VERIFY, _LICENSE, _REPORT)
+_HEADS = flags.DEFINE_bool("with-heads", False, "With --checkpoint: the heads of the teacher, too.")
+_OPTIMIZER = flags.DEFINE_bool("with-optimizer", False, "With --checkpoint: the heads, the student and its optimizer.")
+_OF_EXPORT = (_VERIFY, _LICENSE, _REPORT, _HEADS, _OPTIMIZER)
 SPACINGS = 1_000_000  # slices at most, evenly over the corpus, whose pixel spacing the card sums up
 
 
@@ -60,6 +66,8 @@ class Asked(NamedTuple):
     verify: bool = False
     license: str = ""
     report: str = ""
+    heads: bool = False
+    optimizer: bool = False
 
 
 def export(checkpoint: str, output: pathlib.Path, asked: Asked) -> None:
@@ -78,6 +86,7 @@ def export(checkpoint: str, output: pathlib.Path, asked: Asked) -> None:
         huggingface.write(partial, teacher["backbone"], model, origin.metadata(preprocessing["source"]))
         processor.write(partial, preprocessing)
         (partial / origin.TRAINING_CONFIG).write_text(origin.training_config(config))
+        _write_continuation(partial, run, step, teacher, origin.metadata(preprocessing["source"]), asked)
         largest = compare(partial, teacher["backbone"], model, preprocessing) if asked.verify else None
         scores = model_card.scores(results, asked.report, partial / huggingface.WEIGHTS) if results else None
         facts = model_card.Facts(asked.license, corpus_of(config, meta), scores, largest)
@@ -87,6 +96,25 @@ def export(checkpoint: str, output: pathlib.Path, asked: Asked) -> None:
     )
     if not asked.license:
         print(f"{output}: no license was named; before you hand the weights on, write --license=...")
+
+
+def _write_continuation(
+    folder: pathlib.Path,
+    run: pathlib.Path,
+    step: int,
+    teacher: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    asked: Asked,
+) -> None:
+    """--with-heads and --with-optimizer."""
+    wanted = "with-optimizer" if asked.optimizer else "with-heads" if asked.heads else ""
+    if wanted and "dino_head" not in teacher:
+        raise UserError(f"--{wanted}: {run}@{step} has a backbone alone; leave it out, or write a checkpoint of a run")
+    if wanted:
+        continuation.write_heads(folder, teacher, metadata)
+    if asked.optimizer:
+        items = {name: checkpoints.open_item(run, step, name) for name in continuation.STATE_ITEMS}
+        continuation.write_state(folder, items, metadata)
 
 
 def corpus_of(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -123,8 +151,9 @@ def restore(pretrained: str, output: pathlib.Path) -> None:
     found = sources.read(pretrained, _unpickled)
     meta = {"from_pretrained": pretrained, "model": found.model, "left_out": list(found.left_out)}
     with output_folder(output, _is_restored) as partial:
-        checkpoints.save_init(partial, found.params, meta)
-    heads = [name for name in found.params if name != "backbone"]
+        params = found.params | continuation.read_heads(pathlib.Path(pretrained))  # heads of an export of ours
+        checkpoints.save_init(partial, params, meta)
+    heads = [name for name in params if name != "backbone"]
     print(f"{output}: the backbone" + "".join(f" and the {name}" for name in heads) + f" of {pretrained}")
     if found.left_out:
         print(f"{output}: left out: {', '.join(found.left_out)}")
@@ -225,7 +254,11 @@ def run(_: list[str]) -> int:
     try:
         if _CHECKPOINT.value is not None:
             license = model_card.checked_license(_LICENSE.value) if _LICENSE.value is not None else ""
-            export(_CHECKPOINT.value, output, Asked(_VERIFY.value, license, _REPORT.value or ""))
+            export(
+                _CHECKPOINT.value,
+                output,
+                Asked(_VERIFY.value, license, _REPORT.value or "", _HEADS.value, _OPTIMIZER.value),
+            )
         elif _PRETRAINED.value is not None:
             restore(_PRETRAINED.value, output)
     except Mismatch as e:

@@ -212,7 +212,7 @@ def write(
       UserError: as `model_config` and `pieces` do.
     """
     config = model_config(model)
-    like = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes_on_disk(model).items()}
+    like = {name: tensors_file.Like(shape, np.dtype(np.float32)) for name, shape in shapes_on_disk(model).items()}
     tensors_file.write(directory / WEIGHTS, like, pieces(backbone, model), {"format": "pt", **(metadata or {})})
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 

@@ -27,6 +27,13 @@ class Piece(NamedTuple):
     values: np.ndarray
 
 
+class Like(NamedTuple):
+    """Shape and dtype of a tensor that is to be written."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
 def write(path: pathlib.Path, like: Mapping[str, Any], pieces: Iterable[Piece], metadata: Mapping[str, str]) -> None:
     """Writes a file, with the permissions that umask leaves; no more than one piece is in memory.
 

@@ -16,7 +16,7 @@ from absl import flags
 
 from configs import common
 from curia2_jax.errors import UserError
-from curia2_jax.export import huggingface, tensors_file
+from curia2_jax.export import continuation, huggingface, tensors_file
 from curia2_jax.training import checkpoints, initial
 from curia2_jax.training.fingerprints import digest, fingerprints
 from curia2_jax.training.recipe import recipe_from
@@ -66,7 +66,16 @@ def convert():
 
     def main(*arguments: str) -> int:
         flags.FLAGS.unparse_flags()
-        for name in ("checkpoint", "from-pretrained", "output", "verify", "license", "report"):
+        for name in (
+            "checkpoint",
+            "from-pretrained",
+            "output",
+            "verify",
+            "license",
+            "report",
+            "with-heads",
+            "with-optimizer",
+        ):
             flags.FLAGS[name].unparse()
         try:
             return convert.run(flags.FLAGS(["convert.py", *map(str, arguments)]))
@@ -139,6 +148,33 @@ def test_the_card_tells_license_corpus_and_scores_of_these_weights(run, convert,
     line = capsys.readouterr().err
     assert "scores of other weights" in line and line.count("\n") == 1
     assert (tmp_path / "hf" / "README.md").read_text() == card
+
+
+def test_heads_and_optimizer_go_along_and_come_back(run, convert, tmp_path):
+    """Every array of the checkpoint; what comes in has the heads, to the bit."""
+    folder, _ = run
+    assert convert("--checkpoint", folder, "--output", tmp_path / "heads", "--with-heads") == 0
+    assert [path.name for path in (tmp_path / "heads" / "training").iterdir()] == ["heads.safetensors"]
+    assert convert("--checkpoint", folder, "--output", tmp_path / "all", "--with-optimizer") == 0
+    found = continuation.read_state(tmp_path / "all")
+    for item in ("params", "opt_state", "centers"):
+        assert_same(found[item], checkpoints.restore_item(folder, 5, item))
+    teacher = checkpoints.restore_item(folder, 5, "teacher")
+    for name in ("heads", "all"):
+        assert convert("--from-pretrained", tmp_path / name, "--output", tmp_path / "orbax") == 0
+        assert_same(checkpoints.restore_item(tmp_path / "orbax", 0, "teacher"), teacher)
+    hf = json.loads((tmp_path / "all" / "preprocessing.json").read_text())["source"]
+    with safetensors.safe_open(tmp_path / "all" / "training" / "training_state.safetensors", "np") as file:
+        assert file.metadata()["step"] == str(hf["step"]) == "5"
+        assert file.metadata()["training_config_sha256"] == hf["training_config_sha256"]
+
+
+def test_a_converted_backbone_has_no_heads_to_give(run, convert, tmp_path, capsys):
+    folder, _ = run
+    shutil.copytree(folder, tmp_path / "run")
+    assert convert("--checkpoint", f"{tmp_path / 'run'}@0", "--output", tmp_path / "x", "--with-heads") == 2
+    line = capsys.readouterr().err
+    assert "--with-heads: " in line and "a backbone alone" in line and line.count("\n") == 1
 
 
 def test_an_earlier_export_is_replaced_anything_else_is_not(run, convert, tmp_path, capsys):
