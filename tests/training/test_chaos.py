@@ -9,7 +9,7 @@ import time
 import pytest
 
 from curia2_jax.training import checkpoints
-from tests.training.test_loop import cache, command, corpus, environment, what_happened  # noqa: F401
+from tests.training.test_loop import command, environment, what_happened
 from tests.training.tiny import tiny_config
 
 STEPS = 12
@@ -18,7 +18,7 @@ STEPS = 12
 class Chaos:
     """Calls of launch/main.py on one working directory, and what they said."""
 
-    def __init__(self, folder: pathlib.Path, corpus: pathlib.Path, cache: pathlib.Path):  # noqa: F811
+    def __init__(self, folder: pathlib.Path, corpus: pathlib.Path, cache: pathlib.Path):
         config = tiny_config(data__corpus=str(corpus), total_steps=STEPS, checkpoint__latest=3, model__init="fan_in")
         self.run, self.alone, self.env = folder / "run", folder / "alone", environment(cache)
         self.go = command(folder, config, self.run)
@@ -59,7 +59,7 @@ def flip(folder: pathlib.Path) -> None:
 
 
 @pytest.fixture
-def chaos(tmp_path, corpus, cache) -> Chaos:  # noqa: F811
+def chaos(tmp_path, corpus, cache) -> Chaos:
     return Chaos(tmp_path, corpus, cache)
 
 

@@ -14,29 +14,16 @@ import jax.numpy as jnp
 import pytest
 
 from configs import demo
+from curia2_jax.ending import NOT_AGAIN
 from curia2_jax.errors import UserError
 from curia2_jax.telemetry import metrics, resources
 from curia2_jax.training import checkpoints
-from curia2_jax.training.loop import DONE, NONFINITE, STOPPED, train
-from tests.data.small_corpus import write_small_corpus
+from curia2_jax.training.loop import DONE, STOPPED, train
 from tests.training.tiny import tiny_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The only figures that two equal runs may differ in.
 TIMES = ("images_per_s", "data_wait", "eta_s", *resources.NAMES)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("data") / "corpus"
-    write_small_corpus(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> pathlib.Path:
-    """One compilation cache for all processes of this file."""
-    return tmp_path_factory.mktemp("xla")
 
 
 def command(folder: pathlib.Path, config: dict, run: pathlib.Path) -> list[str]:
@@ -127,7 +114,7 @@ def test_a_poisoned_step_changes_and_saves_nothing(tmp_path, corpus, capsys):
         checkpoint__every_steps=1, model__init="fan_in",
     )  # fmt: skip
     run = tmp_path / "run"
-    assert train(config, run) == NONFINITE
+    assert train(config, run) == NOT_AGAIN
     report = json.loads((run / "nonfinite.json").read_text())
     assert checkpoints.steps(run) == list(range(1, report["step"]))
     assert len(report["batch"]) == 8 and report["batch"][0].startswith("record ")

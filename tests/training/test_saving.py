@@ -6,6 +6,8 @@ import os
 import pathlib
 import shutil
 import subprocess
+import threading
+import time
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from curia2_jax.errors import UserError
 from curia2_jax.parallel.mesh import make_mesh
 from curia2_jax.telemetry import resources
-from curia2_jax.training import checkpoints, prepare
+from curia2_jax.training import checkpoints, prepare, saving
 from curia2_jax.training import state as states
 from curia2_jax.training.checkpoints import Checkpoints
 from curia2_jax.training.loop import DONE, STOPPED, train
@@ -82,6 +84,46 @@ def test_a_write_that_fails_leaves_nothing_behind(saver, state, tmp_path, monkey
     save(saver, state, 30)
     assert (saver.newest, saver.trouble) == (30, "")
     assert capfd.readouterr().err == ""
+
+
+def test_what_writes_on_after_a_failure_is_removed_when_it_has_ended(saver, state, tmp_path, monkeypatch):
+    """TensorStore makes the folders anew that were removed below it."""
+    save(saver, state, 10)
+    late = tmp_path / "run" / "checkpoints" / "20.orbax-checkpoint-tmp" / "params"
+
+    def goes_on() -> None:
+        for number in range(6):
+            time.sleep(0.02)
+            late.mkdir(parents=True, exist_ok=True)
+            (late / str(number)).write_text("")
+
+    def fails(*_: object, **__: object) -> None:
+        threading.Thread(target=goes_on).start()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saver._checkpoints, "save", fails)
+    save(saver, state, 20)
+    assert os.listdir(tmp_path / "run" / "checkpoints") == ["10"]
+
+
+def test_one_of_several_processes_that_cannot_write_ends_with_a_line(saver, state, monkeypatch):
+    """It does not leave the others to a traceback: they see that it is gone, and all are started again."""
+    said = []
+
+    def ends(code: int, line: str, *, fault: bool) -> None:
+        said.append((code, line, fault))
+        raise SystemExit(code)
+
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saving.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(saving, "end_now", ends)
+    with pytest.raises(SystemExit):
+        saver._attempt(fails)
+    ((code, line, fault),) = said
+    assert (code, fault) == (42, True) and "\n" not in line
+    assert line.startswith("process 0 stops: its part of a checkpoint cannot be written ([Errno 28] No space left")
 
 
 def test_a_removed_workdir_is_one_line(saver, state, tmp_path):
