@@ -7,12 +7,15 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from curia2_jax import files
 from curia2_jax.telemetry.board import Board
 from curia2_jax.telemetry.thinning import is_time, thinned
+
+KEPT = 200  # rows in memory
 
 
 def read(path: pathlib.Path) -> tuple[list[dict[str, float]], int]:
@@ -60,6 +63,7 @@ class MetricsWriter:
             print(f"warning: {self._path}: {bad} damaged lines left out; the file is kept as {kept}", file=sys.stderr)
         rows = thinned([row for row in rows if row["step"] <= step], step, every_steps)
         files.write_text(self._path, as_text(rows))
+        self.rows: list[dict[str, Any]] = rows  # the first and the newest KEPT, of all lives
         self._file = self._path.open("ab", buffering=0)
         self._waiting = b""
         self.trouble = ""
@@ -69,6 +73,7 @@ class MetricsWriter:
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends one row, at once, so that a kill loses nothing. NaN is written as null."""
         row = {"step": step, **{name: None if math.isnan(value) else value for name, value in scalars.items()}}
+        self.rows = [*self.rows[:1], *self.rows[1:][-KEPT:], row]
         self._waiting += json.dumps(row).encode() + b"\n"
         try:
             while self._waiting:

@@ -10,6 +10,7 @@ import jax
 from jax import Array
 
 from curia2_jax.ending import NOT_AGAIN
+from curia2_jax.telemetry.live import Live
 from curia2_jax.training import capsule, reports
 from curia2_jax.training.prepare import Run
 from curia2_jax.training.saving import Saver
@@ -19,7 +20,7 @@ REWIND = -1  # no exit code: the run goes on from its newest checkpoint
 
 
 def answer(
-    run: Run, saver: Saver, step: int, state: TrainState, batch: dict[str, Array], values: dict[str, Array]
+    run: Run, saver: Saver, step: int, state: TrainState, batch: dict[str, Array], values: dict[str, Any]
 ) -> int | None:
     """Leaves a report and a capsule, and gives NOT_AGAIN, REWIND, or None to go on as if the step had been done.
 
@@ -45,7 +46,7 @@ def answer(
     return REWIND if guard.nonfinite == "rewind" else None
 
 
-def has_collapsed(run: Run, step: int, values: dict[str, Array]) -> bool:
+def has_collapsed(run: Run, live: Live, step: int, values: dict[str, Any]) -> bool:
     """Says so, once, when all images get one class token; True if the run has to stop for that."""
     if step % run.recipe.log.every_steps:
         return False
@@ -53,12 +54,13 @@ def has_collapsed(run: Run, step: int, values: dict[str, Array]) -> bool:
     if not run.collapse.begins(step, spread):
         return False
     stops = run.recipe.guard.collapse == "stop"
+    live.end()
     if run.is_lead:
         reports.collapsed(step, spread, stops)
     return stops
 
 
-def _report(run: Run, step: int, values: dict[str, Array]) -> dict[str, Any]:
+def _report(run: Run, step: int, values: dict[str, Any]) -> dict[str, Any]:
     return reports.bad_step(run.workdir, step, values, run.batches) if run.is_lead else {"step": step}
 
 

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +13,12 @@ from jax import Array
 from curia2_jax.ending import NOT_AGAIN, STOPPED
 from curia2_jax.parallel.processes import StopRequests
 from curia2_jax.parallel.signals import StopRequest
+from curia2_jax.telemetry.live import Live
 from curia2_jax.telemetry.progress import Progress
 from curia2_jax.training import badsteps, reports
 from curia2_jax.training.badsteps import REWIND
 from curia2_jax.training.prepare import Run, compile_step, prepare, to_devices
+from curia2_jax.training.probe import open_probe
 from curia2_jax.training.saving import Saver
 from curia2_jax.training.state import TrainState
 from curia2_jax.training.step import LARGEST_NORM, STEP
@@ -91,47 +94,48 @@ def steps(run: Run, state: TrainState, asked: StopRequest) -> int:
     run.watch.enter("compile")
     with run.ledger.spent("compile"):
         compiled = compile_step(run.recipe, run.mesh, state, first, f"life {run.journal.count}")
+        probe = open_probe(run, state)
     run.ledger.enter("step")
-    unread: collections.deque[tuple[int, dict[str, Array]]] = collections.deque()
+    unread: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
     saver = Saver(run.workdir, run.checkpoints, run.newest, run.recipe.checkpoint.every_steps)
 
-    with asked.answered():
+    with asked.answered(), Live(progress, sys.stdout) as live:
         step = run.start
         while step < run.total:
-            step += 1
+            step = sent = step + 1
             run.watch.enter("step")
             if run.trace:
                 run.trace.before(step)
             before, (state, metrics) = state, compiled(state, feed.fetch(step))
-            unread.append((step, metrics))
-            if step == run.start + 1 and run.is_lead:
+            unread.append((step, metrics | (probe(step, state) if probe else {})))
+            if step == run.start + 1 and run.is_lead:  # now, so that the devices have something to do meanwhile
                 reports.warn_if_kept(before)
-                # Now, so that the devices have something to do meanwhile.
                 reports.picture_of_crops(run.workdir, first, run.recipe)
             del before
             if step < run.total:
                 feed.fetch(step + 1)
             stop = step < run.total and (stop_requests() or saver.too_long(step))
             save = stop or step == run.total or is_due(run, step, saver)
-            sent = step
             # The host reads a step's metrics while the device does the next one; before a save it waits for all.
             while len(unread) > (0 if save else 1):
                 done, values = unread.popleft()
                 stop_requests.read(values)
                 batch = feed.done(done)
                 if not bool(values["applied"]):
+                    live.end()
                     code = badsteps.answer(run, saver, done, state, batch, values)
                     if code is not None:
                         return code
                     # What was sent behind it has changed nothing, and is sent again.
                     state, step = badsteps.counted(state), done
                     unread.clear()
-                read(run, progress, saver, done, values)
-                if badsteps.has_collapsed(run, done, values):
+                read(run, live, saver, done, values)
+                if badsteps.has_collapsed(run, live, done, values):
                     return NOT_AGAIN
             if save and step == sent:
                 write(run, progress, saver, step, state, go_on=not stop and step < run.total)
             if (stop and step == sent) or step == run.total:
+                live.end()
                 reports.goodput(run.ledger, step)
                 if stop or saver.trouble:
                     reports.stopped(step, saver.newest, saver.poll(), run.is_lead)
@@ -168,11 +172,13 @@ def is_due(run: Run, step: int, saver: Saver) -> bool:
     return step % every == 0
 
 
-def read(run: Run, progress: Progress, saver: Saver, step: int, values: dict[str, Array]) -> None:
+def read(run: Run, live: Live, saver: Saver, step: int, values: dict[str, Any]) -> None:
     """Reports what a finished step says."""
     if bool(values["applied"]):
         run.norms.add(step, float(values["grad_norm"]))
-    if run.log and (step % run.recipe.log.every_steps == 0 or step == run.total):
+    if run.log and (step % run.recipe.log.every_steps == 0 or step == run.total or reports.PROBE in values):
         counts = {"replaced_records": run.batches.replaced, "bad_steps": run.journal.count}
-        reports.row(run.log, progress, step, values, counts, saver.poll())
+        reports.row(run.log, live, step, values, counts, saver.poll(), run.recipe)
         run.ledger.write(step)
+    elif run.log:
+        live.step(step)

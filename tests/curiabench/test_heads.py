@@ -1,14 +1,19 @@
-"""The classifiers against scikit-learn and against formulas written out."""
+"""Nearest neighbors, the linear probe and ridge against scikit-learn and against formulas written out."""
+
+import itertools
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, cross_val_score
+import torch
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_info
 
 from curia2_jax.curiabench import heads
+from curia2_jax.curiabench.heads import logistic
+from curia2_jax.curiabench.heads.problem import one_thread
 
 CLASSES = np.array([2, 5, 7, 9])
 
@@ -64,18 +69,76 @@ def test_fewer_samples_than_neighbors():
     np.testing.assert_allclose(got.outputs.sum(1), 1)
 
 
-def test_linear_probe_is_logistic_regression_with_the_chosen_c():
-    """Probabilities of a fit to convergence; a class that never occurs has none."""
+@pytest.mark.parametrize("labels", [CLASSES[:2], CLASSES[:3]])
+def test_linear_probe_is_logistic_regression_with_the_chosen_c(labels):
+    """Probabilities of a fit to convergence, to 1e-6; a class that never occurs has none."""
     train, targets = clusters(1, n=200, spread=2)
+    train, targets = train[np.isin(targets, labels)].astype(np.float64), targets[np.isin(targets, labels)]
     test, _ = clusters(2, spread=2)
-    groups = np.arange(200) // 10
-    got = heads.linear_probe(problem(train, targets, test, groups))
+    got = heads.linear_probe(problem(train, targets, test, np.arange(len(train)) // 10))
     scaler = StandardScaler().fit(train)
-    reference = LogisticRegression(C=got.settings["C"], max_iter=5000, tol=1e-8)
-    reference.fit(scaler.transform(train), targets)
-    np.testing.assert_allclose(got.outputs[:, :3], reference.predict_proba(scaler.transform(test)), atol=5e-3)
-    np.testing.assert_array_equal(got.outputs[:, 3], 0)
+    reference = LogisticRegression(C=got.settings["C"], solver="newton-cholesky", tol=1e-10).fit(
+        scaler.transform(train), targets
+    )
+    found = reference.predict_proba(scaler.transform(test.astype(np.float64)))
+    np.testing.assert_allclose(got.outputs[:, : len(labels)], found, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(got.outputs[:, len(labels) :], 0)
     assert got.settings["converged"]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@one_thread()
+def test_all_strengths_and_folds_at_once_are_scikit_learns_one_by_one(classes):
+    """To 1e-6 in probabilities: correlated features, a constant one, folds, and a fold that lacks a class."""
+    rng = np.random.default_rng(classes)
+    targets = rng.integers(0, classes, 150)
+    targets[:75] = np.where(targets[:75] == 2, 0, targets[:75])
+    features = (rng.normal(size=(classes, 8))[targets] + rng.normal(size=(150, 8))) @ rng.normal(size=(8, 8))
+    features[:, 3] = 4.0
+    folds = np.stack([np.arange(150) < 75, np.arange(150) % 3 > 0])
+    strengths = (1e-3, 1.0, 100.0)
+    fits = logistic.fit(
+        *map(torch.from_numpy, (features, np.eye(classes)[targets], folds)), strengths, 1e-10, max_steps=100
+    )
+    assert fits.converged.all()
+    for number, (fold, strength) in enumerate(itertools.product(folds, strengths)):
+        scaler = StandardScaler().fit(features[fold])
+        reference = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=100, tol=1e-10)
+        reference.fit(scaler.transform(features[fold]), targets[fold])
+        found = logistic.probabilities(torch.from_numpy(features), fits, number).numpy()
+        expected = reference.predict_proba(scaler.transform(features))
+        np.testing.assert_allclose(found[:, reference.classes_], expected, rtol=0, atol=1e-6)
+
+
+def test_soft_labels_are_weighted_hard_ones():
+    """A row that is three quarters one class is three rows of it and one of the other."""
+    rng = np.random.default_rng(0)
+    features, shares = rng.normal(size=(40, 3)), rng.integers(0, 5, 40)
+    soft = np.stack([4 - shares, shares], 1) / 4.0
+    rows = np.repeat(np.arange(40), 4)
+    hard = (np.arange(160) % 4 < shares[rows]).astype(int)
+    fits = [
+        logistic.fit(torch.from_numpy(x), torch.from_numpy(y), torch.ones(1, len(x), dtype=bool), (c,), 1e-11, 100)
+        for x, y, c in ((features, soft, 4.0), (features[rows], np.eye(2)[hard], 1.0))
+    ]
+    np.testing.assert_allclose(fits[0].weights, fits[1].weights, rtol=0, atol=1e-7)
+
+
+def test_c_is_chosen_on_val_where_there_is_one_and_the_edge_of_the_grid_is_said():
+    """Noise in val wants the strongest penalty there is; nothing of val is fitted."""
+    train, targets = clusters(1, n=90, spread=2)
+    val, val_targets = clusters(5, n=400, spread=2)
+    asked = problem(train, targets, train)
+    got = heads.linear_probe(asked._replace(val=val, val_targets=val_targets))
+    scaler, recalls = StandardScaler().fit(train), []
+    for candidate in heads.REGULARIZATION:
+        model = LogisticRegression(C=candidate, solver="newton-cholesky").fit(scaler.transform(train), targets)
+        right = model.predict(scaler.transform(val)) == val_targets
+        recalls.append(np.mean([right[val_targets == label].mean() for label in np.unique(val_targets)]))
+    assert got.settings["C"] == heads.REGULARIZATION[int(np.argmax(recalls))]
+    assert got.settings["chosen_on"] == "val"
+    hopeless = asked._replace(val=np.zeros_like(train), val_targets=targets)
+    assert heads.linear_probe(hopeless).settings["edge"] == "lowest"
 
 
 @pytest.mark.parametrize("by_patient", [True, False])
@@ -92,8 +155,8 @@ def test_c_is_chosen_on_groups_that_the_fit_has_not_seen(by_patient):
     got = heads.linear_probe(problem(features, targets, features, groups)).settings["C"]
     scores = []
     for candidate in heads.REGULARIZATION:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=candidate, max_iter=500))
-        folds = GroupKFold(4).split(features, targets, groups)
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=candidate, solver="newton-cholesky"))
+        folds = StratifiedGroupKFold(4).split(features, targets, groups)
         found = cross_val_score(model, features, targets, cv=folds, scoring="balanced_accuracy")
         scores.append(found.mean())
     assert got == heads.REGULARIZATION[int(np.argmax(scores))]
@@ -144,8 +207,8 @@ def test_a_fold_without_a_class_is_scored_on_those_it_has():
     recalls = []
     for candidate in heads.REGULARIZATION:
         found = []
-        for fit, left in GroupKFold(4).split(train, targets, groups):
-            model = make_pipeline(StandardScaler(), LogisticRegression(C=candidate, max_iter=500))
+        for fit, left in StratifiedGroupKFold(4).split(train, targets, groups):
+            model = make_pipeline(StandardScaler(), LogisticRegression(C=candidate, solver="newton-cholesky"))
             right = model.fit(train[fit], targets[fit]).predict(train[left]) == targets[left]
             found.append(np.mean([right[targets[left] == label].mean() for label in np.unique(targets[left])]))
         recalls.append(np.mean(found))
@@ -169,7 +232,24 @@ def test_a_ridge_finds_a_linear_answer_and_shrinks_where_there_is_none():
     rng = np.random.default_rng(1)
     train, test, slope = rng.normal(size=(200, 6)), rng.normal(size=(50, 6)), rng.normal(size=6)
     groups = np.arange(200) // 10
-    clean = heads.ridge_probe(problem(train, train @ slope, test, groups))
+    asked = problem(train, train @ slope, test, groups)._replace(classes=np.zeros(0, int))
+    clean = heads.ridge_probe(asked)
     np.testing.assert_allclose(clean.outputs, test @ slope, atol=0.1)
-    noise = heads.ridge_probe(problem(train, rng.normal(size=200), test, groups))
+    noise = heads.ridge_probe(asked._replace(targets=rng.normal(size=200)))
     assert clean.settings["alpha"] == min(heads.RIDGE) < noise.settings["alpha"]
+
+
+@pytest.mark.parametrize("shape", [(200, 6), (30, 50)])
+def test_the_ridge_is_scikit_learns_more_features_than_samples_or_fewer(shape):
+    """Closed form, two targets, a constant feature; the choice is that of grouped cross-validation."""
+    rng = np.random.default_rng(2)
+    train, test, targets = rng.normal(size=shape), rng.normal(size=(9, shape[1])), rng.normal(size=(shape[0], 2))
+    targets[:, 0] += train[:, 1] * 2
+    train[:, 0] = 1.0
+    groups = np.arange(shape[0]) // 3
+    got = heads.ridge_probe(problem(train, targets, test, groups)._replace(classes=np.zeros(0, int)))
+    models = [make_pipeline(StandardScaler(), Ridge(alpha)) for alpha in heads.RIDGE]
+    scores = [cross_val_score(one, train, targets, cv=GroupKFold(4), groups=groups).mean() for one in models]
+    chosen = int(np.argmax(scores))
+    assert got.settings["alpha"] == heads.RIDGE[chosen] and got.settings["chosen_on"] == "folds"
+    np.testing.assert_allclose(got.outputs, models[chosen].fit(train, targets).predict(test), rtol=0, atol=1e-9)

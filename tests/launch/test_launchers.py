@@ -84,6 +84,26 @@ def test_slurm_tasks_hear_signals_and_say_their_own_code(tmp_path, number):
 
 
 @pytest.mark.parametrize(
+    ("name", "started", "requeue"),
+    [
+        ("sweep", "launch/sweep.py --config=configs/vitg.py --workdir=a b --only=3", "scontrol requeue 5_3"),
+    ],
+)
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (1, False), (2, False), (42, True), (43, False)])
+def test_slurm_requeues_on_42_only(tmp_path, code, requeued, name, started, requeue):
+    fake(tmp_path, "srun", f'echo "srun $*" >> "{tmp_path}/log"\nexit {code}\n')
+    fake(tmp_path, "scontrol", f'echo "scontrol $*" >> "{tmp_path}/log"\n')
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    env |= {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
+    script = LAUNCH / "slurm" / f"{name}.sbatch"
+    done = subprocess.run(["bash", script, "--config=configs/vitg.py", "--workdir=a b"], env=env, check=False)
+    log = (tmp_path / "log").read_text()
+    assert done.returncode == code
+    assert started in log
+    assert (requeue in log) == requeued
+
+
+@pytest.mark.parametrize(
     ("codes", "expected", "runs"), [([0], 0, 1), ([42, 42, 0], 0, 3), ([42, 43], 43, 2), ([1], 1, 1)]
 )
 def test_tpu_goes_on_after_42_only(tmp_path, codes, expected, runs):

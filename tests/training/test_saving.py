@@ -179,6 +179,34 @@ def test_a_run_on_a_full_disk_goes_on_and_says_so(small_disk, tmp_path, capfd, m
 
 
 @pytest.mark.soak
+def test_a_run_on_a_disk_that_became_read_only_goes_on_and_says_so(small_disk, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(prepare, "make_mesh", lambda c: make_mesh(c, jax.devices()[:1]))
+    write_small_corpus(tmp_path / "corpus")
+    config = tiny_config(data__corpus=str(tmp_path / "corpus"), total_steps=9, checkpoint__every_steps=2)
+    run = small_disk / "run"
+    written = []
+
+    class Remounting:
+        """Makes the disk read-only when it is first asked after the first checkpoint."""
+
+        def made(self) -> bool:
+            if not written and checkpoints.steps(run):
+                written.append(subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True))
+            return False
+
+        def answered(self):
+            return quiet()
+
+    assert train(config, run, Remounting()) == STOPPED
+    said = capfd.readouterr()
+    assert said.err.startswith("warning: stopped at step 8, not saved since step 2: ") and said.err.count("\n") == 1
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    assert train(config, run) == DONE
+    assert train(config, tmp_path / "alone") == DONE
+    assert (run / "state.sha256").read_text() == (tmp_path / "alone" / "state.sha256").read_text()
+
+
+@pytest.mark.soak
 def test_two_thousand_saves_leave_nothing_behind(saver, state):
     """Files, threads and memory after the last tenth are those after the first."""
     seen = []
@@ -191,4 +219,4 @@ def test_two_thousand_saves_leave_nothing_behind(saver, state):
     assert saver.newest == EVERY * 2000 and not saver.trouble
     assert last["open_files"] <= first["open_files"] + 2 and last["threads"] <= first["threads"] + 2
     assert last["shm_bytes"] <= first["shm_bytes"] + (1 << 20)
-    assert last["rss_bytes"] <= first["rss_bytes"] + (64 << 20), [s["rss_bytes"] >> 20 for s in seen]
+    assert last["rss_bytes"] <= first["rss_bytes"] + (64 << 20), [int(s["rss_bytes"]) >> 20 for s in seen]

@@ -3,6 +3,7 @@
 Run as a script it is that process, and reads what to start from its standard input.
 """
 
+import importlib
 import json
 import os
 import pathlib
@@ -47,10 +48,11 @@ class Call:
         """`out`, `err` or `phases`: restore, compile, step and save, a line each, as they begin."""
         return (self._folder / name).read_text()
 
-    def reached(self, name: str, beginning: str) -> bool:
-        """Waits until a line begins like this, in `out` or in `phases`; False if the process ends before."""
+    def reached(self, name: str, beginning: str, times: int = 1) -> bool:
+        """Waits until so many lines begin like this, in `out` or in `phases`; False if the process ends before."""
         for line in self._lines(name):
-            if line.startswith(beginning):
+            times -= line.startswith(beginning)
+            if times <= 0:
                 return True
         return False
 
@@ -104,10 +106,9 @@ def serve() -> None:
     """Starts what it is asked for; returns in each process that it has started."""
     import jax
 
-    import curia2_jax.parallel.preemption
-    import curia2_jax.training.branch
-    import curia2_jax.training.loop
-    import launch.command  # noqa: F401
+    for name in ("parallel.preemption", "training.branch", "training.loop"):
+        importlib.import_module(f"curia2_jax.{name}")
+    importlib.import_module("launch.command")
     from curia2_jax.training.watchdog import Watchdog
 
     while line := os.read(0, 1 << 16).decode():
