@@ -1,10 +1,7 @@
 """One training step as a pure function: views, then update, nothing else."""
 
-<<<<<<< HEAD
-import math
-=======
 import functools
->>>>>>> main
+import math
 from typing import Any
 
 import jax
