@@ -167,6 +167,16 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     c.checkpoint.latest = 2  # newest checkpoints kept
     c.checkpoint.keep_every_steps = 25_000  # and one kept forever at each multiple of this
 
+    # What a run does about a bad step; changing it does not change the others.
+    c.guard = ConfigDict()
+    # Of a step whose loss or gradient is not finite: "stop" the run, "skip" its update, or "rewind" to the newest
+    # checkpoint and go on behind the batch [ours: somebody should look first].
+    c.guard.nonfinite = "stop"
+    c.guard.limit = 10  # bad steps that a run may have, before it stops
+    # A gradient norm of so many times the median of the last 100 is bad, too; 0: none is [ours].
+    c.guard.spike = 0.0
+    c.guard.collapse = "warn"  # or "stop", where all images get one class token [ours]
+
     c.log = ConfigDict()
     c.log.every_steps = 50
 

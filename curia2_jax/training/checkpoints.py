@@ -13,6 +13,7 @@ import json
 import pathlib
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from curia2_jax.errors import UserError
+from curia2_jax.parallel.sharding import path_of
 from curia2_jax.training.earlier import upgraded
 from curia2_jax.training.fingerprints import digest, fingerprints
 from curia2_jax.training.recipe import CheckpointConfig
@@ -56,8 +58,13 @@ def check_room(run: str | pathlib.Path, state: Any) -> None:
 
 def remove_unfinished(run: str | pathlib.Path) -> None:
     """Removes what saves that were killed or failed have left; nothing may be being saved."""
-    for partial in directory(run).glob("*.orbax-checkpoint-tmp*"):
+    for partial in unfinished(run):
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def unfinished(run: str | pathlib.Path) -> Iterator[pathlib.Path]:
+    """What is no checkpoint yet, or never will be one."""
+    return directory(run).glob("*.orbax-checkpoint-tmp*")
 
 
 class Checkpoints:
@@ -90,11 +97,17 @@ class Checkpoints:
         """Forgets a save that failed, and removes what it left; for a run of one process."""
         with contextlib.suppress(Exception):
             self._manager.close()
-        for thread in threading.enumerate():  # close() returns at the first error, and the rest goes on writing
-            if type(thread).__module__.startswith("orbax"):
-                with contextlib.suppress(Exception):
-                    thread.join()
-        remove_unfinished(self._run)
+        # close() returns at the first error, and the rest goes on writing: threads, which start others, and
+        # TensorStore, which makes folders anew that were removed below it.
+        for _ in range(100):
+            for thread in threading.enumerate():
+                if type(thread).__module__.startswith("orbax"):
+                    with contextlib.suppress(Exception):
+                        thread.join()
+            remove_unfinished(self._run)
+            time.sleep(0.05)
+            if not any(unfinished(self._run)):
+                break
         self._manager = self._opened()
 
     def is_writing(self) -> bool:
@@ -278,6 +291,20 @@ def open_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, 
     meta = read_meta(run, step)
     proven = {"teacher_digest": digest(meta["arrays"]["teacher"])} if "arrays" in meta else {}
     return open_item(run, step, "teacher"), meta | proven
+
+
+def shapes(run: str | pathlib.Path, step: int, item: str) -> dict[str, tuple[int, ...]]:
+    """{"backbone/norm/scale": (32,)} of the arrays of an item.
+
+    Raises:
+      Damaged: it does not say.
+    """
+    try:
+        described = ocp.PyTreeCheckpointHandler().metadata(epath.Path(directory(run) / str(step) / item)).tree
+        leaves = jax.tree_util.tree_leaves_with_path(described)
+        return {path_of(path): tuple(leaf.shape) for path, leaf in leaves}
+    except Exception as e:  # json and Orbax raise what they please
+        raise Damaged(f"checkpoint {run}@{step}: {item} cannot be read ({type(e).__name__})") from e
 
 
 def restore_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, Any]]:
