@@ -19,7 +19,7 @@ from sklearn.metrics import confusion_matrix
 
 from curia2_jax import files
 from curia2_jax.curiabench import answers as answering
-from curia2_jax.curiabench import comparison, features, heads, intervals, pictures, report, scores, tasks
+from curia2_jax.curiabench import comparison, features, heads, intervals, leaks, pictures, report, scores, tasks
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.protocol import ROWS, Scoring, scoring_of
@@ -38,6 +38,7 @@ def evaluate(
     run_pictures: Sequence[Path] = (),
     trust_remote_code: bool = False,
     began: Sequence[str] = (),
+    trained_on: leaks.Trained | None = None,
     say: Callable[[str], None] = print,
 ) -> Results:
     """Scores tasks `names` of the benchmark folder `data`; writes `output`/results.json and `output`/report.html.
@@ -46,6 +47,7 @@ def evaluate(
       run_pictures: PNG files of the training run to show in the report.
       trust_remote_code: run an image processor of the folder that is not ours.
       began: exported folders of weights that runs began with; without, random ones of transformers.
+      trained_on: the corpus of pre-training, in which test patients and images are looked for.
       say: receives one line a stage.
     Returns:
       What results.json holds.
@@ -71,6 +73,8 @@ def evaluate(
         "mean": comparison.compare(comparison.mean(estimates)),
         "verdict": "",
     }
+    if trained_on:
+        results["leak"] = leaks.find([task.test for task in chosen], Path(data), trained_on)
     results["verdict"] = report.verdict(results)
     page = report.render(results, shown, {path.stem: pictures.embed(path) for path in run_pictures})
     with _disk(output):

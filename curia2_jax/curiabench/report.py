@@ -4,6 +4,7 @@ from importlib import resources
 
 import jinja2
 
+from curia2_jax.curiabench import leaks
 from curia2_jax.curiabench.intervals import FEWEST_PATIENTS, RARE
 from curia2_jax.curiabench.pictures import SlicePicture
 from curia2_jax.curiabench.protocol import BASELINES, JUDGED_BY, MASK_ONLY, ROWS, TRAINED, scoring_behind
@@ -37,7 +38,8 @@ def verdict(results: Results) -> str:
         sentence = f"No verdict, {few}: the trained backbone {said} beside {_listed(parts)}."
     else:
         sentence = f"The trained backbone {said} is {_listed(parts)}."
-    return " ".join([sentence, *_silent(results)])
+    seen = [leaks.sentence(results["leak"])] if "leak" in results else []
+    return " ".join([sentence, *_silent(results), *seen])
 
 
 def _silent(results: Results) -> list[str]:
