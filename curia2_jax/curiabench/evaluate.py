@@ -23,7 +23,7 @@ from curia2_jax.curiabench import comparison, features, heads, intervals, leaks,
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.protocol import ROWS, Scoring, scoring_of
-from curia2_jax.curiabench.results import FILE, PAGE, SCORES, Count, ModelFacts, Results, Settings, TaskResults
+from curia2_jax.curiabench.results import FILE, PAGE, SCORES, TEX, Count, ModelFacts, Results, Settings, TaskResults
 from curia2_jax.curiabench.splits import Split
 from curia2_jax.data.ingest.benchmark_schema import TEST, TRAIN, VAL
 from curia2_jax.errors import UserError
@@ -80,6 +80,7 @@ def evaluate(
     with _disk(output):
         answering.write(output / answering.FILE, answers)
         files.write_text(output / SCORES, report.csv(results))
+        files.write_text(output / TEX, report.tex(results))
         files.write_text(output / PAGE, page)
         files.write_text(output / FILE, json.dumps(results, indent=1) + "\n")
     return results

@@ -10,6 +10,7 @@ from curia2_jax.errors import UserError
 FILE = "results.json"
 PAGE = "report.html"
 SCORES = "scores.csv"
+TEX = "table.tex"
 
 Score = list[float | None]  # [value, lower, upper] of a 95 % interval; None where undefined
 Table = dict[str, dict[str, dict[str, Score]]]  # row -> head -> metric -> score
