@@ -23,6 +23,7 @@ from curia2_jax.curiabench import comparison, features, heads, intervals, leaks,
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.protocol import ROWS, Scoring, scoring_of
+from curia2_jax.curiabench.provenance import provenance
 from curia2_jax.curiabench.results import FILE, PAGE, SCORES, TEX, Count, ModelFacts, Results, Settings, TaskResults
 from curia2_jax.curiabench.splits import Split
 from curia2_jax.data.ingest.benchmark_schema import TEST, TRAIN, VAL
@@ -66,6 +67,7 @@ def evaluate(
     results: Results = {
         "model": _describe(model, model_folder),
         "settings": _settings(device, scoring, began),
+        "provenance": provenance(Path(data), [task.name for task in chosen]),
         "tasks": {
             one.task: cast(TaskResults, {**facts, **comparison.compare(found), **confusions(one)})
             for (one, facts), found in zip(scored.values(), estimates, strict=True)
