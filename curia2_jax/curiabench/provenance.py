@@ -37,7 +37,7 @@ def provenance(data: Path, names: Iterable[str]) -> Provenance:
 
 def _digest(task: Path) -> str:
     found = hashlib.sha256()
-    for path in [task / benchmark_schema.TASK, *sorted(task.glob(f"*/{benchmark_schema.TABLE}"))]:
+    for path in [*task.glob(benchmark_schema.TASK), *sorted(task.glob(f"*/{benchmark_schema.TABLE}"))]:
         found.update(path.relative_to(task).as_posix().encode() + b"\0" + path.read_bytes())
     return found.hexdigest()
 
