@@ -19,11 +19,12 @@ from sklearn.metrics import confusion_matrix
 
 from curia2_jax import files
 from curia2_jax.curiabench import answers as answering
-from curia2_jax.curiabench import comparison, features, heads, intervals, pictures, report, scores, tasks
+from curia2_jax.curiabench import comparison, features, heads, intervals, leaks, pictures, report, scores, tasks
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.protocol import ROWS, Scoring, scoring_of
-from curia2_jax.curiabench.results import FILE, PAGE, SCORES, Count, ModelFacts, Results, Settings, TaskResults
+from curia2_jax.curiabench.provenance import provenance
+from curia2_jax.curiabench.results import FILE, PAGE, SCORES, TEX, Count, ModelFacts, Results, Settings, TaskResults
 from curia2_jax.curiabench.splits import Split
 from curia2_jax.data.ingest.benchmark_schema import TEST, TRAIN, VAL
 from curia2_jax.errors import UserError
@@ -38,6 +39,7 @@ def evaluate(
     run_pictures: Sequence[Path] = (),
     trust_remote_code: bool = False,
     began: Sequence[str] = (),
+    trained_on: leaks.Trained | None = None,
     say: Callable[[str], None] = print,
 ) -> Results:
     """Scores tasks `names` of the benchmark folder `data`; writes `output`/results.json and `output`/report.html.
@@ -46,6 +48,7 @@ def evaluate(
       run_pictures: PNG files of the training run to show in the report.
       trust_remote_code: run an image processor of the folder that is not ours.
       began: exported folders of weights that runs began with; without, random ones of transformers.
+      trained_on: the corpus of pre-training, in which test patients and images are looked for.
       say: receives one line a stage.
     Returns:
       What results.json holds.
@@ -64,6 +67,7 @@ def evaluate(
     results: Results = {
         "model": _describe(model, model_folder),
         "settings": _settings(device, scoring, began),
+        "provenance": provenance(Path(data), [task.name for task in chosen]),
         "tasks": {
             one.task: cast(TaskResults, {**facts, **comparison.compare(found), **confusions(one)})
             for (one, facts), found in zip(scored.values(), estimates, strict=True)
@@ -71,11 +75,14 @@ def evaluate(
         "mean": comparison.compare(comparison.mean(estimates)),
         "verdict": "",
     }
+    if trained_on:
+        results["leak"] = leaks.find([task.test for task in chosen], Path(data), trained_on)
     results["verdict"] = report.verdict(results)
     page = report.render(results, shown, {path.stem: pictures.embed(path) for path in run_pictures})
     with _disk(output):
         answering.write(output / answering.FILE, answers)
         files.write_text(output / SCORES, report.csv(results))
+        files.write_text(output / TEX, report.tex(results))
         files.write_text(output / PAGE, page)
         files.write_text(output / FILE, json.dumps(results, indent=1) + "\n")
     return results

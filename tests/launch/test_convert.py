@@ -20,7 +20,7 @@ from curia2_jax.export import continuation, huggingface, tensors_file
 from curia2_jax.training import checkpoints, initial
 from curia2_jax.training.fingerprints import digest, fingerprints
 from curia2_jax.training.recipe import recipe_from
-from curia2_jax.training.state import abstract_state
+from curia2_jax.training.state import abstract_state, init_state
 from tests.export.test_huggingface import on_disk
 from tests.export.test_model_card import results_of
 
@@ -128,6 +128,7 @@ def test_there_and_back(run, convert, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "hf3", "orbax"]  # no partial folders
 
 
+<<<<<<< HEAD
 def test_the_card_tells_license_corpus_and_scores_of_these_weights(run, convert, tmp_path, capsys):
     """A report counts for the weights that it scored; the corpus of this run is not at hand, which is said."""
     folder, _ = run
@@ -175,6 +176,20 @@ def test_a_converted_backbone_has_no_heads_to_give(run, convert, tmp_path, capsy
     assert convert("--checkpoint", f"{tmp_path / 'run'}@0", "--output", tmp_path / "x", "--with-heads") == 2
     line = capsys.readouterr().err
     assert "--with-heads: " in line and "a backbone alone" in line and line.count("\n") == 1
+
+
+def test_step_0_is_what_the_run_began_with(run, convert, tmp_path):
+    """A run keeps no checkpoint of it: drawn again from its seed."""
+    folder, _ = run
+    assert convert("--checkpoint", f"{folder}@0", "--output", tmp_path / "began") == 0
+    recipe = recipe_from(tiny())
+    first = jax.jit(lambda: init_state(jax.random.key(recipe.seed), recipe).teacher["backbone"])()
+    found = huggingface.read_weights(tmp_path / "began", recipe.model)
+    assert jax.tree.structure(found) == jax.tree.structure(jax.tree.map(np.asarray, first))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(first), strict=True):
+        np.testing.assert_allclose(a, np.asarray(b, a.dtype), rtol=1e-6)
+    assert json.loads((tmp_path / "began" / "preprocessing.json").read_text())["source"]["step"] == 0
+>>>>>>> bench-b
 
 
 def test_an_earlier_export_is_replaced_anything_else_is_not(run, convert, tmp_path, capsys):

@@ -50,6 +50,11 @@ def test_scores_the_tasks_asked_for_and_shows_what_the_run_saw(model, benchmark,
     assert results["verdict"] in done.stdout
     assert done.stdout.splitlines()[-1] == f"report: {tmp_path / 'report' / 'report.html'}"
     assert "What the student saw of the first images" in (tmp_path / "report" / "report.html").read_text()
+    assert "config.json is not there" in done.stdout  # a run without its config: said, and no reason to stop
+    compared = evaluate("compare", tmp_path / "report", tmp_path / "report")
+    assert compared.returncode == 0, compared.stderr
+    first = next(line.split() for line in compared.stdout.splitlines() if line.startswith("first"))
+    assert "+0.000" in first and compared.stdout.count("2 patients: no verdict") == 6
 
 
 def test_a_corpus_without_labels_is_no_mistake(model, tmp_path):
@@ -91,6 +96,8 @@ def test_mistakes_are_one_line_and_code_2(model, benchmark, tmp_path):
         (with_flag("--device", "tpu"), "--device=tpu"),
         (with_flag("--devise", "cpu"), "devise"),
         (with_flag("--run", tmp_path / "nowhere"), "--run: found"),
+        (["compare", tmp_path / "nowhere", tmp_path], "predictions.parquet: not there"),
+        (["compare", tmp_path], "compare: found 1 reports; write compare REPORT_A REPORT_B"),
         ([*with_flag("--device", "cpu"), "first"], "found 'first' without a flag; write --task first"),
     ]
     for arguments, message in mistakes:
