@@ -2,10 +2,12 @@
 
     python launch/sweep.py --sweep=configs/ablations.py:ladder --workdir=runs/ladder --corpus=CORPUS [--data=BENCHMARK]
 
-A run of two stages is a chain: the second stage starts from the checkpoint of the first.
+A run of two stages is a chain: the second stage starts from the checkpoint of the first. SEEDS are those of a sweep
+that has more than seed 0; every run of it is made with each, and its scores are averaged.
 """
 
 import functools
+import itertools
 
 from ml_collections import ConfigDict
 
@@ -38,6 +40,15 @@ def ladder(
     return runs
 
 
+def grid(config: str, values: dict[str, tuple[object, ...]]) -> dict[str, list[Stage]]:
+    """A run for every combination of values of keys, named by them."""
+    runs: dict[str, list[Stage]] = {}
+    for chosen in itertools.product(*values.values()):
+        overrides = dict(zip(values, chosen, strict=True))
+        runs[", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in overrides.items())] = [(config, overrides)]
+    return runs
+
+
 CURIA_2 = {key: value for _, change in CHANGES for key, value in change.items()}
 LOW = {"crops.global_size": 256, "crops.local_size": 96}
 
@@ -51,12 +62,29 @@ DEMO_CURIA = {
 }
 DEMO_CHANGES = [(name, {key: _at(DEMO, key) for key in change}) for name, change in CHANGES]
 
+INVARIANCE = {"objective.invariance.weight": 0.95, "objective.sigreg.placement": "projector"}
+DEMO_LEJEPA = INVARIANCE | {
+    "objective.dino.weight": 0.0,
+    "objective.ibot.weight": 0.0,
+    "masks.probability": 0.0,
+    "heads.projector_width": 64,
+    "objective.sigreg.weight": 0.003125,  # 0.05 at 32 images, as LeJEPA says it: ours is times 512 / 32
+}
+
 SWEEPS: dict[str, dict[str, list[Stage]]] = {
     "ladder": ladder("configs/curia_vitb.py", "Curia", {}, CHANGES)
     | {"+ low resolution, then 512": [("configs/curia_vitb.py", CURIA_2 | LOW), ("configs/vitb_hires.py", {})]},
-    "sigreg_weight": {
-        f"SigReg {weight}": [("configs/vitb.py", {"objective.sigreg.weight": weight})]
-        for weight in (0.01, 0.02, 0.05, 0.1)
+    "sigreg_weight": grid("configs/vitb.py", {"objective.sigreg.weight": (0.01, 0.02, 0.05, 0.1)}),
+    "objectives": {
+        "Curia-2": [("configs/vitb.py", {})],
+        "+ invariance": [("configs/vitb.py", INVARIANCE)],
+        "LeJEPA": [("configs/lejepa_vitb.py", {})],
+    },
+    # In small, with as many images each; LeJEPA's step is the cheaper one.
+    "demo_objectives": {
+        "DINO + iBOT": [("configs/demo.py", {})],
+        "+ invariance": [("configs/demo.py", INVARIANCE | {"heads.projector_width": 64})],
+        "LeJEPA": [("configs/demo.py", DEMO_LEJEPA)],
     },
     # The ladder in small, from the values that configs/demo.py has: for a look at the machinery, not for conclusions.
     "demo_ladder": ladder("configs/demo.py", "Curia", DEMO_CURIA, DEMO_CHANGES)
@@ -67,3 +95,5 @@ SWEEPS: dict[str, dict[str, list[Stage]]] = {
         ]
     },
 }
+
+SEEDS: dict[str, tuple[int, ...]] = {"demo_ladder": (0, 1, 2), "demo_objectives": (0, 1, 2)}

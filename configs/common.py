@@ -65,6 +65,9 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
 
     # One channel: no hue, saturation, grayscale or solarize. DINOv2's strengths where it has the step [ours].
     c.augment = ConfigDict()
+    # CT clipped to (LOWEST, HIGHEST) HU before the z-score, in training and in the exported processor; (): at air only,
+    # so that nothing is lost of lung and bone. (-250.0, 350.0) spreads soft tissue ten times wider [ours].
+    c.augment.window = ()
     c.augment.normalize = "slice"  # z-score by the whole slice, or the "crop" [ours: small crops keep air from bone]
     c.augment.gamma_rate = 0.8  # [ours: the rate of DINOv2's color jitter]
     c.augment.gamma = 1.5
@@ -101,8 +104,9 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     c.heads.dino_bottleneck = 384  # [DINOv2]
     c.heads.ibot_prototypes = 131_072  # [DINOv2]
     c.heads.ibot_bottleneck = 256  # [DINOv2]
-    c.heads.hidden = 2048  # [DINOv2]
-    c.heads.layers = 3  # [DINOv2]
+    c.heads.projector_width = 512  # columns of LeJEPA's projector, there if objective.invariance.weight is [LeJEPA]
+    c.heads.hidden = 2048  # [DINOv2] and [LeJEPA]
+    c.heads.layers = 3  # [DINOv2] and [LeJEPA]
     c.heads.weight_norm = True  # [DINOv2]; False: DINOv3's plain last layer
 
     c.objective = ConfigDict()
@@ -116,9 +120,11 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     c.objective.dino = ConfigDict({"weight": 1.0})  # [DINOv2]
     c.objective.ibot = ConfigDict({"weight": 1.0})  # [DINOv2]
     c.objective.koleo = ConfigDict({"weight": 0.0})  # [Curia-2] SigReg in its place; 0.1 in DINOv2 and Curia
+    # Squared distance of the projection of every view to the mean of the global ones; 0.95 with SigReg 0.05 [LeJEPA].
+    c.objective.invariance = ConfigDict({"weight": 0.0})
     c.objective.sigreg = ConfigDict()
     c.objective.sigreg.weight = 0.05  # [LeJEPA] times 512 / batch, so that it means the same at any batch
-    # Class token after the final norm, or "head": the DINO head's bottleneck [ours: KoLeo's place].
+    # Class token after the final norm; "head": the DINO head's bottleneck [ours: KoLeo's place]; "projector" [LeJEPA].
     c.objective.sigreg.placement = "backbone"
     c.objective.sigreg.directions = 1024  # [LeJEPA]
     c.objective.sigreg.knots = 17  # [LeJEPA]
@@ -157,6 +163,21 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
 
     c.log = ConfigDict()
     c.log.every_steps = 50
+
+    # The teacher is asked for the height of a slice in its scan, modality and plane, by ridge and nearest neighbors.
+    c.probe = ConfigDict()
+    c.probe.every_steps = 1_000  # and at step 0 and the last; 0: never [ours: a hundredth of a percent of the run]
+    c.probe.slices = 512  # of patients that data.held_out keeps out of training, if there are any [ours]
+    c.probe.corpus = ""  # "": of the training; or another, of which every patient is asked about
+    return c
+
+
+def lejepa(c: ConfigDict) -> ConfigDict:
+    """`c` with LeJEPA's objective in place of self-distillation, and nothing masked."""
+    c.objective.dino.weight = c.objective.ibot.weight = c.objective.koleo.weight = 0.0
+    c.objective.invariance.weight = 0.95  # [LeJEPA]
+    c.objective.sigreg.weight, c.objective.sigreg.placement = 0.05, "projector"  # [LeJEPA]
+    c.masks.probability = 0.0  # a projection of patches that are not seen would have to be guessed [LeJEPA]
     return c
 
 

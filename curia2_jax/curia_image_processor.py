@@ -30,26 +30,29 @@ AIR = -1000.0  # HU
 
 
 class CuriaImageProcessor(BaseImageProcessor):
-    """Resize the whole slice to a square, clip CT at air, z-score: float32 throughout.
+    """Resize the whole slice to a square, clip CT, z-score: float32 throughout.
 
     A slice is (rows, columns). Its rows grow towards posterior and its columns towards left in axial planes, inferior
-    and left in coronal, inferior and posterior in sagittal planes. CT comes in Hounsfield units, without any window.
-    MR comes in scanner units; its scale and offset do not matter, because the z-score removes them.
+    and left in coronal, inferior and posterior in sagittal planes. CT comes in Hounsfield units, without any window:
+    one that the model wants is applied here. MR comes in scanner units; its scale and offset do not matter, because the
+    z-score removes them.
 
     Args:
       crop_size: side R of the square, in pixels. The aspect ratio is not kept.
       clip_below_air: what to do with values under -1000 when a call does not say so itself. True is right for CT. MR
         was never clipped in training; pass `clip_below_air=False` with MR that has such values.
+      window: lowest and highest HU that CT is clipped to instead, where values under -1000 are; None: no such bounds.
       eps: a slice whose standard deviation is smaller is only centered.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers wants a list
 
-    def __init__(self, crop_size=256, clip_below_air=True, eps=1e-6, **kwargs):
+    def __init__(self, crop_size=256, clip_below_air=True, eps=1e-6, window=None, **kwargs):
         super().__init__(**kwargs)
         self.crop_size = crop_size
         self.clip_below_air = clip_below_air
         self.eps = eps
+        self.window = window
 
     def preprocess(self, images, clip_below_air=None, return_tensors=None, device=None, **kwargs):
         """What calling the processor does.
@@ -79,13 +82,14 @@ class CuriaImageProcessor(BaseImageProcessor):
     def _pixels(self, image, clip):
         """(H, W) float32 -> (1, R, R) float32."""
         # Mean and spread are those of the slice as it came; resizing comes before clipping, so that what the cubic
-        # kernel overshoots below air is clipped too.
-        native = (image.clamp(min=AIR) if clip else image).double()
+        # kernel overshoots is clipped too.
+        low, high = (self.window or (AIR, None)) if clip else (-torch.inf, None)
+        native = image.clamp(low, high).double()
         mean, std = native.mean(), native.std(correction=0)
         pixels = torch.nn.functional.interpolate(
             image[None, None], (self.crop_size, self.crop_size), mode="bicubic", align_corners=False, antialias=True
         )[0]
-        pixels = pixels.clamp(min=AIR) if clip else pixels
+        pixels = pixels.clamp(low, high)
         return (pixels - mean.float()) / (std.float() if std >= self.eps else 1.0)
 
 

@@ -32,19 +32,25 @@ def at_home(path: str) -> str:
 def call(line: list[str], dry_run: bool = False) -> None:
     """Prints and runs a command of this folder, in the caller's; a failure of it ends the caller with the same code.
 
-    Ctrl-C reaches both: the command answers it, the caller waits for that.
+    Ctrl-C reaches both: the command answers it, the caller waits for that. What else asks to stop is passed on.
     """
     line = [at_home(line[0]), *line[1:]]
     print("\n$ python " + shlex.join(line), flush=True)
     if dry_run:
         return
     with subprocess.Popen([sys.executable, *line]) as process:
+        before = {
+            number: signal.signal(number, lambda one, _: process.send_signal(one))
+            for number in (signal.SIGTERM, signal.SIGUSR1)
+        }
         while True:
             try:
                 code = process.wait()
                 break
             except KeyboardInterrupt:
                 continue
+        for number, answer in before.items():
+            signal.signal(number, answer)
     if code:
         sys.exit(code if code > 0 else 128 - code)
 
@@ -117,7 +123,7 @@ def fault_in_file(error: BaseException | None) -> str:
 
 def unknown_key(argv: list[str], said: str) -> str:
     """What to say of a `--config.KEY` that the config has not, whose first wrong part ConfigDict has `said`; or ""."""
-    from curia2_jax.training.recipe import RENAMED
+    from curia2_jax.training.earlier import RENAMED
 
     missing = re.search(r"'(\w+)", said)
     for word in argv:

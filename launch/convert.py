@@ -4,10 +4,11 @@
     python launch/convert.py --from-pretrained WEIGHTS --output ORBAX_DIR
 
 The first writes the teacher of a checkpoint (the newest, or that of STEP) as a folder for
-`transformers.AutoModel.from_pretrained`. --verify runs it in PyTorch and in JAX, compares
-block by block (curia2_jax/export/parity.py says how) and keeps the differences in its parity.json. The second
-makes a folder that `launch/main.py --config.init_from=ORBAX_DIR` starts from. WEIGHTS is a folder of a stock DINOv2
-model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file with a state dict of facebookresearch's.
+`transformers.AutoModel.from_pretrained`; RUN@0 is what the run began with, a baseline for launch/evaluate.py --random.
+--verify runs it in PyTorch and in JAX, compares block by block (curia2_jax/export/parity.py says how) and keeps the
+differences in its parity.json. The second makes a folder that `launch/main.py --config.init_from=ORBAX_DIR` starts
+from. WEIGHTS is a folder of a stock DINOv2 model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file
+with a state dict of facebookresearch's.
 """
 
 import contextlib
@@ -29,6 +30,7 @@ from curia2_jax.errors import UserError
 from curia2_jax.export import huggingface, parity, processor, sources
 from curia2_jax.models.vit import ViTConfig
 from curia2_jax.training import checkpoints
+from curia2_jax.training.class_tokens import began
 from curia2_jax.training.recipe import recipe_from
 from launch import command
 
@@ -51,20 +53,28 @@ def export(checkpoint: str, output: pathlib.Path, verify: bool) -> None:
       UserError: no such checkpoint, an output that is something else, or a model that transformers does not have.
       Mismatch: `verify` found a difference; nothing is written.
     """
-    run, step = checkpoints.parse(checkpoint)
-    config = checkpoints.read_config(run)
+    run, step, config, teacher, meta = _teacher(checkpoint)
     model = recipe_from(config).model
-    teacher, meta = checkpoints.restore_teacher(run, step)
     with output_folder(output, processor.is_export) as partial:
         huggingface.write(partial, teacher["backbone"], model)
         preprocessing = processor.contract(config, meta)
         processor.write(partial, preprocessing)
         processor.write_model_card(partial, preprocessing, huggingface.model_config(model))
         if verify:
-            compare(partial, teacher["backbone"], model, preprocessing["resize"]["size"])
+            compare(partial, teacher["backbone"], model, preprocessing)
     print(
         f"{output}: teacher of {run} at step {step}; transformers.AutoModel.from_pretrained({str(output)!r}) loads it"
     )
+
+
+def _teacher(checkpoint: str) -> tuple[pathlib.Path, int, dict, Mapping[str, Any], Mapping[str, Any]]:
+    """Run, step, config, teacher and meta; RUN@0 is what the run began with, of which it keeps no checkpoint."""
+    run = pathlib.Path(checkpoint.removesuffix("@0"))
+    if checkpoint.endswith("@0") and 0 not in checkpoints.steps(run):
+        config = checkpoints.read_config(run)
+        return run, 0, config, {"backbone": began(recipe_from(config))}, {"step": 0}
+    run, step = checkpoints.parse(checkpoint)
+    return run, step, checkpoints.read_config(run), *checkpoints.restore_teacher(run, step)
 
 
 def restore(pretrained: str, output: pathlib.Path) -> None:
@@ -79,11 +89,11 @@ def restore(pretrained: str, output: pathlib.Path) -> None:
     print(f"{output}: start from it with launch/main.py --config.init_from={output}")
 
 
-def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig, side: int) -> None:
+def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig, told: Mapping[str, Any]) -> None:
     """Writes parity.json into the folder: PyTorch on the CPU against JAX at the highest precision, and the tensors.
 
     Args:
-      side: of the image that the processor makes, in pixels.
+      told: the content of preprocessing.json.
     Raises:
       Mismatch: a difference above the tolerance, or PyTorch did not load the weights one to one.
     """
@@ -96,7 +106,7 @@ def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig,
     if unloaded:
         raise Mismatch(f"--verify: PyTorch did not load {len(unloaded)} weights one to one: {', '.join(unloaded[:3])}")
     entries = parity.differences(backbone, model, inputs, theirs)
-    pixels = parity.of_pixels(inputs, theirs, side)
+    pixels = parity.of_pixels(inputs, theirs, told)
     largest, where = parity.worst(entries, pixels)
     print(f"verify: largest difference {largest:.2g} ({where})")
     if largest > parity.TOLERANCE:

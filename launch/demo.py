@@ -23,7 +23,7 @@ _EVIDENCE = flags.DEFINE_bool("evidence", False, "Three seeds on synthetic studi
 _OUTPUT = flags.DEFINE_string("output", "demo", "Folder for everything that is made.")
 _STEPS = flags.DEFINE_integer("steps", None, "Training steps; default: 300, with --evidence 400.", lower_bound=1)
 # Studies to pre-train on and labelled ones to score on: of the demo, and of the evidence, which wants narrow intervals.
-DEMO_STUDIES, EVIDENCE_STUDIES = (32, 60), (64, 120)
+DEMO_STUDIES, EVIDENCE_STUDIES = (32, 66), (64, 120)
 LABELLED_SEED = 10_000  # no study of it is pre-trained on
 
 

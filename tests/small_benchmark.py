@@ -27,7 +27,8 @@ def write_model(folder: Path, resolution: int = 32, patch: int = 8, registers: i
     else:
         model = transformers.Dinov2Model(transformers.Dinov2Config(**settings))
     model.save_pretrained(folder)
-    processor.write(folder, {"resize": {"size": resolution}, "z_score": {"eps": 1e-6}})
+    told = {"resize": {"size": resolution}, "clip": {"CT": {"min": -1000, "max": None}}, "z_score": {"eps": 1e-6}}
+    processor.write(folder, told)
     return folder
 
 

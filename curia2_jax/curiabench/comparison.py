@@ -1,56 +1,59 @@
-"""Rows compared on the same resamples of the test patients: their scores, differences and means over tasks."""
+"""Rows compared on the same patients: their scores, differences and means over tasks, all from the answers alone."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
-from curia2_jax.curiabench import heads, scores
-from curia2_jax.curiabench.protocol import BASELINES, ROWS, TRAINED, Scoring
+from curia2_jax.curiabench import intervals
+from curia2_jax.curiabench.answers import Answers
+from curia2_jax.curiabench.intervals import Estimate
+from curia2_jax.curiabench.protocol import BASELINES, TRAINED, Metric, Scoring
 from curia2_jax.curiabench.results import Comparison
 
-Predictions = dict[str, dict[str, heads.Prediction]]  # row -> head -> prediction
-Arrays = dict[tuple[str, str, str], np.ndarray]  # row, head, metric -> (draws,) float64
+Key = tuple[str, str, str]  # row, head, metric
+Estimates = dict[Key, list[Estimate]]  # one a seed
 
 
-class Distribution(NamedTuple):
-    """Every score of every row: itself, as one draw, and on each resample."""
-
-    points: Arrays
-    draws: Arrays
-
-
-def distribution(
-    predictions: Predictions, scoring: Scoring, targets: np.ndarray, groups: np.ndarray, seed: int
-) -> Distribution:
-    """Every metric of every prediction, all on the same resamples of `groups` (n,), which `seed` draws."""
-    num_groups = int(groups.max()) + 1
-
-    def scored(weights: np.ndarray) -> Arrays:
-        return {
-            (row, head, metric.name): metric.score(targets, prediction.outputs, groups, weights)
-            for row, by_head in predictions.items()
-            for head, prediction in by_head.items()
-            for metric in scoring.metrics
-        }
-
-    return Distribution(scored(np.ones((1, num_groups))), scored(scores.resample(num_groups, seed)))
+def estimates(found: Sequence[Answers], scoring: Scoring) -> list[Estimates]:
+    """Every score of every task, with the influence of every patient of the report: of all tasks, each once."""
+    names = np.unique(np.concatenate([one.units for one in found]))
+    return [_of_task(one, scoring, np.searchsorted(names, np.unique(one.units)), len(names)) for one in found]
 
 
-def mean(distributions: list[Distribution]) -> Distribution:
-    """Mean over tasks, draw by draw: the tasks are resampled independently of each other."""
-    parts = zip(*distributions, strict=True)
-    return Distribution(*({key: np.mean([one[key] for one in part], axis=0) for key in part[0]} for part in parts))
+def _of_task(one: Answers, scoring: Scoring, numbers: np.ndarray, size: int) -> Estimates:
+    groups = np.unique(one.units, return_inverse=True)[1]
+
+    def estimate(metric: Metric, outputs: np.ndarray) -> Estimate:
+        score = intervals.estimate(metric.score, one.targets, outputs, groups, numbers, size)
+        return intervals.bounded(score, *metric.parts(one.targets, outputs, groups)) if metric.parts else score
+
+    return {
+        (row, head, metric.name): [estimate(metric, outputs) for outputs in seeds]
+        for (row, head), seeds in one.outputs.items()
+        for metric in scoring.metrics
+    }
 
 
-def compare(found: Distribution, scoring: Scoring) -> Comparison:
-    """Intervals of every row, and of the trained row minus each other row on the same resamples."""
-    rows: dict = {row.name: {head.name: {} for head in scoring.heads} for row in ROWS}
-    trained_minus: dict = {row.name: {head.name: {} for head in scoring.heads} for row in BASELINES}
-    for (row, head, metric), point in found.points.items():
-        drawn = found.draws[row, head, metric]
-        rows[row][head][metric] = scores.summary(point[0], drawn)
-        if row in trained_minus:
-            trained = TRAINED.name, head, metric
-            gain = scores.summary(found.points[trained][0] - point[0], found.draws[trained] - drawn)
-            trained_minus[row][head][metric] = gain
-    return {"rows": rows, "trained_minus": trained_minus}
+def mean(tasks: Sequence[Estimates]) -> Estimates:
+    """Mean over tasks of what all of them have."""
+    common = [key for key in tasks[0] if all(key in task for task in tasks)]
+    return {
+        key: [intervals.mean(seeds) for seeds in zip(*(task[key] for task in tasks), strict=True)] for key in common
+    }
+
+
+def compare(found: Estimates) -> Comparison:
+    """Intervals of every row, of the trained row minus each other row, and the single values of rows with seeds."""
+    rows: dict = {}
+    trained_minus: dict = {}
+    seeds: dict = {}
+    for (row, head, metric), each in found.items():
+        one = intervals.mean(each)
+        rows.setdefault(row, {}).setdefault(head, {})[metric] = intervals.interval(one)
+        if len(each) > 1:
+            seeds.setdefault(row, {}).setdefault(head, {})[metric] = [score.value for score in each]
+        if row in [baseline.name for baseline in BASELINES]:
+            gain = intervals.minus(intervals.mean(found[TRAINED.name, head, metric]), one)
+            trained_minus.setdefault(row, {}).setdefault(head, {})[metric] = intervals.interval(gain)
+    out: Comparison = {"rows": rows, "trained_minus": trained_minus}
+    return out | {"seeds": seeds} if seeds else out

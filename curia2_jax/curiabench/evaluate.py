@@ -1,34 +1,32 @@
 """Scores an exported model on the tasks of a folder and writes the report.
 
-Three rows always stand side by side: the trained backbone, the same backbone with random weights, and mean and spread
-of the raw pixels. A trained backbone that does not beat the other two has learnt nothing that the task needs.
+Beside the trained backbone always stand what has learned nothing: the same backbone with random weights (several
+draws), a linear projection of each patch, mean and spread of the raw pixels, and the mask without any pixel. A trained
+backbone that does not beat them has learned nothing that the task needs, or the task asks for nothing.
 """
 
+import contextlib
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, cast
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from curia2_jax import files
-from curia2_jax.curiabench import comparison, features, heads, pictures, report, scores, tasks
+from curia2_jax.curiabench import answers as answering
+from curia2_jax.curiabench import comparison, features, heads, intervals, pictures, report, scores, tasks
+from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.protocol import ROWS, Scoring, scoring_of
-from curia2_jax.curiabench.results import FILE, PAGE, Count, ModelFacts, Results, Settings, TaskResults
+from curia2_jax.curiabench.results import FILE, PAGE, SCORES, Count, ModelFacts, Results, Settings, TaskResults
+from curia2_jax.curiabench.splits import Split
+from curia2_jax.data.ingest.benchmark_schema import TEST, TRAIN, VAL
 from curia2_jax.errors import UserError
-
-
-class Scored(NamedTuple):
-    """What is known of a task: for results.json, for the mean of the tasks, and the slice of each test sample."""
-
-    results: TaskResults
-    distribution: comparison.Distribution
-    slices: np.ndarray  # (n,) str
 
 
 def evaluate(
@@ -39,6 +37,7 @@ def evaluate(
     device: str = "cpu",
     run_pictures: Sequence[Path] = (),
     trust_remote_code: bool = False,
+    began: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> Results:
     """Scores tasks `names` of the benchmark folder `data`; writes `output`/results.json and `output`/report.html.
@@ -46,6 +45,7 @@ def evaluate(
     Args:
       run_pictures: PNG files of the training run to show in the report.
       trust_remote_code: run an image processor of the folder that is not ours.
+      began: exported folders of weights that runs began with; without, random ones of transformers.
       say: receives one line a stage.
     Returns:
       What results.json holds.
@@ -54,22 +54,30 @@ def evaluate(
     """
     chosen = [tasks.read_task(data, name) for name in dict.fromkeys(names)]
     scoring = _scoring(chosen)
-    model = load_model(model_folder, device, trust_remote_code)
+    model = load_model(model_folder, device, trust_remote_code, began)
     output = Path(output)
     _writable(output)
-    scored = {task.name: _score(task, scoring, model, number, say) for number, task in enumerate(chosen)}
-    shown = {task.name: pictures.token_pictures(task.test, model, scored[task.name].slices) for task in chosen}
+    scored = {task.name: _score(task, scoring, model, say) for task in chosen}
+    answers = [one for one, _ in scored.values()]
+    shown = {task.name: pictures.token_pictures(task.test, model, scored[task.name][0].slices) for task in chosen}
+    estimates = comparison.estimates(answers, scoring)
     results: Results = {
         "model": _describe(model, model_folder),
-        "settings": _settings(device, scoring),
-        "tasks": {name: one.results for name, one in scored.items()},
-        "mean": comparison.compare(comparison.mean([one.distribution for one in scored.values()]), scoring),
+        "settings": _settings(device, scoring, began),
+        "tasks": {
+            one.task: cast(TaskResults, {**facts, **comparison.compare(found), **confusions(one)})
+            for (one, facts), found in zip(scored.values(), estimates, strict=True)
+        },
+        "mean": comparison.compare(comparison.mean(estimates)),
         "verdict": "",
     }
     results["verdict"] = report.verdict(results)
     page = report.render(results, shown, {path.stem: pictures.embed(path) for path in run_pictures})
-    _write(output / PAGE, page)
-    _write(output / FILE, json.dumps(results, indent=1) + "\n")
+    with _disk(output):
+        answering.write(output / answering.FILE, answers)
+        files.write_text(output / SCORES, report.csv(results))
+        files.write_text(output / PAGE, page)
+        files.write_text(output / FILE, json.dumps(results, indent=1) + "\n")
     return results
 
 
@@ -89,67 +97,102 @@ def _writable(folder: Path) -> None:
         raise UserError(f"--output: cannot make the folder {folder}: {error.strerror}; write another one") from None
 
 
-def _write(path: Path, text: str) -> None:
-    """Replaces a file whole: under its name there is never half of it."""
+@contextlib.contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    """What the disk refuses is the user's to mend."""
     try:
-        files.write_text(path, text)
+        yield
     except OSError as error:
-        raise UserError(f"--output: cannot write {path}: {error.strerror}; write another folder") from None
+        raise UserError(f"--output: cannot write in {folder}: {error.strerror}; write another folder") from None
 
 
-def _score(task: tasks.Task, scoring: Scoring, model: Model, seed: int, say: Callable[[str], None]) -> Scored:
-    """Features, predictions and scores of one task; `seed` draws its resamples."""
+def _score(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[str], None]) -> tuple[Answers, dict]:
+    """Features and predictions of one task, and what results.json says of the task beside its scores."""
     start = time.monotonic()
-    train, test = (features.extract(split, model) for split in (task.train, task.test))
-    seconds = time.monotonic() - start
-    say(f"{task.name}: features of {len(train.slices)} train and {len(test.slices)} test samples, {seconds:.1f} s")
+    for warning in task.warnings:
+        say(f"warning: {warning}")
+    found = {name: features.extract(split, model) for name, split in task.splits.items()}
+    train, test, val = found[TRAIN], found[TEST], found.get(VAL)
+    counts = ", ".join(f"{len(one.slices)} {name}" for name, one in found.items())
+    say(f"{task.name}: features of {counts} samples, {time.monotonic() - start:.1f} s")
     start = time.monotonic()
     classes = np.array(sorted(task.classes), np.int64)
     targets = np.searchsorted(classes, task.test.targets) if task.kind.has_classes else task.test.targets
-    resampled, groups = _groups(task.test.patients, test.slices)
     validated_on, train_groups = _groups(task.train.patients, train.slices)
-    predictions: comparison.Predictions = {}
-    for row in ROWS:
-        problem = heads.Problem(
-            train.rows[row.name], task.train.targets, train_groups, test.rows[row.name], classes, row.has_direction
-        )
-        predictions[row.name] = {head.name: head.predict(problem) for head in scoring.heads}
-    distribution = comparison.distribution(predictions, scoring, targets, groups, seed)
+    predictions: dict[tuple[str, str], list[heads.Prediction]] = {}
+    for row in (row for row in ROWS if row.name in train.rows):
+        for seed, (before, after) in enumerate(zip(train.rows[row.name], test.rows[row.name], strict=True)):
+            problem = heads.Problem(
+                before,
+                task.train.targets,
+                train_groups,
+                after,
+                classes,
+                row.has_direction,
+                None if val is None else val.rows[row.name][seed],
+                None if task.val is None else task.val.targets,
+                model.trained.model.device.type,
+            )
+            for head in scoring.heads:
+                predictions.setdefault((row.name, head.name), []).append(head.predict(problem))
+    outputs = {key: [one.outputs for one in seeds] for key, seeds in predictions.items()}
+    names = [task.classes[index] for index in classes.tolist()]
+    samples = np.array([path.stem for path in task.test.images])
+    answers = Answers(task.name, task.kind.name, names, samples, task.test.patients, test.slices, targets, outputs)
     titles = " and ".join(head.title.lower() for head in scoring.heads)
     say(f"{task.name}: {titles}, {time.monotonic() - start:.1f} s")
     seen = int(np.isin(test.slices, train.slices).sum())
     if seen:
         say(f"warning: {task.name}: {seen} of {len(test.slices)} test samples lie on slices that are also in train")
-    results: TaskResults = {
-        "classes": [task.classes[index] for index in classes.tolist()],
-        "train": _count(task.train, train.slices, classes),
-        "test": _count(task.test, test.slices, classes),
+    return answers, {
+        "classes": names,
+        **{name: _count(split, found[name].slices, classes) for name, split in task.splits.items()},
+        "warnings": list(task.warnings),
         "test_samples_seen_in_train": seen,
-        "resampled": resampled,
-        "validated_on": validated_on,
-        **comparison.compare(distribution, scoring),
-        "heads": _each(predictions, lambda prediction: prediction.settings),
+        "rare_classes": rare_classes(answers),
+        "resampled": answers.unit,
+        "validated_on": VAL if task.val else validated_on,
+        "heads": _tree({key: seeds[0].settings for key, seeds in predictions.items()}),
     }
-    if task.kind.has_classes:
-        labels = range(len(classes))
-        results["confusion"] = _each(
-            predictions, lambda p: confusion_matrix(targets, p.outputs.argmax(1), labels=labels).tolist()
+
+
+def _tree(found: dict[tuple[str, str], Any]) -> dict[str, dict[str, Any]]:
+    """{row: {head: ...}}."""
+    out: dict[str, dict[str, Any]] = {}
+    for (row, head), value in found.items():
+        out.setdefault(row, {})[head] = value
+    return out
+
+
+def confusions(one: Answers) -> dict:
+    """`confusion` of results.json, of the first seed; nothing in kinds without classes."""
+    if not one.classes:
+        return {}
+    labels = range(len(one.classes))
+    return {
+        "confusion": _tree(
+            {
+                key: confusion_matrix(one.targets, seeds[0].argmax(1), labels=labels).tolist()
+                for key, seeds in one.outputs.items()
+            }
         )
-    return Scored(results, distribution, test.slices)
+    }
 
 
-def _each(predictions: comparison.Predictions, fact: Callable[[heads.Prediction], object]) -> dict:
-    """{row: {head: fact of its prediction}}."""
-    return {row: {head: fact(one) for head, one in by_head.items()} for row, by_head in predictions.items()}
+def rare_classes(one: Answers) -> dict[str, int]:
+    """Classes of the test split with fewer patients than an interval can be read from, and how many they have."""
+    groups = np.unique(one.units, return_inverse=True)[1]
+    counts = scores.patients_of_classes(one.targets, groups, len(one.classes)).tolist()
+    return {name: count for name, count in zip(one.classes, counts, strict=True) if 0 < count < intervals.RARE}
 
 
 def _groups(patients: np.ndarray, slices: np.ndarray) -> tuple[str, np.ndarray]:
-    """What is resampled, and its number for each sample: patients, or slices where there is one patient only."""
+    """What is left out to choose C, and its number for each sample: patients, or slices where there is one patient."""
     unit, keys = ("patient", patients) if len(np.unique(patients)) > 1 else ("slice", slices)
     return unit, np.unique(keys, return_inverse=True)[1]
 
 
-def _count(split: tasks.Split, slices: np.ndarray, classes: np.ndarray) -> Count:
+def _count(split: Split, slices: np.ndarray, classes: np.ndarray) -> Count:
     return {
         "samples": len(split.images),
         "slices": len(np.unique(slices)),
@@ -171,12 +214,13 @@ def _describe(model: Model, folder: str | Path) -> ModelFacts:
     }
 
 
-def _settings(device: str, scoring: Scoring) -> Settings:
+def _settings(device: str, scoring: Scoring, began: Sequence[str]) -> Settings:
     return {
         "device": device,
         "kind": scoring.kind,
+        "random_weights": list(began) or "as transformers draws them, LayerScale 1",
         "primary": {"head": scoring.primary.head.name, "metric": scoring.primary.metric.name},
-        "bootstrap_draws": scores.DRAWS,
+        "intervals": f"jackknife over patients, t, {intervals.LEVEL:.0%}",
         **scoring.settings,
         "versions": {name: version(name) for name in ("torch", "transformers", "scikit-learn", "numpy")}
         | {"python": platform.python_version()},

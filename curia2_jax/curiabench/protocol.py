@@ -38,7 +38,8 @@ class Head(NamedTuple):
 class Metric(NamedTuple):
     """A score, larger for better and at most 1. `phrase` in a sentence; `how` is a sentence of the report.
 
-    `in_brief`: whether the table that a command prints has it; the page has all.
+    `in_brief`: whether the table that a command prints has it; the page has all. `parts`: of a score between 0 and 1,
+    what it is the mean of and the patients behind each part, as in `scores.py`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Metric(NamedTuple):
     how: str
     score: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
     in_brief: bool = True
+    parts: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
 
     @property
     def title(self) -> str:
@@ -72,9 +74,20 @@ class Scoring(NamedTuple):
 
 TRAINED = Row("trained", "Trained backbone", "the trained backbone", "trained")
 RANDOM = Row("random", "Same backbone, random weights", "the same backbone with random weights", "random")
+# Of tasks without masks: the class token of random weights is nearly a constant, the mean of the patches is not.
+TRAINED_PATCHES = Row("trained-patches", "Trained, mean of patches", "the mean of its patch tokens", "trained patches")
+RANDOM_PATCHES = Row(
+    "random-patches", "Random weights, mean of patches", "the mean of random patch tokens", "random patches"
+)
+PIXELS_LINEAR = Row(
+    "pixels-linear", "Linear projection of pixels", "a linear projection of each patch", "projected pixels"
+)
+# Of tasks with masks.
+MASK_ONLY = Row("mask-only", "Mask alone, no pixel", "place and shape of the mask", "mask", has_direction=False)
 PIXELS = Row("pixels", "Raw pixels", "raw pixels", "raw pixels", has_direction=False)
-ROWS = (TRAINED, RANDOM, PIXELS)
-BASELINES = (RANDOM, PIXELS)  # what the trained backbone has to beat
+ROWS = (TRAINED, TRAINED_PATCHES, RANDOM, RANDOM_PATCHES, PIXELS_LINEAR, MASK_ONLY, PIXELS)  # those that a task has
+BASELINES = (RANDOM, RANDOM_PATCHES, PIXELS_LINEAR, MASK_ONLY, PIXELS)
+JUDGED_BY = (PIXELS, PIXELS_LINEAR, RANDOM)  # what the trained backbone has to beat, in the order of the verdict
 
 LINEAR = Head(
     "linear",
@@ -93,15 +106,27 @@ KNN = Head(
     heads.nearest_neighbors,
 )
 ACCURACY = Metric(
-    "accuracy", "accuracy", "Accuracy is the share of samples that are right.", scores.accuracy, in_brief=False
+    "accuracy",
+    "accuracy",
+    "Accuracy is the share of samples that are right.",
+    scores.accuracy,
+    in_brief=False,
+    parts=scores.accuracy_parts,
 )
 BALANCED_ACCURACY = Metric(
     "balanced_accuracy",
     "balanced accuracy",
     "Balanced accuracy is the mean recall of the classes.",
     scores.balanced_accuracy,
+    parts=scores.recalls,
 )
-AUROC = Metric("auroc", "AUROC", "AUROC is one class against the rest, averaged over classes.", scores.auroc)
+AUROC = Metric(
+    "auroc",
+    "AUROC",
+    "AUROC is one class against the rest, averaged over classes.",
+    scores.auroc,
+    parts=scores.areas,
+)
 PRIMARY = Primary(LINEAR, BALANCED_ACCURACY)
 
 SCORINGS = (

@@ -1,7 +1,7 @@
 """What a class token of a whole slice can be asked, without a mask that would give the answer away.
 
 Which structures lie in the slice, and how high it lies in its scan: both follow from the label maps of a corpus.
-Two sets of tokens of the same slices are compared, on the same resamples of the same test patients.
+Two sets of tokens of the same slices are compared, on the same test patients.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curia2_jax.curiabench import heads, scores
+from curia2_jax.curiabench import heads, intervals, scores
 from curia2_jax.curiabench.results import defined
 from curia2_jax.data.corpus import layout
 from curia2_jax.data.corpus.corpus import Corpus
@@ -39,6 +39,7 @@ class Answer(NamedTuple):
     trained: list[float | None]
     baseline: list[float | None]
     difference: list[float | None]
+    patients: int  # who were tested
 
 
 def read(folder: pathlib.Path) -> Labelled:
@@ -77,7 +78,7 @@ def compare(labelled: Labelled, trained: np.ndarray, baseline: np.ndarray) -> li
     """Every question by every head, of two sets of tokens (n, D) of the slices of `labelled`."""
     _, groups = np.unique(labelled.patients, return_inverse=True)
     own = np.unique(groups[labelled.test], return_inverse=True)[1]
-    weights = [np.ones((1, own.max() + 1)), scores.resample(int(own.max()) + 1, seed=0)]
+    patients = np.arange(own.max() + 1)
     asked = (
         (PRESENT, labelled.present.astype(np.float64), scores.presence_auroc),
         (HEIGHT, labelled.height, scores.explained),
@@ -91,16 +92,19 @@ def compare(labelled: Labelled, trained: np.ndarray, baseline: np.ndarray) -> li
                 none = np.empty(0, np.int64)
                 problem = heads.Problem(tokens[fit], targets[fit], groups[fit], tokens[rest], none, True)
                 outputs = predict(problem).outputs
-                found.append([score(targets[rest], outputs, own, w) for w in weights])
-            (point, draws), (other, others) = found
-            gains = (point - other)[0], draws - others
-            summaries = (scores.summary(point[0], draws), scores.summary(other[0], others), scores.summary(*gains))
-            out.append(Answer(question, head, *summaries))
+                found.append(intervals.estimate(score, targets[rest], outputs, own, patients, len(patients)))
+            first, second, gain = (intervals.interval(one) for one in (*found, intervals.minus(*found)))
+            out.append(Answer(question, head, first, second, gain, len(patients)))
     return out
 
 
 def verdict(answers: list[Answer]) -> str:
-    """One sentence: better or worse is said only where the interval of the difference does not hold zero."""
+    """One sentence: better or worse is said only where the interval of the difference does not hold zero, and only of
+    enough patients."""
+    begin = "By its class token, without masks, the trained backbone is"
+    fewest = min(one.patients for one in answers)
+    if fewest < intervals.FEWEST_PATIENTS:
+        return f"{begin} not judged: {fewest} test patients, fewer than {intervals.FEWEST_PATIENTS}."
 
     def side(difference: list[float | None]) -> str:
         _, low, high = defined(difference)
@@ -110,4 +114,4 @@ def verdict(answers: list[Answer]) -> str:
     for one in answers:
         parts.setdefault(side(one.difference), []).append(f"{one.question.split(',')[0]} by {one.head}")
     said = "; ".join(f"{word} the weights it began with: {', '.join(which)}" for word, which in parts.items())
-    return f"By its class token, without masks, the trained backbone is {said}."
+    return f"{begin} {said}."

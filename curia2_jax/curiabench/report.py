@@ -4,8 +4,9 @@ from importlib import resources
 
 import jinja2
 
+from curia2_jax.curiabench.intervals import FEWEST_PATIENTS, RARE
 from curia2_jax.curiabench.pictures import SlicePicture
-from curia2_jax.curiabench.protocol import BASELINES, ROWS, TRAINED, scoring_behind
+from curia2_jax.curiabench.protocol import BASELINES, JUDGED_BY, MASK_ONLY, ROWS, TRAINED, scoring_behind
 from curia2_jax.curiabench.results import Results, Score, defined
 
 CAPTIONS = {"crops": "What the student saw of the first images", "curves": "How training went"}
@@ -14,43 +15,101 @@ CAPTIONS = {"crops": "What the student saw of the first images", "curves": "How 
 def verdict(results: Results) -> str:
     """One sentence on the primary score, averaged over tasks.
 
-    A row is better or worse only when the 95 % interval of the difference, on the same resampled patients, does not
-    hold zero.
+    A row is better or worse only when the 95 % interval of the difference, on the same patients, does not hold zero,
+    and only where every task has enough patients to say so.
     """
     head, metric = scoring_behind(results).primary
     mean, tasks = results["mean"], results["tasks"].values()
-    value = defined(mean["rows"][TRAINED.name][head.name][metric.name])[0]
-    parts = []
-    for row in reversed(BASELINES):
-        other = defined(mean["rows"][row.name][head.name][metric.name])[0]
-        difference, low, high = defined(mean["trained_minus"][row.name][head.name][metric.name])
-        word = "better than" if low > 0 else "worse than" if high < 0 else "not distinguishable from"
-        interval = f"difference {difference:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
-        parts.append(f"{word} {row.phrase} ({other:.3f}; {interval})")
-    of = "" if len(tasks) == 1 else f", mean of {len(tasks)} tasks"
     fewest = min(task["test"]["patients"] for task in tasks)
+    parts = []
+    for row in (row for row in JUDGED_BY if row.name in mean["trained_minus"]):
+        other = mean["rows"][row.name][head.name][metric.name][0]
+        gain = mean["trained_minus"][row.name][head.name][metric.name]
+        words = f"{_side(gain)} " if fewest >= FEWEST_PATIENTS else ""
+        parts.append(f"{words}{row.phrase} ({_number(other)}; {_signed(gain)})")
+    of = "" if len(tasks) == 1 else f", mean of {len(tasks)} tasks"
     on = "on slices of one patient" if fewest == 1 else f"on {fewest} test patients"
     on += " in the smallest" if of else ""
-    return f"The trained backbone ({metric.phrase} {value:.3f}{of}, {on}) is {parts[0]} and {parts[1]}."
+    value = _number(mean["rows"][TRAINED.name][head.name][metric.name][0])
+    said = f"({metric.phrase} {value}{of}, {on})"
+    if fewest < FEWEST_PATIENTS:
+        few = f"fewer than {FEWEST_PATIENTS} patients say nothing of others"
+        sentence = f"No verdict, {few}: the trained backbone {said} beside {_listed(parts)}."
+    else:
+        sentence = f"The trained backbone {said} is {_listed(parts)}."
+    return " ".join([sentence, *_silent(results)])
+
+
+def _silent(results: Results) -> list[str]:
+    """A sentence on the tasks of which the mask alone, without any pixel, gives the answer away."""
+    scoring = scoring_behind(results)
+    found = []
+    for name, task in results["tasks"].items():
+        gains = task["trained_minus"].get(MASK_ONLY.name, {})
+        for head in scoring.heads:
+            low = gains.get(head.name, {}).get(scoring.primary.metric.name, [None] * 3)[1]
+            if low is not None and low <= 0:
+                value = task["rows"][MASK_ONLY.name][head.name][scoring.primary.metric.name][0]
+                found.append(f"{name} ({head.short} {_number(value)})")
+    if not found:
+        return []
+    return [f"Place and shape of the mask, without any pixel, do as well in {_listed(found)}: that says nothing of a "
+            "backbone."]  # fmt: skip
+
+
+def _listed(parts: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+
+
+def _side(gain: Score) -> str:
+    _, low, high = defined(gain)
+    return "better than" if low > 0 else "worse than" if high < 0 else "not distinguishable from"
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def _signed(gain: Score) -> str:
+    """A difference with its interval, if it has one."""
+    value, low, high = gain
+    if value is None:
+        return "difference undefined"
+    interval = "" if low is None or high is None else f", 95 % interval {low:+.3f} to {high:+.3f}"
+    return f"difference {value:+.3f}{interval}"
 
 
 def table(results: Results) -> str:
     """The rows of every task as text: each head's scores but those not `in_brief`, with their 95 % intervals."""
 
     def cell(score: Score) -> str:
-        return "undefined" if score[0] is None else "{:.3f} [{:.3f}, {:.3f}]".format(*defined(score))
+        value, low, high = score
+        return _number(value) if low is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
     scoring = scoring_behind(results)
     parts = results["tasks"] | ({"mean of the tasks": results["mean"]} if len(results["tasks"]) > 1 else {})
     columns = [(head, metric) for head in scoring.heads for metric in scoring.metrics if metric.in_brief]
     lines = [["", "", *(f"{head.short}, {metric.phrase}" for head, metric in columns)]]
     for name, part in parts.items():
-        for row in ROWS:
+        for row in (row for row in ROWS if row.name in part["rows"]):
             cells = (cell(part["rows"][row.name][head.name][metric.name]) for head, metric in columns)
             lines.append([name, row.title, *cells])
             name = ""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def csv(results: Results) -> str:
+    """scores.csv: a line a task, row, head and score with its 95 % interval, and each difference; empty = undefined."""
+    lines = ["task,row,head,score,value,lower,upper"]
+    parts = results["tasks"] | ({"mean of the tasks": results["mean"]} if len(results["tasks"]) > 1 else {})
+    for task, part in parts.items():
+        tables = part["rows"] | {f"trained minus {row}": heads for row, heads in part["trained_minus"].items()}
+        for row, heads in tables.items():
+            for head, metrics in heads.items():
+                for metric, score in metrics.items():
+                    lines.append(",".join([task, row, head, metric, *("" if x is None else repr(x) for x in score)]))
+    return "\n".join(lines) + "\n"
 
 
 def render(results: Results, tokens: dict[str, list[SlicePicture]], run_pictures: dict[str, str]) -> str:
@@ -81,4 +140,6 @@ def render(results: Results, tokens: dict[str, list[SlicePicture]], run_pictures
         baselines=BASELINES,
         trained=TRAINED,
         scoring=scoring_behind(results),
+        fewest_patients=FEWEST_PATIENTS,
+        rare=RARE,
     )

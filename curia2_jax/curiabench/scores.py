@@ -1,34 +1,33 @@
-"""Accuracy, balanced accuracy and AUROC with bootstrap intervals over patients, exact for every resample.
+"""Accuracy, balanced accuracy and AUROC of many weightings of the patients at once, exact for each.
 
-A resample of patients is a vector of multiplicities w (how often each patient was drawn). All three scores depend on
-sums over patients only: confusion counts, and for the AUROC the number of pairs (positive sample of patient p, negative
-sample of patient q) that are in the right order, which is w' U w. So a resample costs a product of small matrices
-instead of a sort, and thousands are drawn in a moment.
+All three scores depend on sums over patients only: confusion counts, and for the AUROC the number of pairs (positive
+sample of patient p, negative sample of patient q) that are in the right order, which is w' U w for weights w of the
+patients. So a weighting costs a product of small matrices instead of a sort.
 
 Every score is a function of the same four arrays and returns (draws,) float64, larger for better and at most 1:
 
     targets (n,)            columns of the probabilities
     probabilities (n, K)    the predicted class is that of the largest one, the first on a tie
     groups (n,)             numbers of patients, 0..G-1
-    weights (draws, G)      one row of multiplicities a resample; ones for the score itself
+    weights (draws, G)      a row each, such as how often a patient was drawn; ones for the score itself
+
+A score that is a mean over classes has a function of the first three beside it that gives its parts: the values (K,),
+NaN where there is none, and the number of patients that each rests on.
 """
 
 import numpy as np
-
-DRAWS = 2000
-INTERVAL = (2.5, 97.5)
-
-
-def resample(num_groups: int, seed: int, draws: int = DRAWS) -> np.ndarray:
-    """Multiplicities of `num_groups` groups drawn with replacement: (draws, num_groups) float64."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=draws).astype(np.float64)
 
 
 def accuracy(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Share of the samples that are predicted right."""
     hits, total = _counts(targets, probabilities, groups, weights)
     return hits.sum(1) / total.sum(1)
+
+
+def accuracy_parts(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray):
+    """The accuracy itself, and all patients."""
+    patients = int(groups.max()) + 1
+    return accuracy(targets, probabilities, groups, np.ones((1, patients))), np.array([patients])
 
 
 def balanced_accuracy(
@@ -39,19 +38,41 @@ def balanced_accuracy(
     return _mean_over_classes(hits / np.where(total > 0, total, np.nan))
 
 
+def recalls(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray):
+    """Recall of each class, and the patients who have it."""
+    hits, total = _counts(targets, probabilities, groups, np.ones((1, int(groups.max()) + 1)))
+    return (hits / np.where(total > 0, total, np.nan))[0], patients_of_classes(targets, groups, probabilities.shape[1])
+
+
+def patients_of_classes(targets: np.ndarray, groups: np.ndarray, num_classes: int) -> np.ndarray:
+    """How many patients have each class: (K,) int64."""
+    return np.array([len(np.unique(groups[targets == k])) for k in range(num_classes)])
+
+
 def auroc(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """One class against the rest, averaged over the classes for which the resample has both; ties count half.
 
     NaN where there is no such class.
     """
+    return _mean_over_classes(_areas(targets, probabilities, groups, weights))
+
+
+def areas(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray):
+    """AUROC of each class against the rest, and the patients who have the class."""
+    found = _areas(targets, probabilities, groups, np.ones((1, int(groups.max()) + 1)))
+    return found[0], patients_of_classes(targets, groups, probabilities.shape[1])
+
+
+def _areas(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(draws, K) float64."""
     num_groups, num_classes = weights.shape[1], probabilities.shape[1]
-    areas = np.full((len(weights), num_classes), np.nan)
+    found = np.full((len(weights), num_classes), np.nan)
     for k in range(num_classes):
         pairs, positives, negatives = _ordered_pairs(targets == k, probabilities[:, k], groups, num_groups)
         possible = (weights @ positives) * (weights @ negatives)
         ordered = np.einsum("dp,dp->d", weights @ pairs, weights)
-        areas[:, k] = np.where(possible > 0, ordered / np.maximum(possible, 1), np.nan)
-    return _mean_over_classes(areas)
+        found[:, k] = np.divide(ordered, possible, out=found[:, k], where=possible > 0)
+    return found
 
 
 def presence_auroc(present: np.ndarray, outputs: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -59,11 +80,11 @@ def presence_auroc(present: np.ndarray, outputs: np.ndarray, groups: np.ndarray,
 
     Here targets are (n, K) bool, and outputs (n, K) are larger where yes is likelier.
     """
-    areas = [
+    each = [
         auroc(yes.astype(np.int64), np.stack([-score, score], axis=1), groups, weights)
         for yes, score in zip(present.T, outputs.T, strict=True)
     ]
-    return _mean_over_classes(np.stack(areas, axis=1))
+    return _mean_over_classes(np.stack(each, axis=1))
 
 
 def explained(values: np.ndarray, outputs: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -99,10 +120,3 @@ def _mean_over_classes(values: np.ndarray) -> np.ndarray:
     """Mean over the second axis of (draws, K) without NaN; NaN where all of a row is."""
     known = ~np.isnan(values)
     return np.where(known, values, 0).sum(1) / np.where(known.any(1), known.sum(1), np.nan)
-
-
-def summary(point: float, draws: np.ndarray) -> list[float | None]:
-    """[score, lower, upper]: the score and the 95 % percentile interval of its resamples; None where undefined."""
-    known = draws[~np.isnan(draws)]
-    low, high = np.percentile(known, INTERVAL) if len(known) else (np.nan, np.nan)
-    return [None if np.isnan(value) else float(value) for value in (point, low, high)]

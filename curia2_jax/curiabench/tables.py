@@ -8,7 +8,8 @@ def print_evidence(reports: list[results.Results]) -> None:
     scoring = protocol.scoring_behind(reports[0])
     metric, baseline = scoring.primary.metric, protocol.RANDOM
     print(f"\n{metric.phrase}, mean of the tasks; the difference with its 95 % interval over patients")
-    names = "".join(f"{row.name:<10}" for row in protocol.ROWS)
+    rows = [row for row in protocol.ROWS if all(row.name in report["mean"]["rows"] for report in reports)]
+    names = "".join(f"{row.name:<15}" for row in rows)
     print(f"{'':<14}{'seed':<6}{names}{protocol.TRAINED.name} - {baseline.name}")
     for head in scoring.heads:
         wins = 0
@@ -16,7 +17,7 @@ def print_evidence(reports: list[results.Results]) -> None:
             mean = report["mean"]
             difference = results.defined(mean["trained_minus"][baseline.name][head.name][metric.name])
             wins += difference[1] > 0
-            values = (results.defined(mean["rows"][row.name][head.name][metric.name])[0] for row in protocol.ROWS)
-            cells = "".join(f"{score:<10.3f}" for score in values)
+            values = (results.defined(mean["rows"][row.name][head.name][metric.name])[0] for row in rows)
+            cells = "".join(f"{score:<15.3f}" for score in values)
             print(f"{head.short:<14}{seed:<6}{cells}{difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]")
         print(f"{head.short}: above random weights with the whole interval in {wins} of {len(reports)} seeds\n")

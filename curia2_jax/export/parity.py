@@ -138,8 +138,15 @@ def _difference(ours: Any, theirs: np.ndarray) -> float:
     return largest if np.isfinite(largest) else float("inf")
 
 
-def of_pixels(inputs: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], size: int) -> dict[str, float]:
-    """Image processor against the view that training makes of a whole slice, in standard deviations of the slice."""
+def of_pixels(
+    inputs: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], told: Mapping[str, Any]
+) -> dict[str, float]:
+    """Image processor against the view that training makes of a whole slice, in standard deviations of the slice.
+
+    told: the content of preprocessing.json.
+    """
+    size, bounds = told["resize"]["size"], told["clip"]["CT"]
+    window = () if bounds["max"] is None else (bounds["min"], bounds["max"])
     found = {}
     for kind in ("CT", "MR"):
         image = inputs[f"slice/{kind}"]
@@ -147,8 +154,8 @@ def of_pixels(inputs: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]
         canvas[0, : image.shape[0], : image.shape[1]] = image
         extent, is_ct = jnp.array([image.shape]), jnp.array([kind == "CT"])
         box = jnp.array([[[0, 0, *image.shape]]], jnp.float32)
-        mean, std = augment.slice_statistics(augment.clip_air(jnp.asarray(canvas), is_ct), extent)
-        view = augment.clip_air(resample.crop_and_resize(jnp.asarray(canvas), extent, box, size), is_ct)
+        mean, std = augment.slice_statistics(augment.clip_ct(jnp.asarray(canvas), is_ct, window), extent)
+        view = augment.clip_ct(resample.crop_and_resize(jnp.asarray(canvas), extent, box, size), is_ct, window)
         found[kind] = _difference(
             augment.z_score(view, *(x[:, None, None, None] for x in (mean, std))), theirs[f"pixels/{kind}"]
         )

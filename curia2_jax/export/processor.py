@@ -23,6 +23,7 @@ def contract(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, An
       meta: of the checkpoint: `step`, `corpus`, the hash of the corpus contract, and `teacher_digest`.
     """
     text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    low, high = config["augment"]["window"] or (-1000, None)
     return {
         "format": FORMAT,
         "steps": ["orient", "resize", "clip", "z_score"],
@@ -40,7 +41,7 @@ def contract(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, An
             "keep_aspect_ratio": False,
             "filter": "bicubic, a = -0.5, antialiased (PIL BICUBIC of mode F; torch antialias=True)",
         },
-        "clip": {"CT": {"min": -1000, "max": None}, "MR": None},
+        "clip": {"CT": {"min": low, "max": high}, "MR": None},
         "z_score": {
             "statistics": "mean and standard deviation (over N) of each slice as it came: clipped, not yet resized",
             "eps": 1e-6,
@@ -62,11 +63,13 @@ def contract(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, An
 def write(directory: pathlib.Path, preprocessing: Mapping[str, Any]) -> None:
     """Writes preprocessing.json, preprocessor_config.json and curia_image_processor.py into an existing folder."""
     (directory / CONTRACT).write_text(json.dumps(preprocessing, indent=2) + "\n")
+    bounds = preprocessing["clip"]["CT"]
     settings = {
         "image_processor_type": "CuriaImageProcessor",
         "auto_map": {"AutoImageProcessor": f"{_SOURCE.stem}.CuriaImageProcessor"},
         "crop_size": preprocessing["resize"]["size"],
         "clip_below_air": True,
+        "window": None if bounds["max"] is None else [bounds["min"], bounds["max"]],
         "eps": preprocessing["z_score"]["eps"],
     }
     (directory / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")

@@ -20,7 +20,7 @@ PyTree = Any
 # stacked: (depth, in, out); of their input axis a shard is a run of whole rows.
 RULES: tuple[tuple[str, tuple[int, ...]], ...] = (
     (r"blocks/.*/kernel$", (1, 2)),
-    (r"(dino|ibot)_head/mlp_\d/kernel$", (0, 1)),
+    (r"(dino_head|ibot_head|projector)/mlp_\d/kernel$", (0, 1)),
     (r"last_layer/(v|kernel)$", (1,)),
     (r"last_layer/g$", (0,)),
     (r"pos_embed$", (2,)),

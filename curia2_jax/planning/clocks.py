@@ -212,6 +212,7 @@ def _noise_of_outputs(recipe: Recipe) -> tuple[dict[str, Any], dict[str, jax.Arr
         "class_tokens": noise(images, 2, recipe.model.width),
         "class_features": noise(images, 2, dino.bottleneck, unit=True).astype(dtype),
         "local_features": noise(images, recipe.crops.num_local, dino.bottleneck, unit=True).astype(dtype),
+        "projections": noise(images, 2 + recipe.crops.num_local, recipe.heads.projector_width),
         "patch_features": noise(1, masked, ibot.bottleneck, unit=True).astype(dtype),
         "dino": Prototypes(noise(dino.bottleneck, dino.prototypes, unit=True), jnp.asarray(1.0)),
         "ibot": Prototypes(noise(ibot.bottleneck, ibot.prototypes, unit=True), jnp.asarray(1.0)),

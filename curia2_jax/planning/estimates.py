@@ -83,9 +83,9 @@ def activations(recipe: Recipe, masked_per_group: int, shards: int, kernels: boo
         everything = dataclasses.replace(m, remat="none")
         working = max(working, int(crops * kept * residuals(everything, tokens, size, kernels)))
     out["one block, recomputed"] = working
-    heads = {"dino": (recipe.dino_head, 2 * images), "ibot": (recipe.ibot_head, rows)}
+    heads = {"dino": (recipe.dino_head, 2 * images), "ibot": (recipe.ibot_head, rows)} if recipe.distills else {}
     out["teacher logits"] = sum(n * h.prototypes * size for h, n in heads.values())
-    largest = max(h.prototypes for h, _ in heads.values())
+    largest = max((h.prototypes for h, _ in heads.values()), default=0)
     out["one chunk of logits"] = 4 * recipe.objective.chunk * largest * 4  # logits, targets, slopes, exponentials
     # Last layers gathered in float32, and their gradients of this device.
     out["last layers"] = sum(2 * h.bottleneck * h.prototypes * 4 for h, _ in heads.values())
@@ -129,7 +129,8 @@ def memory_traffic(recipe: Recipe, params_bytes: int, masked_per_group: int, dev
     hidden = m.hidden_matrices * m.hidden
     per_token = size * (16 * m.width + 3 * hidden)
     forward = 0.0
-    for side, crops, passes in ((c.global_size, 2, 4), (c.local_size, c.num_local, 3)):  # the teacher's is the fourth
+    teacher = int(recipe.distills)  # one pass more over the global crops
+    for side, crops, passes in ((c.global_size, 2, 3 + teacher), (c.local_size, c.num_local, 3)):
         tokens = (side // m.patch_size) ** 2 + 1 + m.registers
         forward += passes * crops * tokens * m.depth * per_token
         if not kernels:
@@ -143,7 +144,7 @@ def memory_traffic(recipe: Recipe, params_bytes: int, masked_per_group: int, dev
     logits = sum(
         n * getattr(recipe, f"{name}_head").prototypes * (6 * size + 4 * 4) for name, n in rows.items()
     )  # six passes over the teacher's, about four arrays of float32 for the student's chunk
-    return (forward * images + logits) / devices + 10 * params_bytes
+    return (forward * images + teacher * logits) / devices + 10 * params_bytes
 
 
 @dataclasses.dataclass(frozen=True)

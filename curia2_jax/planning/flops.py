@@ -62,7 +62,7 @@ def update(recipe: Recipe, masked_per_group: int) -> dict[str, float]:
             continue
         tokens = patches[name] + 1 + m.registers
         blocks = count * m.depth * block(m, tokens)
-        if name == "global":
+        if name == "global" and recipe.distills:
             parts["teacher global"] = blocks + count * embedding(m, patches[name])
         # The backward pass is twice the forward one, but pixels need no gradient.
         kept = kept_share(count // groups, m.drop_path)
@@ -70,7 +70,8 @@ def update(recipe: Recipe, masked_per_group: int) -> dict[str, float]:
             3 * kept * blocks + 2 * count * embedding(m, patches[name]) + 2 * passes * interpolation(m, patches[name])
         )
 
-    sizes = Sizes(images, recipe.data.group_size, num_local, masked, m.width, recipe.dino_head, recipe.ibot_head)
+    heads = recipe.dino_head, recipe.ibot_head, recipe.projector
+    sizes = Sizes(images, recipe.data.group_size, num_local, masked, m.width, *heads)
     for term in TERMS:
         config = recipe.objective.term(term.name)
         if config.weight:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 Panel = tuple[str, tuple[str, ...]]  # title, metrics
+MODULES = ("backbone", "dino_head", "ibot_head", "projector")
 # Beside those of the terms of the objective.
 PANELS: tuple[Panel, ...] = (
     ("Loss", ("loss",)),
@@ -14,8 +15,8 @@ PANELS: tuple[Panel, ...] = (
     ("RankMe of the class tokens", ("rankme",)),
     ("Teacher: entropy, and KL to the student", ("teacher_entropy", "teacher_kl")),
     ("Spread of the class tokens", ("feature_std",)),
-    ("Norm of the gradient", ("grad_norm/backbone", "grad_norm/dino_head", "grad_norm/ibot_head")),
-    ("Norm of the update", ("update_norm/backbone", "update_norm/dino_head", "update_norm/ibot_head")),
+    ("Norm of the gradient", tuple(f"grad_norm/{name}" for name in MODULES)),
+    ("Norm of the update", tuple(f"update_norm/{name}" for name in MODULES)),
     ("Learning rate", ("lr", "last_layer_lr")),
 )
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key
 
-from curia2_jax.training.recipe import AugmentConfig
+from curia2_jax.training.recipe import AugmentConfig, Window
 from curia2_jax.training.resample import THREE_PASSES, crop_and_resize
 
 EPS = 1e-6  # of the z-score; a constant slice is only centered
@@ -32,9 +32,10 @@ def z_score(crops: Array, mean: Array, std: Array) -> Array:
     return (crops - mean) / jnp.where(std < EPS, 1.0, std)
 
 
-def clip_air(x: Float[Array, " B *rest"], is_ct: Bool[Array, " B"]) -> Float[Array, " B *rest"]:
-    """CT is clipped below air; MR has no such floor."""
-    return jnp.where(is_ct.reshape((-1,) + (1,) * (x.ndim - 1)), jnp.maximum(x, CT_AIR), x)
+def clip_ct(x: Float[Array, " B *rest"], is_ct: Bool[Array, " B"], window: Window = ()) -> Float[Array, " B *rest"]:
+    """CT is clipped to the window (lowest, highest HU), without one below air; MR has no such bounds."""
+    low, high = window or (CT_AIR, None)
+    return jnp.where(is_ct.reshape((-1,) + (1,) * (x.ndim - 1)), jnp.clip(x, low, high), x)
 
 
 def blur_weights(sigma: Float[Array, " V"], size: int) -> Float[Array, "V {size} {size}"]:
@@ -117,15 +118,15 @@ def crops_of(
         `flips` (B, 2 + L) bool: columns reversed, `is_ct` (B,) bool.
       key: of this step; folded by row, so that a row's draws do not depend on the batch around it.
     """
-    slices = clip_air(batch["slices"].astype(jnp.float32), batch["is_ct"])
+    slices = clip_ct(batch["slices"].astype(jnp.float32), batch["is_ct"], c.window)
     rows = slices.shape[0]
     mean, std = slice_statistics(slices, batch["extent"])
-    # Cropping comes before clipping, as in the published processor: bicubic overshoot below air is clipped too.
+    # Cropping comes before clipping, as in the published processor: bicubic overshoot is clipped too.
     raw = batch["slices"].astype(jnp.float32)
     keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
 
     def cut(boxes: Array, flips: Array, size: int, blur_rates: Array, use: int) -> Array:
-        crops = clip_air(crop_and_resize(raw, batch["extent"], boxes, size), batch["is_ct"])
+        crops = clip_ct(crop_and_resize(raw, batch["extent"], boxes, size), batch["is_ct"], c.window)
         crops = jnp.where(flips[..., None, None], crops[..., ::-1], crops)
         one = lambda x, m, s, k: augment(x, m, s, blur_rates, jax.random.fold_in(k, use), c)  # noqa: E731
         return jax.vmap(one)(crops, mean, std, keys).reshape(-1, size, size, 1)

@@ -25,8 +25,9 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from curia2_jax.errors import UserError
+from curia2_jax.training.earlier import upgraded
 from curia2_jax.training.fingerprints import digest, fingerprints
-from curia2_jax.training.recipe import CheckpointConfig, upgraded
+from curia2_jax.training.recipe import CheckpointConfig
 
 PyTree = Any
 ITEMS = ("params", "teacher", "opt_state", "centers")

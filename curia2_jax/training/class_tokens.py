@@ -10,19 +10,19 @@ import numpy as np
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.models.vit import ViT
 from curia2_jax.training import augment, initial
-from curia2_jax.training.recipe import Recipe
+from curia2_jax.training.recipe import Recipe, Window
 from curia2_jax.training.resample import crop_and_resize
 from curia2_jax.training.state import init_params
 
 BATCH = 64
 
 
-def pixels(slices: jax.Array, extent: jax.Array, is_ct: jax.Array, size: int) -> jax.Array:
-    """Whole slices as the model is to see them, (B, R, R, 1): resized, clipped below air, z-scored, not augmented."""
+def pixels(slices: jax.Array, extent: jax.Array, is_ct: jax.Array, size: int, window: Window = ()) -> jax.Array:
+    """Whole slices as the model is to see them, (B, R, R, 1): resized, CT clipped, z-scored, not augmented."""
     raw = slices.astype(jnp.float32)
-    mean, std = augment.slice_statistics(augment.clip_air(raw, is_ct), extent)
+    mean, std = augment.slice_statistics(augment.clip_ct(raw, is_ct, window), extent)
     whole = jnp.concatenate([jnp.zeros_like(extent), extent], axis=1).astype(jnp.float32)[:, None]
-    cut = augment.clip_air(crop_and_resize(raw, extent, whole, size), is_ct)[:, 0]
+    cut = augment.clip_ct(crop_and_resize(raw, extent, whole, size), is_ct, window)[:, 0]
     return augment.z_score(cut, mean.reshape(-1, 1, 1), std.reshape(-1, 1, 1))[..., None]
 
 
@@ -34,7 +34,7 @@ def class_tokens(backbones: list, recipe: Recipe, corpus: Corpus, indices: np.nd
 
     @jax.jit
     def tokens(slices: jax.Array, extent: jax.Array, is_ct: jax.Array) -> list[jax.Array]:
-        images = pixels(slices, extent, is_ct, recipe.crops.global_size)
+        images = pixels(slices, extent, is_ct, recipe.crops.global_size, recipe.augment.window)
         return [cast(dict, ViT(model).apply({"params": one}, images))["cls"] for one in backbones]
 
     found = []

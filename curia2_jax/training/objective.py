@@ -19,6 +19,7 @@ from curia2_jax.data.crops.masks import masked_per_group
 from curia2_jax.losses.ibot import masked_patches
 from curia2_jax.losses.targets import Targets, entropy, sinkhorn_knopp, softmax_centering, update_center
 from curia2_jax.models.dino_head import DINOHead, largest_logit, last_layer_kernel
+from curia2_jax.models.projector import Projector
 from curia2_jax.models.vit import ViT
 from curia2_jax.parallel import sharding
 from curia2_jax.parallel.mesh import BATCH, batch_shards
@@ -49,9 +50,21 @@ class Program:
         return cast(dict[str, Array], vit.apply({"params": params}, images, masks, drop_path_keys=drop_path_keys))
 
     def head(self, params: PyTree, name: str, tokens: Array) -> Array:
-        """The bottleneck of the head `name` of `params`: (n, D) -> (n, bottleneck). iBOT may share DINO's."""
+        """The bottleneck of the head `name` of `params`: (n, D) -> (n, bottleneck). iBOT may share DINO's. No columns
+        where the recipe has no heads."""
+        if not self.recipe.distills:
+            return jnp.zeros((tokens.shape[0], 0))
         config = self.recipe.ibot_head if name == "ibot" and not self.recipe.heads.shared else self.recipe.dino_head
         return cast(Array, DINOHead(config).apply({"params": self.head_params(params, name)}, tokens))
+
+    def project(self, params: PyTree, tokens: Array) -> Array:
+        """The projector of `params`: (b, V, D) -> (b, V, width), no columns where the recipe has none."""
+        if not self.recipe.projects:
+            return jnp.zeros((*tokens.shape[:2], 0))
+        rows = Projector(self.recipe.projector).apply(
+            {"params": params["projector"]}, tokens.reshape(-1, tokens.shape[-1])
+        )
+        return cast(Array, rows).reshape(*tokens.shape[:2], -1)
 
     def head_params(self, params: PyTree, name: str) -> PyTree:
         return params["dino_head" if self.recipe.heads.shared else f"{name}_head"]
@@ -71,7 +84,7 @@ def gradients(
 
     With `parallel.accumulation` > 1 the teacher sees all micro-batches first, so that Sinkhorn-Knopp and centering are
     those of the whole batch; micro-batches are whole groups, so DINO, iBOT, KoLeo and drop path are too. Only
-    SigReg is of the micro-batch.
+    SigReg and the projector's batch norm are of the micro-batch.
 
     Args and shapes: see `step.update`.
     """
@@ -79,7 +92,7 @@ def gradients(
     program = Program(recipe, mesh, platform, Layout(images // parts, groups // parts, batch_shards(mesh)))
     batch = {"global_crops": crops[0], "local_crops": crops[1], "masks": masks, "group": jnp.arange(groups)}
     micro = {name: _split(x, parts, program) for name, x in batch.items()}
-    targets, centers = _targets(state, micro, teacher_temp, program)
+    targets, centers = _targets(state, micro, teacher_temp, program) if recipe.distills else ({}, state.centers)
     done = state.step + 1
     due = (done % recipe.log.every_steps == 0) | (done == recipe.schedule.total_steps)
     loss_and_grad = jax.value_and_grad(_student_loss, has_aux=True)
@@ -92,8 +105,9 @@ def gradients(
 
     (grads, metrics), tokens = _mean_over_parts(part, parts)
     metrics[CLASS_TOKENS] = tokens.reshape(-1, tokens.shape[-1])[:RANKME_IMAGES]
-    metrics["teacher_entropy"] = entropy(targets["dino"], recipe.objective.chunk).mean()
-    metrics["teacher_information"] = math.log(recipe.dino_head.prototypes) - metrics["teacher_entropy"]
+    if recipe.distills:
+        metrics["teacher_entropy"] = entropy(targets["dino"], recipe.objective.chunk).mean()
+        metrics["teacher_information"] = math.log(recipe.dino_head.prototypes) - metrics["teacher_entropy"]
     if "nats/dino" in metrics:
         metrics["teacher_kl"] = metrics["teacher_information"] - metrics["nats/dino"]
     return grads, centers, metrics
@@ -182,9 +196,12 @@ def _teacher_logits(teacher: PyTree, m: dict[str, Array], program: Program) -> d
     return {"dino": logits("dino", out["cls"]), "ibot": logits("ibot", patches.reshape(-1, patches.shape[-1]))}
 
 
-def _prototypes(head: PyTree, mesh: Mesh | None) -> Prototypes:
+def _prototypes(params: PyTree, name: str, program: Program) -> Prototypes:
     """The last layer of a head, whole on every device."""
-    return Prototypes(sharding.gathered(last_layer_kernel(head), mesh), largest_logit(head))
+    if not program.recipe.distills:
+        return Prototypes(jnp.zeros((0, 0)), jnp.zeros(()))
+    head = program.head_params(params, name)
+    return Prototypes(sharding.gathered(last_layer_kernel(head), program.mesh), largest_logit(head))
 
 
 def _student_outputs(
@@ -207,15 +224,18 @@ def _student_outputs(
         return program.head(params, name, sharding.spread(tokens, program.mesh))
 
     patches, weights = _masked(out["patches"], m["masks"], program)
-    dino = _prototypes(params["dino_head"], program.mesh)
+    class_tokens = out["cls"].reshape(layout.images, 2, -1)
+    views = jnp.concatenate([class_tokens, local_cls.reshape(layout.images, recipe.crops.num_local, -1)], axis=1)
+    dino = _prototypes(params, "dino", program)
     return Outputs(
-        class_tokens=out["cls"].reshape(layout.images, 2, -1),
+        class_tokens=class_tokens,
         class_features=features("dino", out["cls"]).reshape(layout.images, 2, -1),
         local_features=features("dino", local_cls).reshape(layout.images, recipe.crops.num_local, -1),
+        projections=program.project(params, sharding.spread(views, program.mesh)),
         patch_features=layout.by_shard(features("ibot", patches.reshape(-1, patches.shape[-1]))),
         patch_weights=weights.reshape(layout.shards, -1),
         dino=dino,
-        ibot=dino if recipe.heads.shared else _prototypes(params["ibot_head"], program.mesh),
+        ibot=dino if recipe.heads.shared else _prototypes(params, "ibot", program),
         targets=targets,
         key=jax.random.fold_in(key, TERM),
         layout=layout,

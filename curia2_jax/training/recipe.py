@@ -12,28 +12,21 @@ from curia2_jax.data.crops.boxes import CropsConfig
 from curia2_jax.data.crops.masks import MasksConfig
 from curia2_jax.errors import UserError
 from curia2_jax.models.dino_head import HeadConfig
+from curia2_jax.models.projector import ProjectorConfig
 from curia2_jax.models.vit import ViTConfig
 from curia2_jax.parallel.mesh import ParallelConfig
+from curia2_jax.telemetry.probing import ProbeConfig
+from curia2_jax.training.earlier import RENAMED
 from curia2_jax.training.terms import TERMS
 
-# Keys that had another name, and what is written instead.
-RENAMED = {
-    "views": "augment",
-    "objective.dino_weight": "objective.dino.weight",
-    "objective.ibot_weight": "objective.ibot.weight",
-    "objective.regularizer": "objective.sigreg.weight or objective.koleo.weight, 0 for none",
-    "objective.regularizer_weight": "objective.sigreg.weight or objective.koleo.weight",
-    "objective.sigreg_placement": "objective.sigreg.placement",
-    "objective.sigreg_slices": "objective.sigreg.directions",
-    "objective.sigreg_knots": "objective.sigreg.knots",
-    "objective.sigreg_t_max": "objective.sigreg.t_max",
-}
+Window = tuple[float, ...]  # lowest and highest HU, or ()
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
     """Intensity augmentation. Rates are per crop; ranges are in units of the z-score unless they say otherwise."""
 
+    window: Window  # that CT is clipped to before the z-score; (): below air only
     normalize: Literal["slice", "crop"]  # whose mean and spread the z-score takes
     gamma_rate: float
     gamma: float  # exponent log-uniform in [1/gamma, gamma], on the crop's own min-max range
@@ -46,16 +39,21 @@ class AugmentConfig:
     noise_rate: float
     noise: float  # standard deviation uniform in [0, noise]
 
+    def __post_init__(self):
+        if self.window and (len(self.window) != 2 or self.window[0] >= self.window[1]):
+            raise UserError(f"window: found {self.window}; write (LOWEST, HIGHEST) in HU, or () for none")
+
 
 @dataclasses.dataclass(frozen=True)
 class HeadsConfig:
-    """The two projection heads; a shared one has the DINO head's sizes."""
+    """The two projection heads; a shared one has the DINO head's sizes. LeJEPA's projector is as deep and as wide."""
 
     shared: bool
     dino_prototypes: int
     dino_bottleneck: int
     ibot_prototypes: int
     ibot_bottleneck: int
+    projector_width: int  # columns of its last layer
     hidden: int
     layers: int
     weight_norm: bool
@@ -146,6 +144,23 @@ class Recipe:
     parallel: ParallelConfig
     checkpoint: CheckpointConfig
     log: LogConfig
+    probe: ProbeConfig
+
+    @property
+    def distills(self) -> bool:
+        """Whether a term compares the student with the teacher. Without one there are no heads, and the teacher is
+        the moving average that is evaluated and exported, and nothing else."""
+        return bool(self.objective.term("dino").weight or self.objective.term("ibot").weight)
+
+    @property
+    def projects(self) -> bool:
+        """Whether there is a projector."""
+        return bool(self.objective.term("invariance").weight)
+
+    @property
+    def projector(self) -> ProjectorConfig:
+        h, m = self.heads, self.model
+        return ProjectorConfig(h.projector_width, h.hidden, h.layers, m.dtype, m.init)
 
     @property
     def dino_head(self) -> HeadConfig:
@@ -185,36 +200,6 @@ def recipe_from(config: Mapping[str, Any]) -> Recipe:
     recipe = Recipe(**sections)
     _check(recipe)
     return recipe
-
-
-def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested config of a run that an earlier release started, in the keys of this one; one of this stays as it is.
-
-    What was typed is refused with the new name; what lies in a run is read.
-    """
-    new = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
-    if "views" in new:
-        new["augment"] = new.pop("views")
-    new.get("data", {}).setdefault("reduce", 0)
-    for key, then in (("init", "normal_0.02"), ("position_init", "normal")):
-        new.get("model", {}).setdefault(key, then)
-    objective = new.get("objective", {})
-    if "regularizer" in objective:
-        kind, weight = objective.pop("regularizer"), objective.pop("regularizer_weight")
-        for name in ("dino", "ibot"):
-            objective[name] = {"weight": objective.pop(f"{name}_weight")}
-        objective["koleo"] = {"weight": weight if kind == "koleo" else 0.0}
-        objective["sigreg"] = {
-            "weight": weight if kind == "sigreg" else 0.0,
-            "placement": objective.pop("sigreg_placement"),
-            "directions": objective.pop("sigreg_slices"),
-            "knots": objective.pop("sigreg_knots"),
-            "t_max": objective.pop("sigreg_t_max"),
-        }
-    for term in TERMS:  # one that is younger than the run
-        if objective and term.name not in objective:
-            objective[term.name] = dataclasses.asdict(term.config(weight=0.0))
-    return new
 
 
 def _section(name: str, kind: type, values: Mapping[str, Any]) -> Any:
@@ -280,6 +265,13 @@ def _value(where: str, value: Any, kind: Any) -> Any:
 
 def _check(r: Recipe) -> None:
     """What the types cannot say."""
+    sigreg = r.objective.term("sigreg")
+    for place, there, key in (("head", r.distills, "dino"), ("projector", r.projects, "invariance")):
+        if sigreg.weight and sigreg.placement == place and not there:
+            raise UserError(
+                f"config.objective.sigreg.placement: found {place!r}, which this run has not; write 'backbone', or "
+                f"config.objective.{key}.weight above 0"
+            )
     if r.data.global_batch % r.data.group_size:
         near = max(round(r.data.global_batch / r.data.group_size), 1) * r.data.group_size
         raise UserError(

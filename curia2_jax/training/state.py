@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from curia2_jax.models.dino_head import DINOHead
+from curia2_jax.models.projector import Projector
 from curia2_jax.models.vit import ViT
 from curia2_jax.parallel.processes import whole
 from curia2_jax.training.optimizer import tx
@@ -24,23 +25,26 @@ class TrainState:
     """What a checkpoint holds. Parameters, teacher and moments are float32."""
 
     step: Array  # () int32: updates done
-    params: PyTree  # {backbone, dino_head[, ibot_head]}
+    params: PyTree  # {backbone[, dino_head][, ibot_head][, projector]}
     teacher: PyTree  # the same tree: the exponential moving average of params
     opt_state: PyTree  # Adam's count, mu, nu
     centers: dict[str, Array]  # {dino: (K,), ibot: (K,)}; moved by softmax centring only
 
 
 def init_params(key: Array, recipe: Recipe) -> PyTree:
-    """Random parameters {backbone, dino_head[, ibot_head]}, float32."""
+    """Random parameters {backbone[, dino_head][, ibot_head][, projector]}, float32, as the terms need them."""
     backbone, dino, ibot = jax.random.split(key, 3)
     side = recipe.model.image_size
     # Parameters are the same whatever kernel will use them.
     vit = ViT(dataclasses.replace(recipe.model, attention="xla"))
     params = {"backbone": vit.init(backbone, jnp.zeros((1, side, side, recipe.model.in_channels)))["params"]}
     tokens = jnp.zeros((1, recipe.model.width))
-    params["dino_head"] = DINOHead(recipe.dino_head).init(dino, tokens)["params"]
-    if not recipe.heads.shared:
+    if recipe.distills:
+        params["dino_head"] = DINOHead(recipe.dino_head).init(dino, tokens)["params"]
+    if recipe.distills and not recipe.heads.shared:
         params["ibot_head"] = DINOHead(recipe.ibot_head).init(ibot, tokens)["params"]
+    if recipe.projects:
+        params["projector"] = Projector(recipe.projector).init(jax.random.fold_in(key, 3), tokens)["params"]
     return params
 
 

@@ -15,10 +15,12 @@ from jax import Array
 
 from curia2_jax.losses.dino import dino_loss
 from curia2_jax.losses.ibot import ibot_loss
+from curia2_jax.losses.invariance import invariance
 from curia2_jax.losses.koleo import koleo
 from curia2_jax.losses.sigreg import CHUNK, expected_at_optimum, sigreg
 from curia2_jax.losses.targets import Targets
 from curia2_jax.models.dino_head import HeadConfig
+from curia2_jax.models.projector import ProjectorConfig
 
 SIGREG_REFERENCE_BATCH = 512  # the weight of SigReg means what it means in LeJEPA at this batch
 
@@ -34,7 +36,7 @@ class Layout(NamedTuple):
         return x.reshape(self.groups, -1, *x.shape[1:])
 
     def by_shard(self, x: Array) -> Array:
-        return x.reshape(self.shards, -1, *x.shape[1:])
+        return x.reshape(self.shards, x.shape[0] // self.shards, *x.shape[1:])
 
 
 class Prototypes(NamedTuple):
@@ -47,11 +49,16 @@ class Prototypes(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What the student made of a micro-batch of b images, and what the teacher asks of it."""
+    """What the student made of a micro-batch of b images, and what the teacher asks of it.
+
+    In a run without DINO and iBOT there are no heads and no targets, in one without invariance there is no projector:
+    what they would give has no columns.
+    """
 
     class_tokens: Array  # (b, 2, D) of the global crops, after the final norm
     class_features: Array  # (b, 2, bottleneck) of the DINO head
     local_features: Array  # (b, L, bottleneck)
+    projections: Array  # (b, 2 + L, width) of the projector: both global views, then the local ones
     patch_features: Array  # (shards, masked rows, bottleneck) of the iBOT head
     patch_weights: Array  # (shards, masked rows): 1 / (masked patches of the crop)
     dino: Prototypes
@@ -73,6 +80,7 @@ class Sizes(NamedTuple):
     width: int
     dino_head: HeadConfig
     ibot_head: HeadConfig
+    projector: ProjectorConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +93,8 @@ class Weighted:
 @dataclasses.dataclass(frozen=True)
 class SigRegConfig:
     weight: float  # times 512 / batch, so that it means the same at any batch; 0 leaves it out
-    placement: Literal["backbone", "head"]  # class tokens after the final norm, or the DINO head's bottleneck
+    # Class tokens after the final norm, or the DINO head's bottleneck, both of global views; or projections of all.
+    placement: Literal["backbone", "head", "projector"]
     directions: int
     knots: int
     t_max: float
@@ -130,8 +139,13 @@ def _koleo(out: Outputs, _: Weighted) -> tuple[Array, dict[str, Array]]:
     return loss, {"koleo": loss}
 
 
+def _invariance(out: Outputs, _: Weighted) -> tuple[Array, dict[str, Array]]:
+    loss = invariance(out.projections)
+    return loss, {"invariance": loss}
+
+
 def _sigreg(out: Outputs, config: SigRegConfig) -> tuple[Array, dict[str, Array]]:
-    tokens = out.class_tokens
+    tokens = out.projections if config.placement == "projector" else out.class_tokens
     if config.placement == "head":  # of unit length: N(0, I) has the root of its dimensions
         tokens = out.class_features * math.sqrt(out.class_features.shape[-1])
     statistic = sigreg(
@@ -142,12 +156,16 @@ def _sigreg(out: Outputs, config: SigRegConfig) -> tuple[Array, dict[str, Array]
     return loss, {"sigreg": statistic, "sigreg_expected": expected}
 
 
+def _mlp_flops(width: int, hidden: int, layers: int, out: int) -> float:
+    """Of one token, forward."""
+    return sum(2.0 * a * b for a, b in itertools.pairwise([width, *[hidden] * (layers - 1), out]))
+
+
 def _head_flops(name: str, width: int, head: HeadConfig, teacher: int, student: int) -> dict[str, float]:
     """A projection head and its last layer on so many tokens: the backward pass is twice the forward one."""
-    sizes = [width, *[head.hidden] * (head.layers - 1), head.bottleneck]
     tokens = teacher + 3 * student
     return {
-        f"{name} head": tokens * sum(2.0 * a * b for a, b in itertools.pairwise(sizes)),
+        f"{name} head": tokens * _mlp_flops(width, head.hidden, head.layers, head.bottleneck),
         f"{name} last layer": tokens * 2.0 * head.bottleneck * head.prototypes,
     }
 
@@ -166,18 +184,28 @@ def _koleo_flops(sizes: Sizes, _: Weighted) -> dict[str, float]:
     return {"koleo": 2.0 * 2 * sizes.images * sizes.group_size * sizes.width}
 
 
+def _invariance_flops(sizes: Sizes, _: Weighted) -> dict[str, float]:
+    p, tokens = sizes.projector, (2 + sizes.num_local) * sizes.images
+    return {"projector": 3 * tokens * _mlp_flops(sizes.width, p.hidden, p.layers, p.width)}
+
+
 def _sigreg_flops(sizes: Sizes, config: SigRegConfig) -> dict[str, float]:
-    dim = sizes.width if config.placement == "backbone" else sizes.dino_head.bottleneck
+    views, dim = {
+        "backbone": (2, sizes.width),
+        "head": (2, sizes.dino_head.bottleneck),
+        "projector": (2 + sizes.num_local, sizes.projector.width),
+    }[config.placement]
     chunk = min(config.directions, CHUNK)
     directions = chunk * math.ceil(config.directions / chunk)  # the last chunk is computed whole
     # Forward, forward again (a chunk of projections is cheaper to make than to keep), gradient of the tokens.
-    return {"sigreg": 3 * 2.0 * 2 * sizes.images * dim * directions}
+    return {"sigreg": 3 * 2.0 * views * sizes.images * dim * directions}
 
 
 TERMS = (
     Term("dino", Weighted, _dino, _dino_flops, ("DINO", ("dino_global", "dino_local"))),
     Term("ibot", Weighted, _ibot, _ibot_flops, ("iBOT", ("ibot",))),
     Term("koleo", Weighted, _koleo, _koleo_flops, ("KoLeo", ("koleo",))),
+    Term("invariance", Weighted, _invariance, _invariance_flops, ("LeJEPA: distance between views", ("invariance",))),
     Term("sigreg", SigRegConfig, _sigreg, _sigreg_flops,
          ("SigReg beside its expectation", ("sigreg", "sigreg_expected"))),
 )  # fmt: skip

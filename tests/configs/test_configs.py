@@ -25,6 +25,7 @@ COUNTS = {
     "vitl_hires": 304_101_632,
     "vitg_hires": 1_135_440_896,
     "curia_vitb": 86_072_832,
+    "lejepa_vitb": 85_483_008,
 }
 
 

@@ -53,6 +53,7 @@ def results(trained=0.8, random=0.6, pixels=0.3, margin=0.1, patients=12):
         "train": count,
         "test": count,
         "test_samples_seen_in_train": 0,
+        "rare_classes": {},
         "resampled": "patient" if patients > 1 else "slice",
         "confusion": {"trained": {"linear": [[597, 3, 0], [34, 600, 0], [0, 0, 0]]}},
         **one,
@@ -62,7 +63,6 @@ def results(trained=0.8, random=0.6, pixels=0.3, margin=0.1, patients=12):
         "patch_size": 16, "resolution": 256,
     }  # fmt: skip
     settings = {
-        "bootstrap_draws": 2000,
         "neighbors": 20,
         "temperature": 0.07,
         "device": "cpu",
@@ -103,6 +103,37 @@ def test_verdict_says_on_how_many_patients_and_tasks():
     assert "mean of 2 tasks, on 3 test patients in the smallest)" in report.verdict(two)
 
 
+@pytest.mark.parametrize(("patients", "begins"), [(1, "No verdict"), (9, "No verdict"), (10, "The trained backbone")])
+def test_no_verdict_under_ten_patients(patients, begins):
+    """However far apart the scores are, few patients call nobody better."""
+    said = results(patients=patients)["verdict"]
+    assert said.startswith(begins)
+    assert ("better" in said) == (patients >= 10)
+    assert "0.300; difference +0.500, 95 % interval +0.400 to +0.600" in said
+
+
+def test_a_task_that_the_mask_answers_is_named():
+    """Where place and shape without pixels do as well by any head, the verdict says what that means."""
+    found = results()
+    task = found["tasks"]["organs"]
+    task["rows"]["mask-only"] = task["rows"]["trained"]
+    gain = {head: dict(scores) for head, scores in task["trained_minus"]["pixels"].items()}
+    task["trained_minus"]["mask-only"] = gain
+    assert "without any pixel" not in report.verdict(found)
+    gain["knn"]["balanced_accuracy"] = [0.01, -0.02, 0.04]
+    assert report.verdict(found).endswith(
+        "Place and shape of the mask, without any pixel, do as well in organs (kNN 0.800): that says nothing of a "
+        "backbone."
+    )
+
+
+def test_page_lists_classes_of_few_patients():
+    """With how many there are."""
+    found = results()
+    found["tasks"]["organs"]["rare_classes"] = {"kidney": 2}
+    assert "hardly known: kidney (2)." in report.render(found, {"organs": []}, {})
+
+
 def test_page_is_whole_escaped_and_loads_nothing_from_elsewhere():
     """Valid HTML with every number, picture and label, and no address in it."""
     pictures = {"organs": [SlicePicture(PIXEL + "a", PIXEL + "b", PIXEL + "c")] * 2}
@@ -127,9 +158,9 @@ def test_page_is_whole_escaped_and_loads_nothing_from_elsewhere():
 
 
 def test_page_warns_of_few_patients_and_of_one():
-    """Coarse intervals are called coarse, those of one patient too narrow."""
-    assert "they are coarse" not in report.render(results(), {"organs": []}, {})
-    assert "With 4 patients they are coarse" in report.render(results(patients=4), {"organs": []}, {})
+    """Few are too few for a verdict, intervals of one are too narrow."""
+    assert "too few for a verdict" not in report.render(results(), {"organs": []}, {})
+    assert "4 patients are too few for a verdict" in report.render(results(patients=4), {"organs": []}, {})
     assert "too narrow" in report.render(results(patients=1), {"organs": []}, {})
 
 

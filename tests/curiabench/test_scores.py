@@ -1,4 +1,4 @@
-"""Scores and intervals against scikit-learn, resample by resample."""
+"""Scores against scikit-learn, resample by resample."""
 
 import warnings
 
@@ -45,7 +45,7 @@ def test_scores_are_those_of_scikit_learn(ties):
 def test_every_resample_is_scored_as_scikit_learn_scores_the_repeated_samples():
     """Fifty draws of patients, their samples repeated as often as drawn."""
     targets, probabilities, groups = drawn(2, n=40, num_groups=6)
-    weights = scores.resample(6, seed=3, draws=50)
+    weights = np.random.default_rng(3).multinomial(6, np.full(6, 1 / 6), size=50).astype(float)
     got = [metric(targets, probabilities, groups, weights) for metric in METRICS]
     for draw, weight in enumerate(weights.astype(int)):
         rows = np.concatenate([np.repeat(np.flatnonzero(groups == g), weight[g]) for g in range(6)])
@@ -60,29 +60,17 @@ def test_classes_without_samples_are_left_out_and_not_scored_as_zero():
     assert [metric(targets, probabilities, np.arange(4), np.ones((1, 4)))[0] for metric in METRICS] == [1, 1, 1]
     alone = scores.auroc(targets[:2], probabilities[:2], np.arange(2), np.ones((1, 2)))
     assert np.isnan(alone[0])
-    assert scores.summary(alone[0], alone) == [None, None, None]
 
 
-def test_resamples_draw_as_many_patients_as_there_are():
-    """Multiplicities sum to the number of patients, are binomial, and repeat."""
-    weights = scores.resample(7, seed=0)
-    assert weights.shape == (scores.DRAWS, 7)
-    assert (weights.sum(1) == 7).all()
-    np.testing.assert_allclose(weights.mean(0), 1, atol=0.1)
-    np.testing.assert_allclose(weights.var(0), 6 / 7, atol=0.15)  # binomial with 7 trials of 1/7
-    np.testing.assert_array_equal(weights, scores.resample(7, seed=0))
-
-
-def test_interval_has_the_spread_of_a_mean_over_patients():
-    """Samples of one patient are not independent, and the interval knows it."""
-    # 40 patients of 5 samples that are all right or all wrong: the error is that of 40 coin tosses, not of 200.
-    right = np.repeat(np.arange(40) % 2, 5)
-    probabilities = np.stack([right, 1 - right], 1).astype(float)
-    targets, groups = np.zeros(200, int), np.repeat(np.arange(40), 5)
-    draws = scores.accuracy(targets, probabilities, groups, scores.resample(40, seed=1))
-    value, low, high = scores.summary(0.5, draws)
-    assert value == 0.5
-    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 40), rel=0.1)
+def test_parts_are_what_the_scores_are_means_of():
+    """Recalls and areas of the classes, each with the number of patients who have the class."""
+    targets, probabilities, groups = drawn(5, n=30, num_groups=9)
+    for score, parts in ((scores.balanced_accuracy, scores.recalls), (scores.auroc, scores.areas)):
+        values, patients = parts(targets, probabilities, groups)
+        np.testing.assert_allclose(np.mean(values), score(targets, probabilities, groups, np.ones((1, 9)))[0])
+        assert patients.tolist() == [len(set(groups[targets == k].tolist())) for k in range(4)]
+    recall = metrics.recall_score(targets, probabilities.argmax(1), average=None)
+    np.testing.assert_allclose(scores.recalls(targets, probabilities, groups)[0], recall, rtol=1e-12)
 
 
 def test_presence_is_the_mean_area_of_the_questions_that_have_both_answers():

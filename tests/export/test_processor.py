@@ -12,13 +12,14 @@ import torch
 import transformers
 from PIL import Image
 
+from curia2_jax import curia_image_processor
 from curia2_jax.export import processor
-from curia2_jax.training import augment, resample
+from curia2_jax.training import augment, class_tokens, resample
 
 CONFIG = {
     "crops": {"global_size": 48},
     "model": {"in_channels": 1},
-    "augment": {"normalize": "slice"},
+    "augment": {"normalize": "slice", "window": ()},
 }
 META = {"step": 7, "corpus": "c" * 64}
 
@@ -34,8 +35,8 @@ def whole_slice(slices, extent, is_ct, size):
     raw = slices.astype(jnp.float32)
     corner = jnp.zeros_like(extent)
     boxes = jnp.concatenate([corner, extent], 1)[:, None].astype(jnp.float32)
-    mean, std = augment.slice_statistics(augment.clip_air(raw, is_ct), extent)
-    crops = augment.clip_air(resample.crop_and_resize(raw, extent, boxes, size), is_ct)
+    mean, std = augment.slice_statistics(augment.clip_ct(raw, is_ct), extent)
+    crops = augment.clip_ct(resample.crop_and_resize(raw, extent, boxes, size), is_ct)
     return augment.z_score(crops, mean[:, None, None, None], std[:, None, None, None]).reshape(-1, size, size, 1)
 
 
@@ -114,6 +115,29 @@ def test_ct_is_clipped_at_air(curia):
     padded = np.where(image <= -1000, np.int16(-3000), image)
     assert torch.equal(curia(image)["pixel_values"], curia(padded)["pixel_values"])
     assert not torch.equal(curia(image)["pixel_values"], curia(image, clip_below_air=False)["pixel_values"])
+
+
+def test_a_window_is_that_of_training(tmp_path):
+    """Clipped at both ends before and after the resizing, CT only, and told in both files."""
+    window = (-250.0, 350.0)
+    told = processor.contract(CONFIG | {"augment": {"normalize": "slice", "window": window}}, META)
+    processor.write(tmp_path, told)
+    settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert told["clip"]["CT"] == {"min": -250.0, "max": 350.0} and settings["window"] == [-250.0, 350.0]
+    windowed = curia_image_processor.CuriaImageProcessor(**settings)
+    for ct in (True, False):
+        image = scan((60, 52), ct)
+        pixels = np.asarray(Image.fromarray(image.astype(np.float32)).resize((48, 48), Image.Resampling.BICUBIC))
+        native = image.astype(np.float64)
+        if ct:
+            pixels, native = pixels.clip(*window), native.clip(*window)
+        expected = (pixels - native.mean()) / native.std()
+        theirs = windowed(image, clip_below_air=ct)["pixel_values"][0, 0]
+        np.testing.assert_allclose(theirs, expected, rtol=0, atol=2e-5)
+        canvas, extent = np.zeros((1, 60, 60), np.int16), jnp.array([[60, 52]], jnp.int32)
+        canvas[0, :, :52] = image
+        ours = class_tokens.pixels(jnp.asarray(canvas), extent, jnp.array([ct]), 48, window)[0, ..., 0]
+        np.testing.assert_allclose(theirs, ours, rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64, ">i2"])

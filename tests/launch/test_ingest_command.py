@@ -83,7 +83,10 @@ def test_ingest_verify_statistics_and_preview(tmp_path):
         (("--statistics", "IN"), "no corpus"),
         (("--output", "IN", "--preview", "1"), "no corpus"),
         (("--output", "IN", "--preview", "1", "--config=configs/none.py"), "--config=configs/none.py: cannot be read"),
-        (("--output", "IN", "--preview", "1", "--config=configs/vitb.py", "--config.crops.no=1"), "--config.crops.no: unknown key"),
+        (
+            ("--output", "IN", "--preview", "1", "--config=configs/vitb.py", "--config.crops.no=1"),
+            "--config.crops.no: unknown key",
+        ),
         (("--input", "IN", "--output", "OUT", "--plane", "axial"), "plane"),
         (("--input", "IN", "--output", "OUT", "--workers", "some"), "workers"),
         (("--input", "IN", "--output", "OUT", "--runner", "spark"), "runner"),

@@ -25,17 +25,25 @@ def fake(folder: pathlib.Path, name: str, text: str) -> None:
     path.chmod(0o755)
 
 
+@pytest.mark.parametrize(
+    ("name", "started", "requeue"),
+    [
+        ("pretrain", "launch/main.py --config=configs/vitg.py --workdir=a b", "scontrol requeue 7"),
+        ("sweep", "launch/sweep.py --config=configs/vitg.py --workdir=a b --only=3", "scontrol requeue 5_3"),
+    ],
+)
 @pytest.mark.parametrize(("code", "requeued"), [(0, False), (1, False), (2, False), (42, True), (43, False)])
-def test_slurm_requeues_on_42_only(tmp_path, code, requeued):
+def test_slurm_requeues_on_42_only(tmp_path, code, requeued, name, started, requeue):
     fake(tmp_path, "srun", f'echo "srun $*" >> "{tmp_path}/log"\nexit {code}\n')
     fake(tmp_path, "scontrol", f'echo "scontrol $*" >> "{tmp_path}/log"\n')
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
-    script = LAUNCH / "slurm" / "pretrain.sbatch"
+    env |= {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
+    script = LAUNCH / "slurm" / f"{name}.sbatch"
     done = subprocess.run(["bash", script, "--config=configs/vitg.py", "--workdir=a b"], env=env, check=False)
     log = (tmp_path / "log").read_text()
     assert done.returncode == code
-    assert "launch/main.py --config=configs/vitg.py --workdir=a b" in log
-    assert ("scontrol requeue 7" in log) == requeued
+    assert started in log
+    assert (requeue in log) == requeued
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ def get_config():
     c = ConfigDict(tiny_config(
         total_steps=16, checkpoint__every_steps=100, parallel__fsdp={fsdp}, data__global_batch={batch},
         crops__num_local=1, objective__sigreg__weight=0.0, model__width=64,
+        probe__every_steps=8,
     ))
     c.data.corpus = {corpus!r}
     return c

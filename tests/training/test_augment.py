@@ -86,12 +86,24 @@ def test_three_products_of_bfloat16_are_enough_for_a_crop():
 def test_z_score_takes_the_true_slice_after_clipping():
     slices, extent, _ = slices_and_boxes()
     is_ct = np.array([True, False, True, False])
-    clipped = augment.clip_air(jnp.asarray(slices, jnp.float32), jnp.asarray(is_ct))
+    clipped = augment.clip_ct(jnp.asarray(slices, jnp.float32), jnp.asarray(is_ct))
     mean, std = augment.slice_statistics(clipped, jnp.asarray(extent))
     for i, (h, w) in enumerate(extent):
         true = slices[i, :h, :w].astype(np.float64)
         true = np.maximum(true, -1000) if is_ct[i] else true
         np.testing.assert_allclose([mean[i], std[i]], [true.mean(), true.std()], rtol=1e-5)
+
+
+def test_crops_of_ct_are_windowed_and_those_of_mr_are_not():
+    """No augmentation, the whole slice as the box: values beyond the window are those of its edges."""
+    batch = batch_of(2) | {"is_ct": jnp.array([True, False])}
+    found, _ = cut(batch, jax.random.key(0), dataclasses.replace(CONFIG, window=(-200.0, 300.0), **OFF))
+    native = np.asarray(batch["slices"], np.float64)
+    ct = native[0].clip(-200, 300)
+    edges = (np.array([-200, 300]) - ct.mean()) / ct.std()
+    views = np.asarray(found).reshape(2, 2, 24, 24)
+    np.testing.assert_allclose([views[0].min(), views[0].max()], edges, rtol=1e-4)
+    assert views[1].min() < (-500 - native[1].mean()) / native[1].std()
 
 
 def batch_of(count=64, canvas=48):

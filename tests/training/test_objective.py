@@ -66,6 +66,42 @@ def test_sigreg_is_of_each_view_of_the_placement_that_is_asked_for(placement):
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
 
 
+def projected(params, tokens):
+    """LeJEPA's projector in float64: linear layers, and between them batch norm of all rows and ReLU."""
+    params = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+    x = np.asarray(tokens, np.float64)
+    for index in range(3):
+        x = x @ params[f"mlp_{index}"]["kernel"] + params[f"mlp_{index}"]["bias"]
+        if index < 2:
+            x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+            x = np.maximum(x * params[f"norm_{index}"]["scale"] + params[f"norm_{index}"]["bias"], 0)
+    return x
+
+
+def test_lejepa_is_the_formula_of_its_paper():
+    """(1 - l) times the squared distance to the center of the global views, plus l times SigReg of every view, at the
+    paper's batch of 512; all views of all images go through the projector as one batch."""
+    recipe = recipe_from(
+        tiny_config(
+            model__drop_path=0.0, masks__probability=0.0, heads__projector_width=12, objective__dino__weight=0.0,
+            objective__ibot__weight=0.0, objective__invariance__weight=0.95, objective__sigreg__placement="projector",
+        )
+    )  # fmt: skip
+    state = state_of(recipe)
+    crops, masks = random_batch(recipe)
+    _, metrics = jax.jit(functools.partial(update, recipe=recipe))(state, crops, masks)
+    backbone = {"params": state.params["backbone"]}
+    tokens = [np.asarray(ViT(recipe.model).apply(backbone, x)["cls"]).reshape(8, -1, 32) for x in crops]
+    p = projected(state.params["projector"], np.concatenate(tokens, axis=1).reshape(-1, 32)).reshape(8, 4, 12)
+    distance = np.mean((p - p[:, :2].mean(1, keepdims=True)) ** 2)
+    key = jax.random.fold_in(step_key(recipe, state.step, OBJECTIVE), objective.TERM)
+    directions = np.asarray(sigreg.random_directions(key, jnp.arange(32), 12, jnp.float32), np.float64)
+    gaussian = np.mean([statistic(p[:, view], directions) for view in range(4)])
+    np.testing.assert_allclose(metrics["invariance"], distance, rtol=1e-4)
+    np.testing.assert_allclose(metrics["sigreg"], gaussian, rtol=1e-4)
+    np.testing.assert_allclose(metrics["loss"], 0.95 * distance + 0.05 * 512 / 8 * gaussian, rtol=1e-4)
+
+
 def test_sigreg_can_be_met_by_the_unit_vectors_of_a_head():
     """Spread evenly over the sphere they score as little as a Gaussian would, and less than an eighth of otherwise."""
     features = np.random.default_rng(0).normal(size=(512, 2, 64)).astype(np.float32)

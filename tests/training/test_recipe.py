@@ -26,6 +26,15 @@ def with_(section, **values):
         (with_("crops", placement="center"), "config.crops.placement: found 'center'; write one of"),
         (with_("crops", global_size=30), "config.crops.global_size: 30 is no multiple of the patch size 8; write 32"),
         (with_("data", global_batch=10), "config.data.global_batch: 10 is no multiple of data.group_size 4; write 8"),
+        (
+            tiny_config(objective__sigreg__placement="projector"),
+            "config.objective.sigreg.placement: found 'projector', which this run has not; write 'backbone', or "
+            "config.objective.invariance.weight above 0",
+        ),
+        (
+            with_("augment", window=(350.0, -250.0)),
+            "config.augment.window: found (350.0, -250.0); write (LOWEST, HIGHEST)",
+        ),
         (with_("log", every_steps=0), "config.log.every_steps: found 0; write 1 or more"),
         (with_("checkpoint", latest=0), "config.checkpoint.latest: found 0; write 1 or more"),  # would delete them all
         (with_("checkpoint", keep_every_steps=0), "config.checkpoint.keep_every_steps: found 0; write 1 or more"),

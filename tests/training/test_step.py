@@ -137,6 +137,40 @@ def base():
     return config, run(recipe_from(config))
 
 
+@pytest.fixture(scope="module")
+def lejepa():
+    """A recipe of LeJEPA alone, and its metrics on one device."""
+    config = tiny_config(
+        data__global_batch=16, data__group_size=2, masks__probability=0.0, heads__projector_width=16,
+        objective__dino__weight=0.0, objective__ibot__weight=0.0, objective__invariance__weight=0.95,
+        objective__sigreg__placement="projector",
+    )  # fmt: skip
+    return config, run(recipe_from(config))
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(2, 1), (4, 2), (8, 8)])
+def test_lejepa_on_meshes_agrees_with_one_device(lejepa, devices, fsdp):
+    config, (expected, _) = lejepa
+    mesh = make_mesh(ParallelConfig(fsdp, 1), jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+        metrics, _ = run(recipe_from(config), mesh)
+    for name in ("loss", "invariance", "sigreg", "grad_norm/backbone", "grad_norm/projector"):
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
+
+
+def test_lejepa_alone_has_no_heads_and_moves_the_rest(lejepa):
+    config, (metrics, after) = lejepa
+    before = jax.jit(lambda: states.init_state(jax.random.key(1), recipe_from(config)))()
+    assert set(before.params) == {"backbone", "projector"}
+    assert not any(name.startswith(("teacher_e", "teacher_i", "nats", "dino", "ibot")) for name in metrics)
+    same = jax.tree.map(np.array_equal, before.params, after.params)
+    unmoved = [jax.tree_util.keystr(path) for path, is_same in jax.tree_util.tree_leaves_with_path(same) if is_same]
+    assert unmoved == ["['backbone']['mask_token']"]  # nothing is masked
+    assert not np.array_equal(
+        before.teacher["projector"]["mlp_0"]["kernel"], after.teacher["projector"]["mlp_0"]["kernel"]
+    )
+
+
 @pytest.mark.parametrize(("devices", "fsdp"), [(2, 1), (4, 2), (8, 8)])
 def test_meshes_agree_with_one_device(base, devices, fsdp):
     config, (expected, _) = base

@@ -6,7 +6,8 @@ import pytest
 
 from curia2_jax.errors import UserError
 from curia2_jax.training import workdir
-from curia2_jax.training.recipe import recipe_from, upgraded
+from curia2_jax.training.earlier import upgraded
+from curia2_jax.training.recipe import recipe_from
 from tests.training.tiny import tiny_config
 
 

@@ -11,12 +11,17 @@ _FEW = 4  # values: no picture has fewer
 _SOME = 16  # values that thin structures may have, which are flat along one axis only
 _FLAT_ALONG, _FLAT = 0.4, 0.6  # least share of voxels that equal their neighbor along one axis, in the plane
 _SLICES = 32  # that are looked at
+# Voxels in whole rows of which so few equal their neighbor settle it.
+_SAMPLE_SIZE, _CLEARLY_NOT_FLAT = 1 << 16, 0.35
 NEAR = 1e-3  # how far from a whole number a label may lie, as interpolation and float scaling leave it
 
 
 def is_label_map(raw: np.ndarray) -> bool:
     """Whether stored numbers (S, P, L) are labels, or a mask; a constant is neither."""
-    some = _finite(raw[:: max(1, len(raw) // 8)])
+    some = raw[:: max(1, len(raw) // 8)]
+    if _is_clearly_a_picture(_finite(some[:, :: max(1, some.size // _SAMPLE_SIZE)])):
+        return False
+    some = _finite(some)
     if len(np.unique(some[..., ::4])) <= _SOME:  # a sparse map shows between these slices, if at all
         some = _finite(_shown(raw))
     values, counts = np.unique(some, return_counts=True)
@@ -29,6 +34,13 @@ def is_label_map(raw: np.ndarray) -> bool:
         return True
     # A picture that was cut off at both ends of a window is flat in two values, a map of labels in all of them.
     return min(_equal(some, common, axis) for axis in (1, 2)) > _FLAT
+
+
+def _is_clearly_a_picture(rows: np.ndarray) -> bool:
+    """Whether a few rows (S, n, L) have many values that hardly ever repeat: most volumes do, which settles it."""
+    values, counts = np.unique(rows, return_counts=True)
+    common = values[np.argsort(counts)[::-1][:2]]
+    return len(values) > _SOME and rows.size >= _SAMPLE_SIZE // 4 and _equal(rows, common, 2) < _CLEARLY_NOT_FLAT
 
 
 def _finite(some: np.ndarray) -> np.ndarray:

@@ -22,9 +22,11 @@ _MOST_OUTLYING = 64
 def sample(volume: Volume) -> np.ndarray:
     """About a million finite values in HU or the scanner's unit, evenly spread; float64 (n,)."""
     step = max(1, int(np.ceil((volume.raw.size / _SAMPLE_SIZE) ** (1 / 3))))
-    some = np.asarray(volume.raw[step // 2 :: step, step // 2 :: step, step // 2 :: step], np.float64).ravel()
-    some = some * volume.slope + volume.intercept
-    return some[np.isfinite(some)]
+    some = volume.raw[step // 2 :: step, step // 2 :: step, step // 2 :: step].astype(np.float64).ravel()
+    some *= volume.slope
+    some += volume.intercept
+    whole = volume.raw.dtype.kind in "iu" and np.isfinite([volume.slope, volume.intercept]).all()
+    return some if whole else some[np.isfinite(some)]
 
 
 def settle(volume: Volume, modality: str | None = None) -> Volume:

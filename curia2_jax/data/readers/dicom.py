@@ -73,7 +73,7 @@ def look(path: pathlib.Path) -> Header:
         if slices == 1:
             mosaic = dicom_mosaic.mosaic_of(dataset)
             if mosaic:
-                columns, rows, slices = columns // mosaic.side, rows // mosaic.side, mosaic.count
+                columns, rows, slices = columns // mosaic.layout[1], rows // mosaic.layout[0], mosaic.count
             else:
                 stack, place = _stack_of(dataset)
         series, owner = said(dataset, "SeriesInstanceUID"), _digest(*owner_of(dataset))
@@ -127,7 +127,7 @@ def read(files: Sequence[pathlib.Path], frame: int = 0, orientation: str | None 
             notes.append(("left_out", f"{left_out} single slices beside the volumes of the series"))
         if ASSUMED_GEOMETRY in frames[0].tags:
             notes.append((ASSUMED_GEOMETRY, frames[0].tags[ASSUMED_GEOMETRY]))
-        if frames[0].side > 1:
+        if frames[0].layout != (1, 1):
             notes.append(("mosaic", f"cut into {len(frames)} slices"))
         if len(groups) > 1:
             notes.append(("frame", f"{told}: {frame} of {len(groups)}"))
@@ -220,7 +220,7 @@ def _check(dataset: pydicom.Dataset) -> None:
         if not getattr(syntax, "is_transfer_syntax", False):
             raise Refusal("corrupt", f"TransferSyntaxUID {syntax}")
         _check_lossless(dataset, syntax)
-        photometric = str(dataset.get("PhotometricInterpretation", ""))
+        photometric = said(dataset, "PhotometricInterpretation")
         if whole(dataset, "SamplesPerPixel", 1) != 1 or "PALETTE" in photometric:
             raise Refusal("unsupported_pixel_type", photometric)
     except Refusal:
@@ -230,8 +230,8 @@ def _check(dataset: pydicom.Dataset) -> None:
 
 
 def _check_kind(dataset: pydicom.Dataset) -> None:
-    kind, modality = str(dataset.get("SOPClassUID", "")), str(dataset.get("Modality", "") or "")
-    types = [str(v).upper() for v in (dataset.get("ImageType") or [])]
+    kind, modality = said(dataset, "SOPClassUID"), said(dataset, "Modality")
+    types = [word.strip().upper() for word in said(dataset, "ImageType").split("\\")]
     if modality in _DERIVED_MODALITIES or _DERIVED_TYPES & set(types):
         raise Refusal("derived_object", f"Modality {modality}, ImageType {types}")
     if modality in ("", "CT", "MR") and kind and kind not in _IMAGES and kind in pydicom.uid.UID_dictionary:
@@ -246,11 +246,10 @@ def _check_kind(dataset: pydicom.Dataset) -> None:
 
 def _check_lossless(dataset: pydicom.Dataset, syntax: pydicom.uid.UID) -> None:
     """By the header; what the pixels say is for `codestreams`. A loss stays when the pixels are unpacked again."""
-    if dataset.get("LossyImageCompression") == "01" or str(syntax) in _LOSSY_SYNTAXES:
+    if said(dataset, "LossyImageCompression") == "01" or str(syntax) in _LOSSY_SYNTAXES:
         raise Refusal("lossy_compression", f"{syntax.name}")
-    ratios = dataset.get("LossyImageCompressionRatio")
-    ratios = ratios if isinstance(ratios, pydicom.multival.MultiValue) else [ratios]
-    if any(ratio and float(ratio) > 1 for ratio in ratios):
-        raise Refusal("lossy_compression", "LossyImageCompressionRatio " + ", ".join(map(str, ratios)))
-    if dataset.get("LossyImageCompressionMethod"):
-        raise Refusal("lossy_compression", f"LossyImageCompressionMethod {dataset.LossyImageCompressionMethod}")
+    ratios = said(dataset, "LossyImageCompressionRatio").split("\\")
+    if any(ratio.strip() and float(ratio) > 1 for ratio in ratios):
+        raise Refusal("lossy_compression", "LossyImageCompressionRatio " + ", ".join(ratios))
+    if method := said(dataset, "LossyImageCompressionMethod"):
+        raise Refusal("lossy_compression", f"LossyImageCompressionMethod {method}")

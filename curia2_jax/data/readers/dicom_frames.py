@@ -64,7 +64,7 @@ class Frame:
     tags: dict[str, str]  # of SEPARATING_TAGS and ORDERING_TAGS, those that the object has
     owner: tuple[str, str] = ("", "")  # patient, study
     unit: str = ""  # RescaleType
-    side: int = 1  # tiles in a row of the mosaic
+    layout: tuple[int, int] = (1, 1)  # tiles of the mosaic along its columns, along its rows
     acquired: bool = True  # no word of a mosaic, or no larger than AcquisitionMatrix
 
 
@@ -158,19 +158,27 @@ def frames_of(dataset: pydicom.Dataset, path: pathlib.Path) -> list[Frame]:
         return [_enhanced(dataset, path, number, size, tags, owner) for number in range(count)]
     if count > 1 and "ImagePositionPatient" not in dataset:
         return _assumed(dataset, path, count, size, tags, owner)
-    origin = numbers(dataset, "ImagePositionPatient", 3)
     axes = numbers(dataset, "ImageOrientationPatient", 6).reshape(2, 3)
     pixel = tuple(numbers(dataset, "PixelSpacing", 2).tolist())
     scale, unit = _rescale(dataset), said(dataset, "RescaleType")
     mosaic = dicom_mosaic.mosaic_of(dataset) if count == 1 else None
     if mosaic is None:
+        origin = numbers(dataset, "ImagePositionPatient", 3)
         acquired = count > 1 or not dicom_mosaic.says_mosaic(dataset) or dicom_mosaic.is_one_slice(dataset)
-        return [Frame(path, n, origin, axes, pixel, size, *scale, tags, owner, unit, 1, acquired) for n in range(count)]
-    size = (size[0] // mosaic.side, size[1] // mosaic.side)
-    step = float(numbers(dataset, "SpacingBetweenSlices", 1)[0])
-    places = dicom_mosaic.origins(mosaic, origin, axes, pixel, size, step)
+        one = (1, 1)
+        return [
+            Frame(path, n, origin, axes, pixel, size, *scale, tags, owner, unit, one, acquired) for n in range(count)
+        ]
+    size = (size[0] // mosaic.layout[0], size[1] // mosaic.layout[1])
+    places = mosaic.places
+    if places is None:
+        step, origin = (
+            float(numbers(dataset, "SpacingBetweenSlices", 1)[0]),
+            numbers(dataset, "ImagePositionPatient", 3),
+        )
+        places = dicom_mosaic.origins(mosaic, origin, axes, pixel, size, step)
     return [
-        Frame(path, n, place, axes, pixel, size, *scale, tags, owner, unit, mosaic.side)
+        Frame(path, n, place, axes, pixel, size, *scale, tags, owner, unit, mosaic.layout)
         for n, place in enumerate(places)
     ]
 

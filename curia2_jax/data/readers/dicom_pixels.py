@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 from pydicom import encaps, uid
 
-from curia2_jax.data.readers import codestreams, dicom_file, dicom_mosaic
+from curia2_jax.data.readers import codestreams, decoding, dicom_file, dicom_mosaic
 from curia2_jax.data.readers.dicom_file import element
 from curia2_jax.data.readers.dicom_frames import Frame, whole
 from curia2_jax.data.readers.volume import Refusal
@@ -141,25 +141,28 @@ def _settle_inverted(pixels: Pixels, modality: str) -> None:
 
 
 def _decoded(dataset: pydicom.Dataset, frame: Frame) -> _File:
-    size = (frame.size[0] * frame.side, frame.size[1] * frame.side)
+    size = (frame.size[0] * frame.layout[0], frame.size[1] * frame.layout[1])
     if "Rows" not in dataset:  # pydicom returns less than it did without the pixels
         raise Refusal("corrupt", f"{frame.path.name}: ends in its pixels")
     if element(dataset, "PixelData") is not None:
         _check_stored(dataset, size)
-    try:
-        plugin = _DECODERS.get(dataset.file_meta.TransferSyntaxUID)
-        if plugin:
-            dataset.pixel_array_options(decoding_plugin=plugin)
-        pixels = dataset.pixel_array
-    except Exception as error:  # decoders may raise anything on malformed bytes
-        raise Refusal("corrupt", f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}") from None
+    pixels = _numbers(dataset)
     pixels = pixels[None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3 or pixels.shape[1:] != size:
         raise Refusal("corrupt", f"{frame.path.name}: pixels of {pixels.shape}, the header says {size}")
-    if frame.side > 1:
-        pixels = dicom_mosaic.tiles(pixels, frame.side)
+    if frame.layout != (1, 1):
+        pixels = dicom_mosaic.tiles(pixels, frame.layout)
     inverted = str(element(dataset, "PhotometricInterpretation")) == "MONOCHROME1"
     return _File(pixels, _padding(dataset), inverted)
+
+
+def _numbers(dataset: pydicom.Dataset) -> np.ndarray:
+    if plugin := _DECODERS.get(dataset.file_meta.TransferSyntaxUID):
+        return decoding.decoder.decode(dataset, plugin)
+    try:
+        return dataset.pixel_array
+    except Exception as error:  # pydicom may raise anything on malformed bytes
+        raise Refusal("corrupt", f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}") from None
 
 
 def _padding(dataset: pydicom.Dataset) -> tuple[float, float] | None:

@@ -5,7 +5,11 @@ import os
 
 # No room, no more open files, no more memory for the kernel.
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-_MENDED_BY = {errno.EMFILE: "raise `ulimit -n`", errno.ENFILE: "close what holds files open"}
+_MENDED_BY = {
+    errno.EMFILE: "raise `ulimit -n`",
+    errno.ENFILE: "close what holds files open",
+    errno.ECHILD: "run it to see why",
+}
 
 
 class MachineFault(OSError):

@@ -45,6 +45,12 @@ def picture(levels: int) -> np.ndarray:
     return np.rint(values / values.max() * (levels - 1)).astype(np.int16)
 
 
+def larger(volume: np.ndarray, noise: int = 0) -> np.ndarray:
+    """The first slices with four times the pixels along each side, of which the detector looks at a sample first."""
+    out = volume[:8].repeat(4, axis=1).repeat(4, axis=2).astype(np.int16)
+    return out + np.random.default_rng(0).integers(-noise, noise + 1, out.shape, np.int16)
+
+
 def windowed() -> np.ndarray:
     """A scan cut off at both ends, so that two values fill most of it."""
     return np.clip(body(SHAPE), 20, 60)
@@ -53,6 +59,8 @@ def windowed() -> np.ndarray:
 MAPS = {
     "atlas of 1105 labels": blobs(1105),
     "atlas of 300 labels as float": blobs(300).astype(np.float32) + np.float32(1e-5),
+    "large atlas": larger(blobs(300)),
+    "large atlas of 17 labels in one half": larger(blobs(17) * (np.arange(72) < 36)),
     "atlas with high numbers": blobs(40) * 301,
     "mask in one slice": sheet(slice(13, 14)),
     "mask in three slices of thirty": sheet(slice(13, 16)),
@@ -77,6 +85,8 @@ PICTURES = {
     "probabilities as bytes": np.rint(255 * ndimage.gaussian_filter(sheet(slice(4, 20), 1, np.float32), 3)).astype(
         "u1"
     ),
+    "large scan": larger(body(SHAPE), 12),
+    "large scan with pixels four times": larger(body(SHAPE))[:, ::2, ::2],
     "constant": np.zeros(SHAPE, np.int16),
     "nothing that is finite": np.full(SHAPE, np.nan),
 }

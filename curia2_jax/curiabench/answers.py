@@ -1,0 +1,120 @@
+"""What every model and head answered on the test samples of a task, in memory and as predictions.parquet.
+
+All scores, intervals, tables and pages are computed from this and from nothing else.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import compute, parquet
+
+from curia2_jax import files
+from curia2_jax.errors import UserError
+
+FILE = "predictions.parquet"
+COLUMNS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("task", pa.string()),
+        ("head", pa.string()),
+        ("seed", pa.int32()),
+        ("sample", pa.string()),
+        ("patient", pa.string()),
+        ("slice", pa.string()),
+        ("target", pa.float64()),
+        ("probabilities", pa.list_(pa.float64())),
+    ]
+)
+
+
+class Answers(NamedTuple):
+    """One task with n test samples. `outputs`: (n, K) probabilities or (n,) values of every (row, head), one a seed.
+
+    `targets`: (n,) columns of the probabilities, or values. `patients`: keys that mean the same in every task;
+    `slices`: hashes of the images. `classes`: names of the K classes, none in kinds without classes.
+    """
+
+    task: str
+    kind: str
+    classes: list[str]
+    samples: np.ndarray
+    patients: np.ndarray
+    slices: np.ndarray
+    targets: np.ndarray
+    outputs: dict[tuple[str, str], list[np.ndarray]]
+
+    @property
+    def unit(self) -> str:
+        """What intervals go over: "patient", or "slice" where there is one patient only."""
+        return "patient" if len(np.unique(self.patients)) > 1 else "slice"
+
+    @property
+    def units(self) -> np.ndarray:
+        """(n,) the patient of each sample, or its slice."""
+        return self.patients if self.unit == "patient" else self.slices
+
+
+def write(path: Path, found: Sequence[Answers]) -> None:
+    """predictions.parquet: a row a model, head, seed and sample; kinds and classes of the tasks are its metadata."""
+    keys = ((one, *key, seed) for one in found for key, seeds in one.outputs.items() for seed in range(len(seeds)))
+    tables = [_table(*key) for key in keys]
+    about = {one.task: {"kind": one.kind, "classes": one.classes} for one in found}
+    table = pa.concat_tables(tables).replace_schema_metadata({"tasks": json.dumps(about)})
+    with files.whole_file(path) as partial:
+        parquet.write_table(table, partial, compression="zstd")
+
+
+def _table(one: Answers, row: str, head: str, seed: int) -> pa.Table:
+    count, outputs = len(one.samples), one.outputs[row, head][seed]
+    outputs = np.asarray(outputs, np.float64).reshape(count, -1)
+    offsets = pa.array(np.arange(count + 1) * outputs.shape[1], pa.int32())
+    columns = {
+        "model": pa.array([row] * count),
+        "task": pa.array([one.task] * count),
+        "head": pa.array([head] * count),
+        "seed": pa.array(np.full(count, seed, np.int32)),
+        "sample": pa.array(one.samples.tolist()),
+        "patient": pa.array(one.patients.tolist()),
+        "slice": pa.array(one.slices.tolist()),
+        "target": pa.array(one.targets.astype(np.float64)),
+        "probabilities": pa.ListArray.from_arrays(offsets, pa.array(outputs.ravel())),
+    }
+    return pa.table(columns, COLUMNS)
+
+
+def read(report: Path) -> list[Answers]:
+    """predictions.parquet of the folder of a report.
+
+    Raises:
+      UserError: the file is not there, or is no such table.
+    """
+    path = Path(report) / FILE
+    try:
+        table = parquet.read_table(path)
+        about = json.loads(table.schema.metadata[b"tasks"])
+        table = table.cast(COLUMNS.with_metadata(table.schema.metadata))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; write the folder of a report by launch/evaluate.py") from None
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise UserError(f"{path}: no predictions ({str(error).splitlines()[0]}); score the model anew") from None
+    return [_answers(table.filter(compute.field("task") == name), name, **facts) for name, facts in about.items()]
+
+
+def _answers(table: pa.Table, task: str, kind: str, classes: list[str]) -> Answers:
+    """The answers of one task. Samples of every model come in one order: that of the file."""
+    keys = list(zip(*(table[name].to_pylist() for name in ("model", "head", "seed")), strict=True))
+    starts = [0] + [i for i in range(1, len(keys)) if keys[i] != keys[i - 1]]
+    outputs: dict[tuple[str, str], list[np.ndarray]] = {}
+    for start, stop in zip(starts, [*starts[1:], len(keys)], strict=True):
+        part = table["probabilities"].slice(start, stop - start).combine_chunks()
+        values = part.flatten().to_numpy().reshape(stop - start, -1)
+        outputs.setdefault(keys[start][:2], []).append(values if classes else values[:, 0])
+    first = table.slice(0, [*starts, len(keys)][1])
+    samples, patients, slices = (np.array(first[name].to_pylist(), np.str_) for name in ("sample", "patient", "slice"))
+    targets = first["target"].to_numpy()
+    targets = targets.astype(np.int64) if classes else targets
+    return Answers(task, kind, classes, samples, patients, slices, targets, outputs)
