@@ -22,7 +22,8 @@ from curia2_jax.curiabench import answers as answering
 from curia2_jax.curiabench import comparison, features, heads, intervals, pictures, report, scores, tasks
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
-from curia2_jax.curiabench.protocol import ROWS, Scoring, scoring_of
+from curia2_jax.curiabench.others import Others
+from curia2_jax.curiabench.protocol import Scoring, rows_of, scoring_of
 from curia2_jax.curiabench.results import FILE, PAGE, SCORES, Count, ModelFacts, Results, Settings, TaskResults
 from curia2_jax.curiabench.splits import Split
 from curia2_jax.data.ingest.benchmark_schema import TEST, TRAIN, VAL

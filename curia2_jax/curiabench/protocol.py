@@ -5,7 +5,7 @@ heads (a function `Problem` -> `Prediction` each), its scores (a function of tar
 and a row of `SCORINGS` here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -87,6 +87,20 @@ MASK_ONLY = Row("mask-only", "Mask alone, no pixel", "place and shape of the mas
 PIXELS = Row("pixels", "Raw pixels", "raw pixels", "raw pixels", has_direction=False)
 ROWS = (TRAINED, TRAINED_PATCHES, RANDOM, RANDOM_PATCHES, PIXELS_LINEAR, MASK_ONLY, PIXELS)  # those that a task has
 BASELINES = (RANDOM, RANDOM_PATCHES, PIXELS_LINEAR, MASK_ONLY, PIXELS)
+
+
+def rows_of(names: Iterable[str]) -> list[Row]:
+    """The rows with these names: those of every report, then other people's models."""
+    names = list(names)
+    return [row for row in ROWS if row.name in names] + [other(name) for name in names if name not in KNOWN]
+
+
+def other(name: str) -> Row:
+    """The row of another model, which is called what it is called."""
+    return Row(name, name, name, name)
+
+
+KNOWN = {row.name for row in ROWS}
 JUDGED_BY = (PIXELS, PIXELS_LINEAR, RANDOM)  # what the trained backbone has to beat, in the order of the verdict
 
 LINEAR = Head(

@@ -6,7 +6,7 @@ import jinja2
 
 from curia2_jax.curiabench.intervals import FEWEST_PATIENTS, RARE
 from curia2_jax.curiabench.pictures import SlicePicture
-from curia2_jax.curiabench.protocol import BASELINES, JUDGED_BY, MASK_ONLY, ROWS, TRAINED, scoring_behind
+from curia2_jax.curiabench.protocol import JUDGED_BY, MASK_ONLY, TRAINED, rows_of, scoring_behind
 from curia2_jax.curiabench.results import Results, Score, defined
 
 CAPTIONS = {"crops": "What the student saw of the first images", "curves": "How training went"}
@@ -91,7 +91,7 @@ def table(results: Results) -> str:
     columns = [(head, metric) for head in scoring.heads for metric in scoring.metrics if metric.in_brief]
     lines = [["", "", *(f"{head.short}, {metric.phrase}" for head, metric in columns)]]
     for name, part in parts.items():
-        for row in (row for row in ROWS if row.name in part["rows"]):
+        for row in rows_of(part["rows"]):
             cells = (cell(part["rows"][row.name][head.name][metric.name]) for head, metric in columns)
             lines.append([name, row.title, *cells])
             name = ""
@@ -136,8 +136,8 @@ def render(results: Results, tokens: dict[str, list[SlicePicture]], run_pictures
         tokens=tokens,
         run_pictures=run_pictures,
         captions=CAPTIONS,
-        rows=ROWS,
-        baselines=BASELINES,
+        rows=rows_of(results["mean"]["rows"]),
+        baselines=rows_of(results["mean"]["trained_minus"]),
         trained=TRAINED,
         scoring=scoring_behind(results),
         fewest_patients=FEWEST_PATIENTS,
