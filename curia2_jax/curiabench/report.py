@@ -4,10 +4,11 @@ from importlib import resources
 
 import jinja2
 
+from curia2_jax.curiabench import leaks
 from curia2_jax.curiabench.intervals import FEWEST_PATIENTS, RARE
 from curia2_jax.curiabench.pictures import SlicePicture
-from curia2_jax.curiabench.protocol import JUDGED_BY, MASK_ONLY, TRAINED, rows_of, scoring_behind
-from curia2_jax.curiabench.results import Results, Score, defined
+from curia2_jax.curiabench.protocol import JUDGED_BY, MASK_ONLY, TRAINED, Row, rows_of, scoring_behind
+from curia2_jax.curiabench.results import Comparison, Results, Score, defined
 
 CAPTIONS = {"crops": "What the student saw of the first images", "curves": "How training went"}
 
@@ -37,7 +38,8 @@ def verdict(results: Results) -> str:
         sentence = f"No verdict, {few}: the trained backbone {said} beside {_listed(parts)}."
     else:
         sentence = f"The trained backbone {said} is {_listed(parts)}."
-    return " ".join([sentence, *_silent(results)])
+    seen = [leaks.sentence(results["leak"])] if "leak" in results else []
+    return " ".join([sentence, *_silent(results), *seen])
 
 
 def _silent(results: Results) -> list[str]:
@@ -110,6 +112,28 @@ def csv(results: Results) -> str:
                 for metric, score in metrics.items():
                     lines.append(",".join([task, row, head, metric, *("" if x is None else repr(x) for x in score)]))
     return "\n".join(lines) + "\n"
+
+
+def tex(results: Results) -> str:
+    """table.tex: the primary score of every task and row, with its interval, for a table of booktabs."""
+    head, metric = scoring_behind(results).primary
+    parts = results["tasks"] | ({"mean": results["mean"]} if len(results["tasks"]) > 1 else {})
+    rows = rows_of(dict.fromkeys(name for part in parts.values() for name in part["rows"]))
+
+    def cell(part: Comparison, row: Row) -> str:
+        if row.name not in part["rows"]:
+            return "--"
+        value, low, high = part["rows"][row.name][head.name][metric.name]
+        return _number(value) + ("" if low is None else f" \\,{{\\scriptsize [{low:.3f}, {high:.3f}]}}")
+
+    lines = [
+        f"% {head.title}, {metric.phrase}, 95 % intervals over patients",
+        f"\\begin{{tabular}}{{l{'c' * len(rows)}}}",
+    ]
+    lines += ["\\toprule", " & ".join(["task", *(row.short for row in rows)]) + " \\\\", "\\midrule"]
+    for name, part in parts.items():
+        lines.append(" & ".join([name.replace("_", "\\_"), *(cell(part, row) for row in rows)]) + " \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
 def render(results: Results, tokens: dict[str, list[SlicePicture]], run_pictures: dict[str, str]) -> str:

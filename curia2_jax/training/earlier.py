@@ -28,7 +28,8 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     new = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
     if "views" in new:
         new["augment"] = new.pop("views")
-    new.get("data", {}).setdefault("reduce", 0)
+    for key, then in (("reduce", 0), ("exclude", "")):
+        new.get("data", {}).setdefault(key, then)
     new.setdefault("probe", {"every_steps": 0, "slices": 512, "corpus": ""})
     for key, then in (("init", "normal_0.02"), ("position_init", "normal")):
         new.get("model", {}).setdefault(key, then)

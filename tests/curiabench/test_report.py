@@ -127,6 +127,17 @@ def test_a_task_that_the_mask_answers_is_named():
     )
 
 
+def test_the_table_for_a_paper_has_a_column_a_row_of_the_protocol():
+    """The primary score with its interval, names escaped, and a line a task."""
+    found = results()
+    found["tasks"] = {"or_gans": found["tasks"]["organs"]}
+    lines = report.tex(found).splitlines()
+    assert lines[1:4] == ["\\begin{tabular}{lccc}", "\\toprule", "task & trained & random & raw pixels \\\\"]
+    cells = [r"{} \,{{\scriptsize [{}, {}]}}".format(*one) for one in (
+        ("0.800", "0.700", "0.900"), ("0.600", "0.500", "0.700"), ("0.300", "0.200", "0.400"))]  # fmt: skip
+    assert lines[5] == " & ".join([r"or\_gans", *cells]) + r" \\"
+
+
 def test_page_lists_classes_of_few_patients():
     """With how many there are."""
     found = results()

@@ -19,7 +19,7 @@ from curia2_jax.export import huggingface
 from curia2_jax.training import checkpoints, initial
 from curia2_jax.training.fingerprints import digest, fingerprints
 from curia2_jax.training.recipe import recipe_from
-from curia2_jax.training.state import abstract_state
+from curia2_jax.training.state import abstract_state, init_state
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -111,6 +111,19 @@ def test_there_and_back(run, convert, tmp_path, capsys):
     stored = safetensors.numpy.load_file(tmp_path / "hf" / "model.safetensors")
     assert again.keys() == stored.keys() and all(again[k].tobytes() == stored[k].tobytes() for k in stored)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "hf3", "orbax"]  # no partial folders
+
+
+def test_step_0_is_what_the_run_began_with(run, convert, tmp_path):
+    """A run keeps no checkpoint of it: drawn again from its seed."""
+    folder, _ = run
+    assert convert("--checkpoint", f"{folder}@0", "--output", tmp_path / "began") == 0
+    recipe = recipe_from(tiny())
+    first = jax.jit(lambda: init_state(jax.random.key(recipe.seed), recipe).teacher["backbone"])()
+    found = huggingface.read_weights(tmp_path / "began", recipe.model)
+    assert jax.tree.structure(found) == jax.tree.structure(jax.tree.map(np.asarray, first))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(first), strict=True):
+        np.testing.assert_allclose(a, np.asarray(b, a.dtype), rtol=1e-6)
+    assert json.loads((tmp_path / "began" / "preprocessing.json").read_text())["source"]["step"] == 0
 
 
 def test_an_earlier_export_is_replaced_anything_else_is_not(run, convert, tmp_path, capsys):

@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from curia2_jax.data.corpus.corpus import Corpus
+from curia2_jax.data.corpus.excluded import patients_of_tests
 from curia2_jax.data.crops.boxes import CropsConfig
 from curia2_jax.data.crops.canvases import Canvases
 from curia2_jax.data.crops.loader import DataConfig, StepLoader, fitted, locate
@@ -133,6 +134,7 @@ def batches(
         where=data.where,
         split="train" if data.held_out else "all",
         held_out=data.held_out,
+        exclude=_excluded(data.exclude, corpus),
     )
     sections, grid = (data, crops_config, masks_config), crops_config.global_size // patch_size
     canvases = Canvases(len(rows), data.canvas, data.held)
@@ -145,6 +147,18 @@ def batches(
             flags.FLAGS.mark_as_parsed()
         ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.num_workers), _start_worker)
     return Batches(loader, iter(ahead), start_step * len(rows), replaced)
+
+
+def _excluded(benchmarks: str, corpus: Corpus) -> frozenset[str]:
+    """Keys of `data.exclude`; says so when none of them is in the corpus, as with another salt."""
+    keys = patients_of_tests(benchmarks)
+    if keys and keys.isdisjoint(corpus.counts("patient")):
+        logging.warning(
+            "data.exclude: none of the %d patients of %s is in the corpus; were both ingested with one --salt?",
+            len(keys),
+            benchmarks,
+        )
+    return keys
 
 
 def _check(data: DataConfig) -> None:
