@@ -30,13 +30,21 @@ _RANDOM = flags.DEFINE_multi_string(
     "Folder of weights that a run began with (launch/convert.py --checkpoint RUN@0); may be repeated. "
     "Default: three draws of transformers.",
 )
+_AGAINST = flags.DEFINE_multi_string(
+    "against",
+    [],
+    "Another model, a row beside yours; may be repeated: a folder of launch/convert.py, DINOv2 or DINOv3; curia:DIR, "
+    "curia-2:DIR, rad-dino:DIR, timm:DIR, monai:DIR, random:DIR@SEED, pixels-linear:DIR, or FILE.py:NAME.",
+)
+_POOLING = flags.DEFINE_enum("pooling", "curia-2", ["curia-2", "curia-v1"], "How tokens of --against are pooled.")
+_CACHE = flags.DEFINE_string("cache", None, "Folder where features of --against are kept and found again.")
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Where the backbone runs.")
 _RUN = flags.DEFINE_string(
     "run", None, "Training run: its pictures are shown, and its corpus is searched for the test."
 )
 _CORPUS = flags.DEFINE_string("corpus", None, "Corpus of pre-training, where --run does not say it.")
 _TRUST = flags.DEFINE_bool(
-    "trust-remote-code", False, "Run the image processor in --model where it is not that of this version."
+    "trust-remote-code", False, "Run the image processor in --model where it is not ours, and FILE.py of --against."
 )
 
 
@@ -56,7 +64,7 @@ def run(argv: list[str]) -> int:
         print(f"no labels in {data}: nothing to score. Ingest with --labels to get a benchmark.")
         return 0
     try:
-        from curia2_jax.curiabench import leaks, report, results
+        from curia2_jax.curiabench import leaks, others, report, results
         from curia2_jax.curiabench.evaluate import evaluate  # after the flags: a wrong one needs no PyTorch
     except ModuleNotFoundError as e:
         raise UserError(f"{e.name} is not installed; write: pip install -e '.[eval]'") from None
@@ -68,8 +76,10 @@ def run(argv: list[str]) -> int:
             trained_on = leaks.corpus_of_run(_RUN.value)
         except UserError as e:  # its pictures are shown all the same
             print(f"warning: {e}; what training saw of the test is not looked at")
+    cache = pathlib.Path(_CACHE.value) if _CACHE.value else None
+    beside = others.load_all(_AGAINST.value, _DEVICE.value, _TRUST.value, _POOLING.value, cache)
     scored = evaluate(
-        model, folder, names, output, _DEVICE.value, run_pictures, _TRUST.value, _RANDOM.value, trained_on
+        model, folder, names, output, _DEVICE.value, run_pictures, _TRUST.value, _RANDOM.value, trained_on, beside
     )
     print()
     print(report.table(scored))

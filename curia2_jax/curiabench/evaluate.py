@@ -22,7 +22,8 @@ from curia2_jax.curiabench import answers as answering
 from curia2_jax.curiabench import comparison, features, heads, intervals, leaks, pictures, report, scores, tasks
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
-from curia2_jax.curiabench.protocol import ROWS, Scoring, scoring_of
+from curia2_jax.curiabench.others import Others
+from curia2_jax.curiabench.protocol import Scoring, rows_of, scoring_of
 from curia2_jax.curiabench.provenance import provenance
 from curia2_jax.curiabench.results import FILE, PAGE, SCORES, TEX, Count, ModelFacts, Results, Settings, TaskResults
 from curia2_jax.curiabench.splits import Split
@@ -40,6 +41,7 @@ def evaluate(
     trust_remote_code: bool = False,
     began: Sequence[str] = (),
     trained_on: leaks.Trained | None = None,
+    others: Others | None = None,
     say: Callable[[str], None] = print,
 ) -> Results:
     """Scores tasks `names` of the benchmark folder `data`; writes `output`/results.json and `output`/report.html.
@@ -49,6 +51,7 @@ def evaluate(
       trust_remote_code: run an image processor of the folder that is not ours.
       began: exported folders of weights that runs began with; without, random ones of transformers.
       trained_on: the corpus of pre-training, in which test patients and images are looked for.
+      others: other people's models, each a row beside the trained one.
       say: receives one line a stage.
     Returns:
       What results.json holds.
@@ -60,7 +63,8 @@ def evaluate(
     model = load_model(model_folder, device, trust_remote_code, began)
     output = Path(output)
     _writable(output)
-    scored = {task.name: _score(task, scoring, model, say) for task in chosen}
+    others = others or Others()
+    scored = {task.name: _score(task, scoring, model, others, say) for task in chosen}
     answers = [one for one, _ in scored.values()]
     shown = {task.name: pictures.token_pictures(task.test, model, scored[task.name][0].slices) for task in chosen}
     estimates = comparison.estimates(answers, scoring)
@@ -75,6 +79,8 @@ def evaluate(
         "mean": comparison.compare(comparison.mean(estimates)),
         "verdict": "",
     }
+    if others.adapters:
+        results["settings"]["others"] = others.described()
     if trained_on:
         results["leak"] = leaks.find([task.test for task in chosen], Path(data), trained_on)
     results["verdict"] = report.verdict(results)
@@ -113,12 +119,16 @@ def _disk(folder: Path) -> Iterator[None]:
         raise UserError(f"--output: cannot write in {folder}: {error.strerror}; write another folder") from None
 
 
-def _score(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[str], None]) -> tuple[Answers, dict]:
+def _score(
+    task: tasks.Task, scoring: Scoring, model: Model, others: Others, say: Callable[[str], None]
+) -> tuple[Answers, dict]:
     """Features and predictions of one task, and what results.json says of the task beside its scores."""
     start = time.monotonic()
     for warning in task.warnings:
         say(f"warning: {warning}")
     found = {name: features.extract(split, model) for name, split in task.splits.items()}
+    for name, split in task.splits.items():
+        found[name].rows.update(others.rows(split, say))
     train, test, val = found[TRAIN], found[TEST], found.get(VAL)
     counts = ", ".join(f"{len(one.slices)} {name}" for name, one in found.items())
     say(f"{task.name}: features of {counts} samples, {time.monotonic() - start:.1f} s")
@@ -127,7 +137,7 @@ def _score(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[str]
     targets = np.searchsorted(classes, task.test.targets) if task.kind.has_classes else task.test.targets
     validated_on, train_groups = _groups(task.train.patients, train.slices)
     predictions: dict[tuple[str, str], list[heads.Prediction]] = {}
-    for row in (row for row in ROWS if row.name in train.rows):
+    for row in rows_of(train.rows):
         for seed, (before, after) in enumerate(zip(train.rows[row.name], test.rows[row.name], strict=True)):
             problem = heads.Problem(
                 before,

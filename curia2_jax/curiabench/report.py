@@ -8,7 +8,7 @@ import jinja2
 from curia2_jax.curiabench import leaks
 from curia2_jax.curiabench.intervals import FEWEST_PATIENTS, RARE
 from curia2_jax.curiabench.pictures import SlicePicture
-from curia2_jax.curiabench.protocol import BASELINES, JUDGED_BY, MASK_ONLY, ROWS, TRAINED, Row, scoring_behind
+from curia2_jax.curiabench.protocol import JUDGED_BY, MASK_ONLY, TRAINED, Row, rows_of, scoring_behind
 from curia2_jax.curiabench.results import Comparison, Results, Score, defined
 
 CAPTIONS = {"crops": "What the student saw of the first images", "curves": "How training went"}
@@ -94,7 +94,7 @@ def table(results: Results) -> str:
     columns = [(head, metric) for head in scoring.heads for metric in scoring.metrics if metric.in_brief]
     lines = [["", "", *(f"{head.short}, {metric.phrase}" for head, metric in columns)]]
     for name, part in parts.items():
-        for row in (row for row in ROWS if row.name in part["rows"]):
+        for row in rows_of(part["rows"]):
             cells = (cell(part["rows"][row.name][head.name][metric.name]) for head, metric in columns)
             lines.append([name, row.title, *cells])
             name = ""
@@ -119,7 +119,7 @@ def tex(results: Results) -> str:
     """table.tex: the primary score of every task and row, with its interval, for a table of booktabs."""
     head, metric = scoring_behind(results).primary
     parts = results["tasks"] | ({"mean": results["mean"]} if len(results["tasks"]) > 1 else {})
-    rows = [row for row in ROWS if any(row.name in part["rows"] for part in parts.values())]
+    rows = rows_of(dict.fromkeys(name for part in parts.values() for name in part["rows"]))
 
     def cell(part: Comparison, row: Row) -> str:
         if row.name not in part["rows"]:
@@ -156,10 +156,9 @@ def forest(results: Results) -> tuple[list[tuple[str, list[ForestLine]]], float,
         parts["mean of the tasks"] = results["mean"]
     patients = [task["test"]["patients"] for task in results["tasks"].values()] + [min_patients(results)]
     found = [
-        (name, [(row, part["trained_minus"][row.name][head.name][metric.name]) for row in BASELINES
-                if row.name in part["trained_minus"]])
-        for name, part in parts.items()
-    ]  # fmt: skip
+        (name, [(row, minus[row.name][head.name][metric.name]) for row in rows_of(minus)])
+        for name, minus in ((name, part["trained_minus"]) for name, part in parts.items())
+    ]
     ends = [x for _, lines in found for _, score in lines for x in score if x is not None] + [-0.05, 0.05]
     low, high = min(ends), max(ends)
 
@@ -210,8 +209,8 @@ def render(results: Results, tokens: dict[str, list[SlicePicture]], run_pictures
         tokens=tokens,
         run_pictures=run_pictures,
         captions=CAPTIONS,
-        rows=ROWS,
-        baselines=BASELINES,
+        rows=rows_of(results["mean"]["rows"]),
+        baselines=rows_of(results["mean"]["trained_minus"]),
         trained=TRAINED,
         scoring=scoring_behind(results),
         fewest_patients=FEWEST_PATIENTS,

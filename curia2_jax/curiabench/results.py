@@ -84,6 +84,7 @@ class Settings(TypedDict):
 
     device: str
     kind: NotRequired[str]  # absent in the first reports
+    others: NotRequired[dict[str, dict[str, str | int]]]  # other people's models, what they saw and how it was pooled
     random_weights: NotRequired[list[str] | str]  # folders, or what they are
     primary: dict[str, str]
     intervals: NotRequired[str]  # absent where they are of a bootstrap

@@ -128,7 +128,6 @@ def test_there_and_back(run, convert, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "hf3", "orbax"]  # no partial folders
 
 
-<<<<<<< HEAD
 def test_the_card_tells_license_corpus_and_scores_of_these_weights(run, convert, tmp_path, capsys):
     """A report counts for the weights that it scored; the corpus of this run is not at hand, which is said."""
     folder, _ = run
@@ -189,7 +188,6 @@ def test_step_0_is_what_the_run_began_with(run, convert, tmp_path):
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(first), strict=True):
         np.testing.assert_allclose(a, np.asarray(b, a.dtype), rtol=1e-6)
     assert json.loads((tmp_path / "began" / "preprocessing.json").read_text())["source"]["step"] == 0
->>>>>>> bench-b
 
 
 def test_an_earlier_export_is_replaced_anything_else_is_not(run, convert, tmp_path, capsys):

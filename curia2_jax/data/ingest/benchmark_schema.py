@@ -36,7 +36,10 @@ class Kind(NamedTuple):
 
 
 CLASSIFICATION = Kind("classification", np.int64, has_classes=True)
-KINDS = (CLASSIFICATION,)
+REGRESSION = Kind("regression", np.float64, has_classes=False)
+SURVIVAL = Kind("survival", np.float64, has_classes=False)  # times, negative where censored
+RETRIEVAL = Kind("retrieval", np.int64, has_classes=True)
+KINDS = (CLASSIFICATION, REGRESSION, SURVIVAL, RETRIEVAL)
 
 
 class Description(TypedDict):
