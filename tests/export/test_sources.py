@@ -27,9 +27,10 @@ def dinov2(registers: int, **changes) -> torch.nn.Module:
     extra = {"num_register_tokens": registers} if registers else {}
     model = transformers.AutoModel.from_config(kind(**(sizes | changes), **extra)).eval()
     generator = torch.Generator().manual_seed(0)
+    spread = 0.1 * (128 / model.config.hidden_size) ** 0.5  # by fan-in, so that no width saturates its attention
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(spread * torch.randn(parameter.shape, generator=generator))
     return model
 
 
