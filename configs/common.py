@@ -169,6 +169,12 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
 
     c.log = ConfigDict()
     c.log.every_steps = 50
+
+    # The teacher is asked for the height of a slice in its scan, modality and plane, by ridge and nearest neighbors.
+    c.probe = ConfigDict()
+    c.probe.every_steps = 1_000  # and at step 0 and the last; 0: never [ours: a hundredth of a percent of the run]
+    c.probe.slices = 512  # of patients that data.held_out keeps out of training, if there are any [ours]
+    c.probe.corpus = ""  # "": of the training; or another, of which every patient is asked about
     return c
 
 

@@ -4,11 +4,11 @@
     python launch/convert.py --from-pretrained WEIGHTS --output ORBAX_DIR
 
 The first writes the teacher of a checkpoint (the newest, or that of STEP) as a folder for
-`transformers.AutoModel.from_pretrained`. --verify runs it in PyTorch and in JAX, compares
-block by block (curia2_jax/export/parity.py says how) and keeps the differences in its parity.json. The second
-makes a folder that `launch/main.py --config.init_from=ORBAX_DIR` starts from. WEIGHTS is a folder of a stock DINOv2
-model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file with a state dict of facebookresearch's;
-projection heads that lie there come along.
+`transformers.AutoModel.from_pretrained`; RUN@0 is what the run began with, a baseline for launch/evaluate.py --random.
+--verify runs it in PyTorch and in JAX, compares block by block (curia2_jax/export/parity.py says how) and keeps the
+differences in its parity.json. The second makes a folder that `launch/main.py --config.init_from=ORBAX_DIR` starts
+from. WEIGHTS is a folder of a stock DINOv2 model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file
+with a state dict of facebookresearch's; projection heads that lie there come along.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ from curia2_jax.errors import UserError
 from curia2_jax.export import huggingface, parity, processor, sources
 from curia2_jax.models.vit import ViTConfig
 from curia2_jax.training import checkpoints
+from curia2_jax.training.class_tokens import began
 from curia2_jax.training.recipe import recipe_from
 from launch import command
 
@@ -52,10 +53,8 @@ def export(checkpoint: str, output: pathlib.Path, verify: bool) -> None:
       UserError: no such checkpoint, an output that is something else, or a model that transformers does not have.
       Mismatch: `verify` found a difference; nothing is written.
     """
-    run, step = checkpoints.parse(checkpoint)
-    config = checkpoints.read_config(run)
+    run, step, config, teacher, meta = _teacher(checkpoint)
     model = recipe_from(config).model
-    teacher, meta = checkpoints.restore_teacher(run, step)
     with output_folder(output, processor.is_export) as partial:
         huggingface.write(partial, teacher["backbone"], model)
         preprocessing = processor.contract(config, meta)
@@ -66,6 +65,16 @@ def export(checkpoint: str, output: pathlib.Path, verify: bool) -> None:
     print(
         f"{output}: teacher of {run} at step {step}; transformers.AutoModel.from_pretrained({str(output)!r}) loads it"
     )
+
+
+def _teacher(checkpoint: str) -> tuple[pathlib.Path, int, dict, Mapping[str, Any], Mapping[str, Any]]:
+    """Run, step, config, teacher and meta; RUN@0 is what the run began with, of which it keeps no checkpoint."""
+    run = pathlib.Path(checkpoint.removesuffix("@0"))
+    if checkpoint.endswith("@0") and 0 not in checkpoints.steps(run):
+        config = checkpoints.read_config(run)
+        return run, 0, config, {"backbone": began(recipe_from(config))}, {"step": 0}
+    run, step = checkpoints.parse(checkpoint)
+    return run, step, checkpoints.read_config(run), *checkpoints.restore_teacher(run, step)
 
 
 def restore(pretrained: str, output: pathlib.Path) -> None:

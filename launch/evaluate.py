@@ -20,6 +20,12 @@ _MODEL = flags.DEFINE_string("model", None, "Folder that launch/convert.py wrote
 _DATA = flags.DEFINE_string("data", None, "Folder of a benchmark, or a corpus that holds one.")
 _TASK = flags.DEFINE_multi_string("task", [], "Tasks to score; more names may follow. Default: all of --data.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for report.html and results.json.")
+_RANDOM = flags.DEFINE_multi_string(
+    "random",
+    [],
+    "Folder of weights that a run began with (launch/convert.py --checkpoint RUN@0); may be repeated. "
+    "Default: three draws of transformers.",
+)
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Where the backbone runs.")
 _RUN = flags.DEFINE_string("run", None, "Training run whose pictures go into the report.")
 _TRUST = flags.DEFINE_bool(
@@ -32,9 +38,10 @@ def run(argv: list[str]) -> int:
     model, data, output = (command.required(flag) for flag in (_MODEL, _DATA, _OUTPUT))
     if argv[1:] and not _TASK.value:
         raise UserError(f"found {argv[1]!r} without a flag; write --task {argv[1]}")
-    for flag in (_MODEL, _DATA, _RUN):
-        if flag.value and not pathlib.Path(flag.value).is_dir():
-            raise UserError(f"--{flag.name}: found {flag.value}, which is no folder")
+    for flag in (_MODEL, _DATA, _RUN, _RANDOM):
+        for value in [flag.value] if isinstance(flag.value, str) else flag.value or []:
+            if not pathlib.Path(value).is_dir():
+                raise UserError(f"--{flag.name}: found {value}, which is no folder")
     folder = benchmark_folder(data)
     if folder is None:
         print(f"no labels in {data}: nothing to score. Ingest with --labels to get a benchmark.")
@@ -46,7 +53,7 @@ def run(argv: list[str]) -> int:
         raise UserError(f"{e.name} is not installed; write: pip install -e '.[eval]'") from None
     names = [*_TASK.value, *argv[1:]] or task_names(folder)
     run_pictures = sorted(pathlib.Path(_RUN.value, "images").glob("*.png")) if _RUN.value else []
-    scored = evaluate(model, folder, names, output, _DEVICE.value, run_pictures, _TRUST.value)
+    scored = evaluate(model, folder, names, output, _DEVICE.value, run_pictures, _TRUST.value, _RANDOM.value)
     print()
     print(report.table(scored))
     print()

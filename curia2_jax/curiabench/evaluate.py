@@ -1,13 +1,15 @@
 """Scores an exported model on the tasks of a folder and writes the report.
 
-Three rows always stand side by side: the trained backbone, the same backbone with random weights, and mean and spread
-of the raw pixels. A trained backbone that does not beat the other two has learnt nothing that the task needs.
+Beside the trained backbone always stand what has learned nothing: the same backbone with random weights (several
+draws), a linear projection of each patch, mean and spread of the raw pixels, and the mask without any pixel. A trained
+backbone that does not beat them has learned nothing that the task needs, or the task asks for nothing.
 """
 
+import contextlib
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -16,11 +18,14 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from curia2_jax import files
+from curia2_jax.curiabench import answers as answering
 from curia2_jax.curiabench import comparison, features, heads, intervals, pictures, report, scores, tasks
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.protocol import ROWS, Scoring, scoring_of
-from curia2_jax.curiabench.results import FILE, PAGE, Count, ModelFacts, Results, Settings, TaskResults
+from curia2_jax.curiabench.results import FILE, PAGE, SCORES, Count, ModelFacts, Results, Settings, TaskResults
+from curia2_jax.curiabench.splits import Split
+from curia2_jax.data.ingest.benchmark_schema import TEST, TRAIN, VAL
 from curia2_jax.errors import UserError
 
 
@@ -32,6 +37,7 @@ def evaluate(
     device: str = "cpu",
     run_pictures: Sequence[Path] = (),
     trust_remote_code: bool = False,
+    began: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> Results:
     """Scores tasks `names` of the benchmark folder `data`; writes `output`/results.json and `output`/report.html.
@@ -39,6 +45,7 @@ def evaluate(
     Args:
       run_pictures: PNG files of the training run to show in the report.
       trust_remote_code: run an image processor of the folder that is not ours.
+      began: exported folders of weights that runs began with; without, random ones of transformers.
       say: receives one line a stage.
     Returns:
       What results.json holds.
@@ -47,7 +54,7 @@ def evaluate(
     """
     chosen = [tasks.read_task(data, name) for name in dict.fromkeys(names)]
     scoring = _scoring(chosen)
-    model = load_model(model_folder, device, trust_remote_code)
+    model = load_model(model_folder, device, trust_remote_code, began)
     output = Path(output)
     _writable(output)
     scored = {task.name: _score(task, scoring, model, say) for task in chosen}
@@ -56,7 +63,7 @@ def evaluate(
     estimates = comparison.estimates(answers, scoring)
     results: Results = {
         "model": _describe(model, model_folder),
-        "settings": _settings(device, scoring),
+        "settings": _settings(device, scoring, began),
         "tasks": {
             one.task: cast(TaskResults, {**facts, **comparison.compare(found), **confusions(one)})
             for (one, facts), found in zip(scored.values(), estimates, strict=True)
@@ -66,8 +73,11 @@ def evaluate(
     }
     results["verdict"] = report.verdict(results)
     page = report.render(results, shown, {path.stem: pictures.embed(path) for path in run_pictures})
-    _write(output / PAGE, page)
-    _write(output / FILE, json.dumps(results, indent=1) + "\n")
+    with _disk(output):
+        answering.write(output / answering.FILE, answers)
+        files.write_text(output / SCORES, report.csv(results))
+        files.write_text(output / PAGE, page)
+        files.write_text(output / FILE, json.dumps(results, indent=1) + "\n")
     return results
 
 
@@ -87,31 +97,45 @@ def _writable(folder: Path) -> None:
         raise UserError(f"--output: cannot make the folder {folder}: {error.strerror}; write another one") from None
 
 
-def _write(path: Path, text: str) -> None:
-    """Replaces a file whole: under its name there is never half of it."""
+@contextlib.contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    """What the disk refuses is the user's to mend."""
     try:
-        files.write_text(path, text)
+        yield
     except OSError as error:
-        raise UserError(f"--output: cannot write {path}: {error.strerror}; write another folder") from None
+        raise UserError(f"--output: cannot write in {folder}: {error.strerror}; write another folder") from None
 
 
 def _score(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[str], None]) -> tuple[Answers, dict]:
     """Features and predictions of one task, and what results.json says of the task beside its scores."""
     start = time.monotonic()
-    train, test = (features.extract(split, model) for split in (task.train, task.test))
-    seconds = time.monotonic() - start
-    say(f"{task.name}: features of {len(train.slices)} train and {len(test.slices)} test samples, {seconds:.1f} s")
+    for warning in task.warnings:
+        say(f"warning: {warning}")
+    found = {name: features.extract(split, model) for name, split in task.splits.items()}
+    train, test, val = found[TRAIN], found[TEST], found.get(VAL)
+    counts = ", ".join(f"{len(one.slices)} {name}" for name, one in found.items())
+    say(f"{task.name}: features of {counts} samples, {time.monotonic() - start:.1f} s")
     start = time.monotonic()
     classes = np.array(sorted(task.classes), np.int64)
     targets = np.searchsorted(classes, task.test.targets) if task.kind.has_classes else task.test.targets
     validated_on, train_groups = _groups(task.train.patients, train.slices)
-    predictions: dict[tuple[str, str], heads.Prediction] = {}
-    for row in ROWS:
-        problem = heads.Problem(
-            train.rows[row.name], task.train.targets, train_groups, test.rows[row.name], classes, row.has_direction
-        )
-        predictions |= {(row.name, head.name): head.predict(problem) for head in scoring.heads}
-    outputs = {key: [prediction.outputs] for key, prediction in predictions.items()}
+    predictions: dict[tuple[str, str], list[heads.Prediction]] = {}
+    for row in (row for row in ROWS if row.name in train.rows):
+        for seed, (before, after) in enumerate(zip(train.rows[row.name], test.rows[row.name], strict=True)):
+            problem = heads.Problem(
+                before,
+                task.train.targets,
+                train_groups,
+                after,
+                classes,
+                row.has_direction,
+                None if val is None else val.rows[row.name][seed],
+                None if task.val is None else task.val.targets,
+                model.trained.model.device.type,
+            )
+            for head in scoring.heads:
+                predictions.setdefault((row.name, head.name), []).append(head.predict(problem))
+    outputs = {key: [one.outputs for one in seeds] for key, seeds in predictions.items()}
     names = [task.classes[index] for index in classes.tolist()]
     samples = np.array([path.stem for path in task.test.images])
     answers = Answers(task.name, task.kind.name, names, samples, task.test.patients, test.slices, targets, outputs)
@@ -122,13 +146,13 @@ def _score(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[str]
         say(f"warning: {task.name}: {seen} of {len(test.slices)} test samples lie on slices that are also in train")
     return answers, {
         "classes": names,
-        "train": _count(task.train, train.slices, classes),
-        "test": _count(task.test, test.slices, classes),
+        **{name: _count(split, found[name].slices, classes) for name, split in task.splits.items()},
+        "warnings": list(task.warnings),
         "test_samples_seen_in_train": seen,
         "rare_classes": rare_classes(answers),
         "resampled": answers.unit,
-        "validated_on": validated_on,
-        "heads": _tree({key: prediction.settings for key, prediction in predictions.items()}),
+        "validated_on": VAL if task.val else validated_on,
+        "heads": _tree({key: seeds[0].settings for key, seeds in predictions.items()}),
     }
 
 
@@ -168,7 +192,7 @@ def _groups(patients: np.ndarray, slices: np.ndarray) -> tuple[str, np.ndarray]:
     return unit, np.unique(keys, return_inverse=True)[1]
 
 
-def _count(split: tasks.Split, slices: np.ndarray, classes: np.ndarray) -> Count:
+def _count(split: Split, slices: np.ndarray, classes: np.ndarray) -> Count:
     return {
         "samples": len(split.images),
         "slices": len(np.unique(slices)),
@@ -190,10 +214,11 @@ def _describe(model: Model, folder: str | Path) -> ModelFacts:
     }
 
 
-def _settings(device: str, scoring: Scoring) -> Settings:
+def _settings(device: str, scoring: Scoring, began: Sequence[str]) -> Settings:
     return {
         "device": device,
         "kind": scoring.kind,
+        "random_weights": list(began) or "as transformers draws them, LayerScale 1",
         "primary": {"head": scoring.primary.head.name, "metric": scoring.primary.metric.name},
         "intervals": f"jackknife over patients, t, {intervals.LEVEL:.0%}",
         **scoring.settings,

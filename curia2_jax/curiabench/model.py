@@ -1,12 +1,13 @@
-"""The frozen model of an exported folder, its twin with random weights, and the image processor that belongs to it.
+"""The frozen model of an exported folder, its twins with random weights, and the image processor that belongs to it.
 
 No code of a folder is run unless the caller trusts it: a stock model of transformers is built from config.json, and the
 image processor is the one of this package when the folder holds the same file.
 """
 
+import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -43,22 +44,38 @@ class Backbone(NamedTuple):
 
 
 class Model(NamedTuple):
-    """An exported folder: the trained backbone, one of the same shape with random weights, and the image processor."""
+    """An exported folder: the trained backbone, what it is compared with, and the image processor.
+
+    `randoms`: backbones of the same shape that have learned nothing, one a seed. `linear`: one whose blocks add next to
+    nothing, so that its patch tokens are a linear projection of each patch, and its class token is a constant.
+    """
 
     trained: Backbone
-    random: Backbone
+    randoms: tuple[Backbone, ...]
+    linear: Backbone
     processor: Processor
     sha256: str  # of the weight files
     parameters: int
 
 
-def load_model(folder: str | Path, device: str, trust_remote_code: bool = False, seed: int = 0) -> Model:
+SEEDS = 3  # random backbones
+LINEAR = 1e-5  # LayerScale of one whose blocks add nothing
+
+
+def load_model(
+    folder: str | Path,
+    device: str,
+    trust_remote_code: bool = False,
+    began: Sequence[str | Path] = (),
+    seeds: int = SEEDS,
+) -> Model:
     """Loads an exported folder without any network access.
 
     Args:
       trust_remote_code: run the image processor of the folder where it is not that of this package.
-      seed: of the random backbone, which has the initial weights that transformers gives this configuration after
-        `torch.manual_seed(seed)`.
+      began: folders of weights that runs began with (`launch/convert.py --checkpoint RUN@0`), for the random backbones.
+      seeds: without `began`, how many random backbones there are: the initial weights that transformers gives this
+        configuration with LayerScale 1 after `torch.manual_seed(0)`, 1 and so on.
     Raises:
       UserError: a part of the folder is missing or damaged, the model is of another kind, the image processor is not
         trusted, or there is no such device.
@@ -75,15 +92,27 @@ def load_model(folder: str | Path, device: str, trust_remote_code: bool = False,
     processor = load_processor(folder, trust_remote_code)
     model = _load_weights(folder)
     torch.backends.cudnn.allow_tf32 = False  # PyTorch's default for convolutions, of which the patch embedding is one
-    torch.manual_seed(seed)
-    random = transformers.AutoModel.from_config(model.config, trust_remote_code=False)
+    if began:
+        randoms = [_load_weights(Path(one)) for one in began]
+    else:
+        randoms = [_initial(model.config, seed, layerscale=1.0) for seed in range(seeds)]
     digest = hashlib.sha256()
     for path in weights:
         with path.open("rb") as file:
             while block := file.read(1 << 24):
                 digest.update(block)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Model(_freeze(model, device), _freeze(random, device), processor, digest.hexdigest(), parameters)
+    frozen = tuple(_freeze(one, device) for one in randoms)
+    linear = _freeze(_initial(model.config, seed=0, layerscale=LINEAR), device)
+    return Model(_freeze(model, device), frozen, linear, processor, digest.hexdigest(), parameters)
+
+
+def _initial(config: transformers.PretrainedConfig, seed: int, layerscale: float) -> transformers.PreTrainedModel:
+    """Weights as transformers draws them, every block scaled by `layerscale`."""
+    torch.manual_seed(seed)
+    config = copy.deepcopy(config)
+    config.layerscale_value = layerscale
+    return transformers.AutoModel.from_config(config, trust_remote_code=False)
 
 
 def _load_weights(folder: Path) -> transformers.PreTrainedModel:

@@ -12,7 +12,7 @@ from skimage.filters import threshold_otsu
 
 from curia2_jax.curiabench import features
 from curia2_jax.curiabench.model import Backbone, Model
-from curia2_jax.curiabench.tasks import Split, read_sample
+from curia2_jax.curiabench.splits import Split, read_sample
 
 CT_WINDOW = (-200.0, 300.0)  # HU; soft tissue and bone
 SIDE = 256  # pixels of a picture in the report
@@ -54,7 +54,7 @@ def token_pictures(split: Split, model: Model, slices: np.ndarray, count: int = 
     images = [_middle(*read_sample(split, index)) for index in chosen]
     modalities = split.modalities[chosen]
     pixels = torch.cat([features.to_pixels(model.processor, *pair) for pair in zip(images, modalities, strict=True)])
-    trained, random = (_token_colors(backbone, pixels) for backbone in (model.trained, model.random))
+    trained, random = (_token_colors(backbone, pixels) for backbone in (model.trained, model.randoms[0]))
     out = []
     for i, (image, modality) in enumerate(zip(images, modalities, strict=True)):
         size = _size(image.shape)

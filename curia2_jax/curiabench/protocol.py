@@ -74,9 +74,20 @@ class Scoring(NamedTuple):
 
 TRAINED = Row("trained", "Trained backbone", "the trained backbone", "trained")
 RANDOM = Row("random", "Same backbone, random weights", "the same backbone with random weights", "random")
+# Of tasks without masks: the class token of random weights is nearly a constant, the mean of the patches is not.
+TRAINED_PATCHES = Row("trained-patches", "Trained, mean of patches", "the mean of its patch tokens", "trained patches")
+RANDOM_PATCHES = Row(
+    "random-patches", "Random weights, mean of patches", "the mean of random patch tokens", "random patches"
+)
+PIXELS_LINEAR = Row(
+    "pixels-linear", "Linear projection of pixels", "a linear projection of each patch", "projected pixels"
+)
+# Of tasks with masks.
+MASK_ONLY = Row("mask-only", "Mask alone, no pixel", "place and shape of the mask", "mask", has_direction=False)
 PIXELS = Row("pixels", "Raw pixels", "raw pixels", "raw pixels", has_direction=False)
-ROWS = (TRAINED, RANDOM, PIXELS)
-BASELINES = (RANDOM, PIXELS)  # what the trained backbone has to beat
+ROWS = (TRAINED, TRAINED_PATCHES, RANDOM, RANDOM_PATCHES, PIXELS_LINEAR, MASK_ONLY, PIXELS)  # those that a task has
+BASELINES = (RANDOM, RANDOM_PATCHES, PIXELS_LINEAR, MASK_ONLY, PIXELS)
+JUDGED_BY = (PIXELS, PIXELS_LINEAR, RANDOM)  # what the trained backbone has to beat, in the order of the verdict
 
 LINEAR = Head(
     "linear",

@@ -6,7 +6,7 @@ import jinja2
 
 from curia2_jax.curiabench.intervals import FEWEST_PATIENTS, RARE
 from curia2_jax.curiabench.pictures import SlicePicture
-from curia2_jax.curiabench.protocol import BASELINES, ROWS, TRAINED, scoring_behind
+from curia2_jax.curiabench.protocol import BASELINES, JUDGED_BY, MASK_ONLY, ROWS, TRAINED, scoring_behind
 from curia2_jax.curiabench.results import Results, Score, defined
 
 CAPTIONS = {"crops": "What the student saw of the first images", "curves": "How training went"}
@@ -22,7 +22,7 @@ def verdict(results: Results) -> str:
     mean, tasks = results["mean"], results["tasks"].values()
     fewest = min(task["test"]["patients"] for task in tasks)
     parts = []
-    for row in reversed([row for row in BASELINES if row.name in mean["trained_minus"]]):
+    for row in (row for row in JUDGED_BY if row.name in mean["trained_minus"]):
         other = mean["rows"][row.name][head.name][metric.name][0]
         gain = mean["trained_minus"][row.name][head.name][metric.name]
         words = f"{_side(gain)} " if fewest >= FEWEST_PATIENTS else ""
@@ -34,8 +34,31 @@ def verdict(results: Results) -> str:
     said = f"({metric.phrase} {value}{of}, {on})"
     if fewest < FEWEST_PATIENTS:
         few = f"fewer than {FEWEST_PATIENTS} patients say nothing of others"
-        return f"No verdict, {few}: the trained backbone {said} beside {' and '.join(parts)}."
-    return f"The trained backbone {said} is {' and '.join(parts)}."
+        sentence = f"No verdict, {few}: the trained backbone {said} beside {_listed(parts)}."
+    else:
+        sentence = f"The trained backbone {said} is {_listed(parts)}."
+    return " ".join([sentence, *_silent(results)])
+
+
+def _silent(results: Results) -> list[str]:
+    """A sentence on the tasks of which the mask alone, without any pixel, gives the answer away."""
+    scoring = scoring_behind(results)
+    found = []
+    for name, task in results["tasks"].items():
+        gains = task["trained_minus"].get(MASK_ONLY.name, {})
+        for head in scoring.heads:
+            low = gains.get(head.name, {}).get(scoring.primary.metric.name, [None] * 3)[1]
+            if low is not None and low <= 0:
+                value = task["rows"][MASK_ONLY.name][head.name][scoring.primary.metric.name][0]
+                found.append(f"{name} ({head.short} {_number(value)})")
+    if not found:
+        return []
+    return [f"Place and shape of the mask, without any pixel, do as well in {_listed(found)}: that says nothing of a "
+            "backbone."]  # fmt: skip
+
+
+def _listed(parts: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def _side(gain: Score) -> str:
@@ -74,6 +97,19 @@ def table(results: Results) -> str:
             name = ""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def csv(results: Results) -> str:
+    """scores.csv: a line a task, row, head and score with its 95 % interval, and each difference; empty = undefined."""
+    lines = ["task,row,head,score,value,lower,upper"]
+    parts = results["tasks"] | ({"mean of the tasks": results["mean"]} if len(results["tasks"]) > 1 else {})
+    for task, part in parts.items():
+        tables = part["rows"] | {f"trained minus {row}": heads for row, heads in part["trained_minus"].items()}
+        for row, heads in tables.items():
+            for head, metrics in heads.items():
+                for metric, score in metrics.items():
+                    lines.append(",".join([task, row, head, metric, *("" if x is None else repr(x) for x in score)]))
+    return "\n".join(lines) + "\n"
 
 
 def render(results: Results, tokens: dict[str, list[SlicePicture]], run_pictures: dict[str, str]) -> str:

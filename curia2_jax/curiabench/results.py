@@ -8,6 +8,7 @@ from curia2_jax.errors import UserError
 
 FILE = "results.json"
 PAGE = "report.html"
+SCORES = "scores.csv"
 
 Score = list[float | None]  # [value, lower, upper] of a 95 % interval; None where undefined
 Table = dict[str, dict[str, dict[str, Score]]]  # row -> head -> metric -> score
@@ -50,11 +51,13 @@ class TaskResults(Comparison):
 
     classes: list[str]
     train: Count
+    val: NotRequired[Count]
     test: Count
+    warnings: NotRequired[list[str]]  # of how the task was read
     test_samples_seen_in_train: int
     rare_classes: NotRequired[dict[str, int]]  # class -> test patients, where they are few
     resampled: str  # "patient" or "slice"
-    validated_on: str  # "patient" or "slice"
+    validated_on: str  # "val", or "patient" or "slice" of train
     heads: dict[str, dict[str, dict]]  # row -> head -> what it chose
     confusion: NotRequired[
         dict[str, dict[str, list[list[int]]]]
@@ -78,6 +81,7 @@ class Settings(TypedDict):
 
     device: str
     kind: NotRequired[str]  # absent in the first reports
+    random_weights: NotRequired[list[str] | str]  # folders, or what they are
     primary: dict[str, str]
     intervals: NotRequired[str]  # absent where they are of a bootstrap
     versions: dict[str, str]

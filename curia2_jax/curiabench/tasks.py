@@ -1,38 +1,36 @@
-"""Tasks on disk, as `data/benchmark_schema.py` describes them, read and checked.
+"""Tasks on disk, as `data/ingest/benchmark_schema.py` describes them, read and checked.
 
 Tables of CuriaBench that name no patients are grouped by series, and without series by file.
 """
 
+import itertools
 import json
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
+from curia2_jax.curiabench.splits import AXES, MODALITIES, Facts, Split, read_split
 from curia2_jax.data.corpus.layout import BENCHMARK, CONTRACT
 from curia2_jax.data.ingest import benchmark_schema
 from curia2_jax.errors import UserError
 
 
-class Split(NamedTuple):
-    """One split of n samples; all arrays have shape (n,)."""
-
-    images: list[Path]
-    targets: np.ndarray  # of the dtype of the task's kind
-    series: np.ndarray  # str
-    patients: np.ndarray  # str
-    modalities: np.ndarray  # str, "" = unknown
-    masked: bool
-
-
 class Task(NamedTuple):
-    """A task, checked but for its images. `classes`: name of every target, empty in kinds without classes."""
+    """A task, checked but for its images. `classes`: name of every target, empty in kinds without classes; `val`: to
+    choose on, where there is one; `warnings`: what is to be said before it is scored."""
 
     name: str
     kind: benchmark_schema.Kind
     classes: dict[int, str]
     train: Split
     test: Split
+    val: Split | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """All splits by name."""
+        val = {} if self.val is None else {benchmark_schema.VAL: self.val}
+        return {benchmark_schema.TRAIN: self.train, **val, benchmark_schema.TEST: self.test}
 
 
 def benchmark_folder(data: str | Path) -> Path | None:
@@ -68,24 +66,43 @@ def read_task(folder: str | Path, name: str) -> Task:
     if not path.is_file():
         known = ", ".join(task_names(folder)) or "none"
         raise UserError(f"--task: found {name!r}, but {path} does not exist; write one of: {known}")
+    facts = _facts(path)
+    val = path.parent / benchmark_schema.VAL / benchmark_schema.TABLE
+    found = [*benchmark_schema.SPLITS, *([benchmark_schema.VAL] if val.is_file() else [])]
+    read = {split: read_split(path.parent / split, facts, f"{name} {split}") for split in found}
+    splits = {split: one for split, (one, _) in read.items()}
+    warnings = list(dict.fromkeys(warning for _, said in read.values() for warning in said))
+    _check_patients(path.parent, splits)
+    if facts.kind.has_classes:
+        _check_classes(path, facts.classes, splits)
+        warnings += _strangers(name, facts.classes, splits)
+    return Task(
+        name,
+        facts.kind,
+        facts.classes,
+        splits[benchmark_schema.TRAIN],
+        splits[benchmark_schema.TEST],
+        splits.get(benchmark_schema.VAL),
+        tuple(warnings),
+    )
+
+
+def _facts(path: Path) -> Facts:
+    """What task.json says."""
     try:
         description: benchmark_schema.Description = json.loads(path.read_text())
-        name_of_kind, masked = description["kind"], bool(description["mask"])
-        modality = description.get("modality") or ""
+        name_of_kind, masked = description["kind"], description["mask"]
+        modality, axes = str(description.get("modality") or ""), str(description.get("axes") or "")
         classes = {int(index): str(label) for index, label in description.get("classes", {}).items()}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: found {error!r}; write name, classes, kind, mask and modality as JSON") from None
-    kind = _kind(path, name_of_kind)
-    splits = (_read_split(path.parent / split, kind, masked, modality) for split in benchmark_schema.SPLITS)
-    task = Task(name, kind, classes, *splits)
-    if kind.has_classes:
-        _check_classes(path, task)
-    train, test = (set(split.patients.tolist()) for split in (task.train, task.test))
-    if (shared := train & test) and len(train | test) > 1:
-        raise UserError(
-            f"{path.parent}: found {len(shared)} patients in both train and test; give each patient one split"
-        )
-    return task
+    if not isinstance(masked, bool):
+        raise UserError(f"{path}: found mask {masked!r}; write true or false")
+    if modality.upper() not in MODALITIES:
+        raise UserError(f"{path}: found the modality {modality!r}; write CT, MR, or nothing where samples differ")
+    if axes not in ("", *AXES):
+        raise UserError(f"{path}: found axes {axes!r}; write {' or '.join(AXES)}")
+    return Facts(_kind(path, name_of_kind), classes, masked, modality, axes)
 
 
 def _kind(path: Path, name: str) -> benchmark_schema.Kind:
@@ -97,72 +114,31 @@ def _kind(path: Path, name: str) -> benchmark_schema.Kind:
     raise UserError(f"{path}: found kind {name!r}; only {known} can be scored")
 
 
-def _check_classes(path: Path, task: Task) -> None:
+def _check_patients(folder: Path, splits: dict[str, Split]) -> None:
+    """Refuses a patient in two splits, unless there is no other."""
+    patients = {name: set(split.patients.tolist()) for name, split in splits.items()}
+    for one, other in itertools.combinations(patients, 2):
+        shared = patients[one] & patients[other]
+        if shared and len(set.union(*patients.values())) > 1:
+            raise UserError(
+                f"{folder}: found {len(shared)} patients in both {one} and {other}; give each patient one split"
+            )
+
+
+def _check_classes(path: Path, classes: dict[int, str], splits: dict[str, Split]) -> None:
     """Refuses targets without a name, and a training split with nothing to tell apart."""
-    for split, part in zip(benchmark_schema.SPLITS, (task.train, task.test), strict=True):
-        if unknown := sorted(set(part.targets.tolist()) - set(task.classes)):
-            raise UserError(f"{path}: found targets {unknown[:5]} in {split} without a name; add them to classes")
-    if len(set(task.train.targets.tolist())) < 2:
+    for name, split in splits.items():
+        if unknown := sorted(set(split.targets.tolist()) - set(classes)):
+            raise UserError(f"{path}: found targets {unknown[:5]} in {name} without a name; add them to classes")
+    if len(set(splits[benchmark_schema.TRAIN].targets.tolist())) < 2:
         folder = path.parent / benchmark_schema.TRAIN
         raise UserError(f"{folder}: found samples of one class; a classifier needs at least two")
 
 
-def _read_split(folder: Path, kind: benchmark_schema.Kind, masked: bool, modality: str) -> Split:
-    path = folder / benchmark_schema.TABLE
-    if not path.is_file():
-        needed = " and ".join(f"{split}/{benchmark_schema.TABLE}" for split in benchmark_schema.SPLITS)
-        raise UserError(f"{path}: not found; a task needs {needed}")
-    try:
-        table = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path}: not a NumPy table ({error}); write a structured array") from None
-    fields = table.dtype.names or ()
-    missing = set(benchmark_schema.REQUIRED) - set(fields)
-    if missing or not len(table):
-        found = f"{len(table)} rows with fields {', '.join(fields)}" if fields else "no fields"
-        required = " and ".join(benchmark_schema.REQUIRED)
-        raise UserError(f"{path}: found {found}; write at least one row with {required}")
-    # The best name for a group of samples that the table has.
-    series = next(f for f in (benchmark_schema.SERIES, benchmark_schema.FILENAME) if f in fields)
-    patient = benchmark_schema.PATIENT if benchmark_schema.PATIENT in fields else series
-    known = benchmark_schema.MODALITY in fields
-    return Split(
-        images=[benchmark_schema.image_path(folder, str(name)) for name in table[benchmark_schema.FILENAME]],
-        targets=table[benchmark_schema.TARGET].astype(kind.target),
-        series=table[series].astype(str),
-        patients=table[patient].astype(str),
-        modalities=table[benchmark_schema.MODALITY].astype(str) if known else np.full(len(table), modality),
-        masked=masked,
-    )
-
-
-def read_sample(split: Split, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Image (H, W) or (H, W, S) float32 and its mask, bool of the same shape, or None in a task without masks.
-
-    Raises:
-      UserError: a file is missing, unreadable, misshapen or not finite, or the mask is empty; the message names it.
-    """
-    path = split.images[index]
-    image = _load(path).astype(benchmark_schema.IMAGE_DTYPE)
-    if image.ndim not in (2, 3) or 0 in image.shape:
-        raise UserError(f"{path}: found shape {image.shape}; write (height, width) or (height, width, slices)")
-    if not np.isfinite(image).all():
-        raise UserError(f"{path}: found values that are not finite; write Hounsfield units or scanner units")
-    if not split.masked:
-        return image, None
-    path = benchmark_schema.mask_path(path)
-    mask = _load(path) != 0
-    if mask.shape != image.shape:
-        raise UserError(f"{path}: found shape {mask.shape}; write that of its image, {image.shape}")
-    if not mask.any():
-        raise UserError(f"{path}: found an empty mask; leave the sample out of the table")
-    return image, mask
-
-
-def _load(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found, but {benchmark_schema.TABLE} names it") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path}: not a NumPy array ({error})") from None
+def _strangers(name: str, classes: dict[int, str], splits: dict[str, Split]) -> list[str]:
+    """A line if test has classes that train lacks: no head can ever answer them."""
+    train, test = (set(splits[split].targets.tolist()) for split in (benchmark_schema.TRAIN, benchmark_schema.TEST))
+    if not test - train:
+        return []
+    names = ", ".join(classes[index] for index in sorted(test - train))
+    return [f"{name}: {names}: in test and not in train, so its recall is 0 and lowers the mean over classes"]

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -16,6 +17,8 @@ from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
 from curia2_jax import files
+
+KEPT = 200  # rows in memory
 
 
 def read(path: pathlib.Path) -> tuple[list[dict[str, float]], int]:
@@ -60,7 +63,9 @@ class MetricsWriter:
             kept = self._path.with_name("metrics.jsonl.damaged")
             shutil.copyfile(self._path, kept)
             print(f"warning: {self._path}: {bad} damaged lines left out; the file is kept as {kept}", file=sys.stderr)
-        files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
+        rows = [row for row in rows if row["step"] <= step]
+        files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+        self.rows: list[dict[str, Any]] = rows  # the first and the newest KEPT, of all lives
         self._file = self._path.open("ab", buffering=0)
         self._waiting = b""
         self.trouble = ""
@@ -74,6 +79,7 @@ class MetricsWriter:
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends one row, at once, so that a kill loses nothing. NaN is written as null."""
         row = {"step": step, **{name: None if math.isnan(value) else value for name, value in scalars.items()}}
+        self.rows = [*self.rows[:1], *self.rows[1:][-KEPT:], row]
         self._waiting += json.dumps(row).encode() + b"\n"
         try:
             while self._waiting:

@@ -5,6 +5,8 @@ import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 
+PROBED = ("probe/height_knn", "probe/modality_knn", "probe/plane_knn")  # the first that there is stands in the line
+
 
 def duration(seconds: float) -> str:
     """`3 d 04 h`, `2 h 05 min`, `4 min 10 s` or `9 s`."""
@@ -50,11 +52,17 @@ class Progress:
         return figures
 
     def line(self, scalars: Mapping[str, float], figures: Mapping[str, float]) -> str:
-        """`nats`: what the student knows of the other view; 0 for a whole run means uniform answers."""
+        """One row as a line of its own, for whatever is no terminal."""
         age = "none" if self.saved_at is None else duration(time.monotonic() - self.saved_at)
-        nats = f"  nats {scalars['nats/dino']:.2f}" if "nats/dino" in scalars else ""
         return (
-            f"step {self.step:,}/{self.total_steps:,}  loss {scalars['loss']:.4f}{nats}  "
+            f"step {self.step:,}/{self.total_steps:,}  loss {scalars['loss']:.4f}{learned(scalars)}  "
             f"{figures['images_per_s']:.1f} img/s  data wait {figures['data_wait']:.0%}  "
             f"ETA {duration(figures['eta_s'])}  checkpoint age {age}"
         )
+
+
+def learned(scalars: Mapping[str, float]) -> str:
+    """What the student knows of the other view, 0 for a whole run meaning uniform answers, and what a probe found."""
+    nats = f"  nats {scalars['nats/dino']:.2f}" if "nats/dino" in scalars else ""
+    found = next((name for name in PROBED if name in scalars), "")
+    return nats + (f"  {found.partition('/')[2].partition('_')[0]} {scalars[found]:.2f}" if found else "")

@@ -30,10 +30,12 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
         new["augment"] = new.pop("views")
     new.setdefault("init", {"adapt": "positions:interpolate"})
     new.get("data", {}).setdefault("reduce", 0)
+    new.setdefault("probe", {"every_steps": 0, "slices": 512, "corpus": ""})
     new.get("schedule", {}).setdefault("freeze_backbone_steps", 0)
     for key, then in (("init", "normal_0.02"), ("position_init", "normal")):
         new.get("model", {}).setdefault(key, then)
     new.get("augment", {}).setdefault("window", ())
+    new.setdefault("probe", {"every_steps": 0, "slices": 512, "corpus": ""})
     new.get("heads", {}).setdefault("projector_width", 512)
     objective = new.get("objective", {})
     if "regularizer" in objective:

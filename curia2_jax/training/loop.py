@@ -3,17 +3,18 @@
 import collections
 import contextlib
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
-
-from jax import Array
 
 from curia2_jax.ending import STOPPED
 from curia2_jax.parallel.processes import StopRequests
 from curia2_jax.parallel.signals import StopRequest
+from curia2_jax.telemetry.live import Live
 from curia2_jax.telemetry.progress import Progress
 from curia2_jax.training import reports
 from curia2_jax.training.prepare import Run, compile_step, prepare, to_devices
+from curia2_jax.training.probe import open_probe
 from curia2_jax.training.saving import Saver
 from curia2_jax.training.state import TrainState
 
@@ -54,18 +55,19 @@ def steps(run: Run, state: TrainState, asked: StopRequest) -> int:
     run.watch.enter("compile")
     with run.ledger.spent("compile"):
         compiled = compile_step(run, state, batch)
+        probe = open_probe(run, state)
     run.ledger.enter("step")
     progress = Progress(run.total, run.recipe.data.global_batch, run.start)
-    unread: collections.deque[tuple[int, dict[str, Array]]] = collections.deque()
+    unread: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
     saver = Saver(run.workdir, run.checkpoints, run.newest, run.recipe.checkpoint.every_steps)
 
-    with asked.answered():
+    with asked.answered(), Live(progress, sys.stdout) as live:
         for step in range(run.start + 1, run.total + 1):
             run.watch.enter("step")
             if run.trace:
                 run.trace.before(step)
             before, (state, metrics) = state, compiled(state, batch)
-            unread.append((step, metrics))
+            unread.append((step, metrics | (probe(step, state) if probe else {})))
             if step == run.start + 1 and run.is_lead:
                 reports.warn_if_kept(before)
                 # Now, so that the devices have something to do meanwhile.
@@ -80,7 +82,7 @@ def steps(run: Run, state: TrainState, asked: StopRequest) -> int:
             while len(unread) > (0 if save else 1):
                 done, values = unread.popleft()
                 stop_requests.read(values)
-                if not read(run, progress, saver, done, values):
+                if not read(run, live, saver, done, values):
                     return NONFINITE
             if save:
                 run.watch.enter("save")
@@ -91,6 +93,7 @@ def steps(run: Run, state: TrainState, asked: StopRequest) -> int:
             if stop or step == run.total:
                 with run.ledger.spent("save"):
                     saver.finish()
+                live.end()
                 reports.goodput(run.ledger, step)
                 if stop or saver.trouble:
                     reports.stopped(step, saver.newest, saver.poll(), run.is_lead)
@@ -116,13 +119,16 @@ def is_due(run: Run, step: int, saver: Saver) -> bool:
     return step % every == 0
 
 
-def read(run: Run, progress: Progress, saver: Saver, step: int, values: dict[str, Array]) -> bool:
+def read(run: Run, live: Live, saver: Saver, step: int, values: dict[str, Any]) -> bool:
     """Reports what a finished step says; False if it is not finite."""
     if not bool(values["finite"]):
+        live.end()
         if run.is_lead:
             reports.nonfinite(run.workdir, step, values, run.batches)
         return False
-    if run.log and (step % run.recipe.log.every_steps == 0 or step == run.total):
-        reports.row(run.log, progress, step, values, run.batches, saver.poll())
+    if run.log and (step % run.recipe.log.every_steps == 0 or step == run.total or reports.PROBE in values):
+        reports.row(run.log, live, step, values, run.batches, saver.poll(), run.recipe)
         run.ledger.write(step)
+    elif run.log:
+        live.step(step)
     return True

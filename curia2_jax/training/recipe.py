@@ -15,6 +15,7 @@ from curia2_jax.models.dino_head import HeadConfig
 from curia2_jax.models.projector import ProjectorConfig
 from curia2_jax.models.vit import ViTConfig
 from curia2_jax.parallel.mesh import ParallelConfig
+from curia2_jax.telemetry.probing import ProbeConfig
 from curia2_jax.training.adapt import InitConfig
 from curia2_jax.training.earlier import RENAMED
 from curia2_jax.training.terms import TERMS
@@ -146,6 +147,7 @@ class Recipe:
     parallel: ParallelConfig
     checkpoint: CheckpointConfig
     log: LogConfig
+    probe: ProbeConfig
 
     @property
     def distills(self) -> bool:

@@ -1,10 +1,12 @@
 """What a run says and leaves behind while it goes: its start, its rows, its pictures, its end."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import pathlib
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,9 +19,10 @@ from curia2_jax.models.drop_path import subset_size
 from curia2_jax.parallel import compiler, sharding
 from curia2_jax.parallel.processes import STOP
 from curia2_jax.telemetry import pictures, resources
+from curia2_jax.telemetry.diagnosis import diagnose
 from curia2_jax.telemetry.goodput import Ledger
+from curia2_jax.telemetry.live import Live
 from curia2_jax.telemetry.metrics import MetricsWriter, rankme, read
-from curia2_jax.telemetry.progress import Progress
 from curia2_jax.training import augment, checkpoints, optimizer
 from curia2_jax.training.objective import CLASS_TOKENS
 from curia2_jax.training.recipe import Recipe
@@ -27,6 +30,8 @@ from curia2_jax.training.signal import at_start
 from curia2_jax.training.state import TrainState, count, state_hash
 from curia2_jax.training.step import AUGMENT, step_key
 from curia2_jax.training.terms import TERMS
+
+PROBE = "probe"  # of what a probe found, among the metrics of a step
 
 
 def warn_if_kept(before: TrainState) -> None:
@@ -54,21 +59,30 @@ def picture_of_crops(folder: pathlib.Path, batch: dict[str, Array], recipe: Reci
     pictures.crops(path, global_crops, local_crops, np.asarray(first["masks"]))
 
 
-def scalars_of(values: dict[str, Array]) -> dict[str, float]:
+def scalars_of(values: dict[str, Any]) -> dict[str, float]:
     """The scalar metrics of a step, on the host."""
-    return {name: float(x) for name, x in values.items() if name not in (CLASS_TOKENS, "finite", STOP)}
+    return {name: float(x) for name, x in values.items() if name not in (CLASS_TOKENS, "finite", STOP, PROBE)}
+
+
+def first_row(log: MetricsWriter, scalars: dict[str, float]) -> None:
+    """What is known before the first step, unless an earlier life wrote it."""
+    if not log.rows:
+        log.write(0, scalars)
 
 
 def row(
-    log: MetricsWriter, progress: Progress, step: int, values: dict[str, Array], batches: Batches, trouble: str
+    log: MetricsWriter, live: Live, step: int, values: dict[str, Any], batches: Batches, trouble: str, recipe: Recipe
 ) -> None:
-    """One row of metrics.jsonl and one printed line, with what is wrong with the disk at its end."""
+    """One row of metrics.jsonl and one printed line, with what is wrong with the disk or the run at its end."""
     scalars = scalars_of(values)
     scalars["rankme"] = rankme(np.asarray(values[CLASS_TOKENS]))
-    figures = progress.interval(step)
+    if PROBE in values:
+        scalars |= values[PROBE].scalars()
+    figures = live.progress.interval(step)
     log.write(step, scalars | figures | resources.usage() | {"replaced_records": float(batches.replaced)})
-    wrong = "".join(f"  {what}" for what in (trouble, log.trouble) if what)
-    print(progress.line(scalars, figures) + wrong, flush=True)
+    found = diagnose(log.rows, dataclasses.asdict(recipe))
+    wrong = [what for what in (trouble, log.trouble) if what] + [f"{one.kind}: {one.says}" for one in found[:1]]
+    live.row(scalars, figures, "  ".join(wrong))
 
 
 def stopped(step: int, newest: int, trouble: str, is_lead: bool) -> None:
@@ -93,7 +107,7 @@ def draw_curves(folder: pathlib.Path) -> None:
         pictures.curves(folder / "images" / "curves.png", rows, [term.curve for term in TERMS])
 
 
-def nonfinite(folder: pathlib.Path, step: int, values: dict[str, Array], batches: Batches) -> None:
+def nonfinite(folder: pathlib.Path, step: int, values: dict[str, Any], batches: Batches) -> None:
     """Writes what is known of a step whose loss or gradient norm is not finite. The state was not touched by it."""
     scalars = scalars_of(values)
     text = {name: value if math.isfinite(value) else str(value) for name, value in scalars.items()}

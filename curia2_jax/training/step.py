@@ -66,7 +66,9 @@ def update(
     new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
     for name in params:
         change = jax.tree.map(jnp.subtract, params[name], state.params[name])
-        metrics |= {f"grad_norm/{name}": grad_norms[name], f"update_norm/{name}": optax.tree.norm(change)}
+        moved = optax.tree.norm(change)
+        metrics |= {f"grad_norm/{name}": grad_norms[name], f"update_norm/{name}": moved}
+        metrics[f"update_ratio/{name}"] = moved / optax.tree.norm(state.params[name])
     metrics |= {"finite": finite, "lr": lr, "last_layer_lr": last_layer_lr, "weight_decay": wd}
     return new, metrics | {"teacher_momentum": momentum, "teacher_temp": temp}
 

@@ -1,5 +1,6 @@
 """An evaluation from the folders to the report."""
 
+import csv
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from scipy import special, stats
 from sklearn import metrics
 
-from curia2_jax.curiabench import evaluate, features, heads, tasks
+from curia2_jax.curiabench import answers, comparison, evaluate, features, heads, protocol, tasks
 from curia2_jax.curiabench.model import load_model
 from curia2_jax.curiabench.results import read
 from curia2_jax.errors import UserError
@@ -36,12 +37,13 @@ def test_three_rows_two_heads_three_scores_and_the_files(scored):
     """Everything is scored, the files hold what is returned, and a line is said a stage."""
     results, output, said = scored
     assert json.loads((output / "results.json").read_text()) == results == read(output)
-    assert sorted(path.name for path in output.iterdir()) == ["report.html", "results.json"]
+    names = ["predictions.parquet", "report.html", "results.json", "scores.csv"]
+    assert sorted(path.name for path in output.iterdir()) == names
     assert results["verdict"] in (output / "report.html").read_text().replace("&#39;", "'")
     assert list(results["tasks"]) == ["organs-ct", "organs-mr"]
     assert len(said) == 4
     for part in (*results["tasks"].values(), results["mean"]):
-        assert list(part["rows"]) == ["trained", "random", "pixels"]
+        assert list(part["rows"]) == ["trained", "random", "pixels-linear", "mask-only", "pixels"]
         for heads_of_row in part["rows"].values():
             for by_metric in heads_of_row.values():
                 for value, low, high in by_metric.values():
@@ -54,7 +56,8 @@ def answer_of(model, task, row, head=heads.linear_probe):
     train, test = (features.extract(split, loaded) for split in (task.train, task.test))
     classes = np.array(sorted(task.classes))
     groups = np.unique(task.train.patients, return_inverse=True)[1]
-    problem = heads.Problem(train.rows[row], task.train.targets, groups, test.rows[row], classes, row != "pixels")
+    before, after = train.rows[row][0], test.rows[row][0]
+    problem = heads.Problem(before, task.train.targets, groups, after, classes, row not in ("pixels", "mask-only"))
     return head(problem)
 
 
@@ -62,14 +65,14 @@ def test_scores_are_those_of_scikit_learn_on_the_same_features(scored, model, be
     """Accuracy, recall, confusion and the chosen C of one row, computed beside the evaluation."""
     results = scored[0]["tasks"]["organs-ct"]
     task = tasks.read_task(benchmark, "organs-ct")
-    got = answer_of(model, task, "random")
+    got = answer_of(model, task, "mask-only")
     classes = np.array(sorted(task.classes))
     predicted = classes[got.outputs.argmax(1)]
-    row = results["rows"]["random"]["linear"]
+    row = results["rows"]["mask-only"]["linear"]
     assert row["accuracy"][0] == pytest.approx(metrics.accuracy_score(task.test.targets, predicted))
     assert row["balanced_accuracy"][0] == pytest.approx(metrics.balanced_accuracy_score(task.test.targets, predicted))
-    assert results["heads"]["random"]["linear"] == got.settings
-    confusion = np.array(results["confusion"]["random"]["linear"])
+    assert results["heads"]["mask-only"]["linear"] == got.settings
+    confusion = np.array(results["confusion"]["mask-only"]["linear"])
     np.testing.assert_array_equal(confusion.sum(1), results["test"]["per_class"])
     assert confusion.trace() == (predicted == task.test.targets).sum()
 
@@ -99,6 +102,31 @@ def test_intervals_are_those_of_a_jackknife_over_test_patients(scored, model, be
     expected = special.expit(special.logit(value) + np.array([-reach, reach]))
     row = scored[0]["tasks"]["organs-mr"]["rows"]["trained"]["linear"]
     np.testing.assert_allclose(row["accuracy"][1:], expected, rtol=1e-9)
+
+
+def test_everything_follows_from_the_predictions_on_disk(scored):
+    """Read back, they give every score of results.json bit for bit, and scores.csv has the same numbers."""
+    results, output, _ = scored
+    (scoring,) = protocol.SCORINGS
+    estimates = comparison.estimates(answers.read(output), scoring)
+    for (name, task), found in zip(results["tasks"].items(), estimates, strict=True):
+        compared = json.loads(json.dumps(comparison.compare(found)))
+        assert {key: task[key] for key in compared} == compared, name
+    rows = list(csv.DictReader((output / "scores.csv").read_text().splitlines()))
+    for row in rows:
+        part = results["tasks"].get(row["task"], results["mean"])
+        name = row["row"].removeprefix("trained minus ")
+        table = part["rows" if name == row["row"] else "trained_minus"]
+        assert [float(row[key]) for key in ("value", "lower", "upper")] == table[name][row["head"]][row["score"]]
+    assert len(rows) == 3 * (5 + 4) * 2 * 3
+
+
+def test_random_rows_are_the_mean_of_three_draws(scored):
+    """With every single value beside it."""
+    task = scored[0]["tasks"]["organs-mr"]
+    values = task["seeds"]["random"]["knn"]["auroc"]
+    assert len(set(values)) == 3
+    assert task["rows"]["random"]["knn"]["auroc"][0] == pytest.approx(np.mean(values))
 
 
 def test_differences_and_means_are_those_of_the_rows(scored):
@@ -132,12 +160,16 @@ def test_tokens_of_anything_tell_more_than_two_numbers_of_the_pixels(scored):
 
 
 def test_scoring_again_gives_the_same_numbers(scored, model, benchmark, tmp_path):
-    """Bit for bit, however often a task is named."""
+    """Bit for bit, however often a task is named and whatever is scored beside it."""
     again = evaluate.evaluate(model, benchmark, ["organs-mr", "organs-mr"], tmp_path / "a", say=lambda line: None)
-    alone = evaluate.evaluate(model, benchmark, ["organs-mr"], tmp_path / "b", say=lambda line: None)
-    assert again == alone
-    point = [scored[0]["tasks"]["organs-mr"]["rows"]["trained"]["linear"]["auroc"][0]]
-    assert point == [alone["tasks"]["organs-mr"]["rows"]["trained"]["linear"]["auroc"][0]]
+    assert list(again["tasks"]) == ["organs-mr"]
+    before, now = (results["tasks"]["organs-mr"] for results in (scored[0], again))
+    assert before["confusion"] == now["confusion"] and before["seeds"] == now["seeds"]
+    for row, by_head in before["rows"].items():
+        for head, by_metric in by_head.items():
+            for metric, score in by_metric.items():
+                assert score[0] == now["rows"][row][head][metric][0]
+                assert score == pytest.approx(now["rows"][row][head][metric], rel=1e-12)
 
 
 def test_one_patient_is_said_to_be_one(model, tmp_path):

@@ -49,7 +49,7 @@ def test_masked_features_are_the_mean_of_the_tokens_that_transformers_gives_unde
     with torch.no_grad():
         hidden = [reference(reference_pixels(one)).last_hidden_state[0, 1 + registers :] for one in (first, second)]
     expected = [hidden[0][0], hidden[0][[4 + 3, 8 + 3]].mean(0), hidden[1][[4 + 3, 8 + 3]].mean(0)]
-    np.testing.assert_allclose(got.rows["trained"], torch.stack(expected), atol=2e-5)
+    np.testing.assert_allclose(got.rows["trained"][0], torch.stack(expected), atol=2e-5)
     assert got.slices[0] == got.slices[1] != got.slices[2]
 
 
@@ -61,8 +61,8 @@ def test_features_without_masks_are_class_tokens_and_do_not_depend_on_the_batch_
     reference = transformers.AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
         expected = torch.cat([reference(reference_pixels(row[0])).pooler_output for row in rows])
-    np.testing.assert_allclose(got.rows["trained"], expected, atol=2e-5)
-    np.testing.assert_allclose(features.extract(split, model).rows["random"], got.rows["random"], atol=2e-5)
+    np.testing.assert_allclose(got.rows["trained"][0], expected, atol=2e-5)
+    np.testing.assert_allclose(features.extract(split, model).rows["random"][1], got.rows["random"][1], atol=2e-5)
 
 
 def test_a_volume_is_the_average_of_its_slices_that_have_a_mask(tmp_path, model):
@@ -71,8 +71,10 @@ def test_a_volume_is_the_average_of_its_slices_that_have_a_mask(tmp_path, model)
     mask[10:20, 5:9, 1] = mask[20:33, 8:20, 3] = True
     rows = [(volume, mask, "MR"), (volume[..., 1], mask[..., 1], "MR"), (volume[..., 3], mask[..., 3], "MR")]
     got = features.extract(samples_of(tmp_path, rows), model)
-    for name in ("trained", "random", "pixels"):
-        np.testing.assert_allclose(got.rows[name][0], got.rows[name][1:].mean(0), rtol=1e-4, atol=1e-5)
+    assert sorted(got.rows) == ["mask-only", "pixels", "pixels-linear", "random", "trained"]
+    for row in got.rows.values():
+        for seed in row:
+            np.testing.assert_allclose(seed[0], seed[1:].mean(0), rtol=1e-4, atol=1e-5)
 
 
 def test_ct_is_clipped_below_air_and_mr_is_not_even_in_the_same_slice(tmp_path, folder, model):
@@ -85,7 +87,7 @@ def test_ct_is_clipped_below_air_and_mr_is_not_even_in_the_same_slice(tmp_path, 
         clipped, whole = (
             reference(reference_pixels(native, clip)).last_hidden_state[0, 1:].mean(0) for clip in (True, False)
         )
-    np.testing.assert_allclose(got.rows["trained"], torch.stack([clipped, whole, clipped]), atol=5e-5)
+    np.testing.assert_allclose(got.rows["trained"][0], torch.stack([clipped, whole, clipped]), atol=5e-5)
     assert (clipped - whole).abs().max() > 0.05
 
 
@@ -124,5 +126,39 @@ def test_the_smallest_structure_still_has_a_patch():
 def test_raw_pixels_are_native(tmp_path, model):
     """Mean and spread of the values in the file, neither clipped nor scaled."""
     native, mask = image(5), image(6) > 200
-    got = features.extract(samples_of(tmp_path, [(native, mask, "CT")] * 2), model).rows["pixels"]
+    got = features.extract(samples_of(tmp_path, [(native, mask, "CT")] * 2), model).rows["pixels"][0]
     np.testing.assert_allclose(got[0], [native[mask].mean(), native[mask].std()], rtol=1e-5)
+
+
+def test_beside_class_tokens_stand_the_means_of_the_patches(tmp_path, folder, model):
+    """Of the trained and of every random backbone, in tasks without masks; and no row of masks."""
+    rows = [(image(seed), None, "CT") for seed in range(3)]
+    got = features.extract(samples_of(tmp_path, rows, mask=False), model).rows
+    assert sorted(got) == ["pixels", "pixels-linear", "random", "random-patches", "trained", "trained-patches"]
+    assert len(got["random"]) == len(got["random-patches"]) == 3
+    reference = transformers.AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        hidden = torch.cat([reference(reference_pixels(row[0])).last_hidden_state for row in rows])
+    np.testing.assert_allclose(got["trained-patches"][0], hidden[:, 1:].mean(1), atol=2e-5)
+
+
+def test_projected_pixels_are_the_normed_projection_of_each_patch(tmp_path, model):
+    """No block adds to them: patch embedding, position and final norm by hand."""
+    got = features.extract(samples_of(tmp_path, [(image(7), None, "CT")] * 2, mask=False), model).rows
+    net = model.linear.model
+    with torch.no_grad():
+        patches = net.embeddings(reference_pixels(image(7)))[:, 1:]
+        expected = net.layernorm(patches).mean(1)
+    np.testing.assert_allclose(got["pixels-linear"][0][:1], expected, atol=1e-3)
+
+
+def test_the_mask_alone_is_its_patches_size_and_place(tmp_path, model):
+    """No pixel: the same under any image, and the numbers are those of the mask."""
+    mask = np.zeros((40, 30), bool)
+    mask[10:20, 15:30] = True
+    rows = [(image(8), mask, "CT"), (image(9), mask, "MR")]
+    got = features.extract(samples_of(tmp_path, rows), model).rows["mask-only"][0]
+    np.testing.assert_array_equal(got[0], got[1])
+    np.testing.assert_array_equal(got[0, :16].reshape(4, 4), features.patch_mask(mask, 32, 8).numpy())
+    expected = [150 / 1200, 14.5 / 40, 10 / 40, 19 / 40, 22 / 30, 15 / 30, 29 / 30]
+    np.testing.assert_allclose(got[0, 16:], expected, rtol=1e-6)

@@ -14,24 +14,38 @@ from curia2_jax.errors import UserError
 from tests import small_benchmark
 
 
-def test_random_row_has_the_shape_but_not_the_weights_and_is_the_same_every_time(folder, model):
-    """The twin is drawn from a seed of its own, not from what ran before."""
-    again = load_model(folder, "cpu").random.model.state_dict()
+def test_random_backbones_have_the_shape_but_not_the_weights_and_are_the_same_every_time(folder, model):
+    """Each is drawn from a seed of its own, not from what ran before, and every block of it counts."""
+    again = load_model(folder, "cpu").randoms
     trained = model.trained.model.state_dict()
-    random = model.random.model.state_dict()
-    assert {k: v.shape for k, v in trained.items()} == {k: v.shape for k, v in random.items()}
-    assert all(torch.equal(random[name], again[name]) for name in random)
-    name = "embeddings.patch_embeddings.projection.weight"
-    assert not torch.allclose(trained[name], random[name])
+    name, scale = "embeddings.patch_embeddings.projection.weight", "encoder.layer.1.layer_scale2.lambda1"
+    for one, same in zip(model.randoms, again, strict=True):
+        random, twin = one.model.state_dict(), same.model.state_dict()
+        assert {k: v.shape for k, v in trained.items()} == {k: v.shape for k, v in random.items()}
+        assert all(torch.equal(random[key], twin[key]) for key in random)
+        assert not torch.allclose(trained[name], random[name])
+        assert (random[scale] == 1).all()
+    first, second, third = (one.model.state_dict()[name] for one in model.randoms)
+    assert not torch.equal(first, second) and not torch.equal(second, third)
+    assert (model.linear.model.state_dict()[scale] == torch.tensor(1e-5)).all()
     assert model.parameters == sum(v.numel() for v in trained.values())
+
+
+def test_weights_that_a_run_began_with_are_the_random_row(folder, tmp_path):
+    """As many as are given, with the weights of their folders."""
+    torch.manual_seed(8)
+    began = small_benchmark.write_model(tmp_path / "began")
+    (one,) = load_model(folder, "cpu", began=[began]).randoms
+    expected = transformers.AutoModel.from_pretrained(began).state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in one.model.state_dict().items())
 
 
 def test_facts_of_the_folder_and_full_precision(folder, model):
     """The hash is that of the weights' bytes; convolutions of a GPU are not rounded to TF32."""
     assert model.sha256 == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    assert (model.trained.patch_size, model.trained.prefix) == (model.random.patch_size, model.random.prefix) == (8, 1)
+    assert (model.trained.patch_size, model.trained.prefix) == (model.linear.patch_size, model.linear.prefix) == (8, 1)
     assert not torch.backends.cudnn.allow_tf32
-    for backbone in (model.trained, model.random):
+    for backbone in (model.trained, *model.randoms, model.linear):
         assert not backbone.model.training
         assert {(p.dtype, p.requires_grad) for p in backbone.model.parameters()} == {(torch.float32, False)}
 

@@ -112,6 +112,21 @@ def test_no_verdict_under_ten_patients(patients, begins):
     assert "0.300; difference +0.500, 95 % interval +0.400 to +0.600" in said
 
 
+def test_a_task_that_the_mask_answers_is_named():
+    """Where place and shape without pixels do as well by any head, the verdict says what that means."""
+    found = results()
+    task = found["tasks"]["organs"]
+    task["rows"]["mask-only"] = task["rows"]["trained"]
+    gain = {head: dict(scores) for head, scores in task["trained_minus"]["pixels"].items()}
+    task["trained_minus"]["mask-only"] = gain
+    assert "without any pixel" not in report.verdict(found)
+    gain["knn"]["balanced_accuracy"] = [0.01, -0.02, 0.04]
+    assert report.verdict(found).endswith(
+        "Place and shape of the mask, without any pixel, do as well in organs (kNN 0.800): that says nothing of a "
+        "backbone."
+    )
+
+
 def test_page_lists_classes_of_few_patients():
     """With how many there are."""
     found = results()

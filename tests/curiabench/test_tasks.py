@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from curia2_jax.curiabench import tasks
+from curia2_jax.curiabench import splits, tasks
 from curia2_jax.data.ingest import benchmark, benchmark_schema
 from curia2_jax.data.readers.volume import from_xyz
 from curia2_jax.errors import UserError
@@ -44,7 +44,7 @@ def test_a_task_and_its_samples_are_read_as_written(task):
     assert read.train.targets.tolist() == [0, 1, 0, 1]
     assert read.train.patients.tolist() == ["p0", "p1", "p2", "p3"]
     assert set(read.train.modalities) == {"CT"}
-    image, mask = tasks.read_sample(read.train, 2)
+    image, mask = splits.read_sample(read.train, 2)
     np.testing.assert_array_equal(image, IMAGE + 2)
     np.testing.assert_array_equal(mask, MASK)
     assert image.dtype == np.float32
@@ -61,7 +61,7 @@ def test_a_table_of_curiabench_without_patients_is_grouped_by_series_and_may_nam
     read = tasks.read_task(task.parent, "organs")
     assert read.train.patients.tolist() == ["train series 0"] * 2 + ["train series 1"] * 2
     assert read.train.modalities.tolist() == ["MR"] * 4
-    np.testing.assert_array_equal(tasks.read_sample(read.train, 1)[0], IMAGE + 1)
+    np.testing.assert_array_equal(splits.read_sample(read.train, 1)[0], IMAGE + 1)
 
 
 def test_one_patient_may_be_in_both_splits_but_not_one_of_several(task):
@@ -124,7 +124,7 @@ def test_a_spoilt_sample_is_named(task, name, content, message):
     if content is not None:
         np.save(path, content)
     with pytest.raises(UserError, match=re.escape(message)):
-        tasks.read_sample(tasks.read_task(task.parent, "organs").train, 0)
+        splits.read_sample(tasks.read_task(task.parent, "organs").train, 0)
 
 
 def test_an_unknown_task_names_the_known_ones(task):
@@ -169,7 +169,7 @@ def test_what_ingest_writes_is_what_is_read(tmp_path):
         assert {s.removeprefix("series") for s in split.series} == {p.removeprefix("key") for p in split.patients}
         assert set(split.modalities) == {"MR"}
         for index, target in enumerate(split.targets):
-            image, mask = tasks.read_sample(split, index)
+            image, mask = splits.read_sample(split, index)
             z = int(np.abs(values - image).sum(axis=(1, 2)).argmin())
             np.testing.assert_array_equal(image, values[z])
             np.testing.assert_array_equal(mask, label[z] == (3, 7)[target])

@@ -17,6 +17,7 @@ def tiny_config(**changes) -> dict:
     c["schedule"].update(warmup_steps=2, freeze_last_layer_steps=1, teacher_temp_warmup_steps=3)
     c["checkpoint"].update(every_steps=2, keep_every_steps=100)
     c["log"]["every_steps"] = 1
+    c["probe"].update(every_steps=0, slices=16)
     for key, value in changes.items():
         *sections, name = key.split("__")
         section = functools.reduce(dict.__getitem__, sections, c)

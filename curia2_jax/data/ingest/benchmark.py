@@ -60,7 +60,7 @@ def samples(volume: Volume, plane: str, label: np.ndarray) -> dict[str, np.ndarr
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
-    """Where the samples of one label map wait: `file`, and whose they are. `rank` orders patients for the split by a
+    """Where the samples of one label map wait: `file`, and whose they are. `rank` says on which side a patient is, by a
     hash that does not depend on the salt, so that the split does not either; it is not kept."""
 
     file: str
@@ -126,8 +126,9 @@ def write(
 ) -> list[benchmark_schema.Description]:
     """Benchmark folders, one a kind of label and modality, in CuriaBench's schema; returns each task.json.
 
-    A third of the patients, those with the lowest hashes, are the test set. With one patient, runs of neighboring
-    slices alternate, and task.json says so. Classes that one of the two splits lacks are left out; a task that is
+    Patients whose hash lies in the lowest third of all hashes are the test set, so that a new patient moves nobody; if
+    that leaves a side empty, the lowest one is tested. With one patient, runs of neighboring slices alternate, and
+    task.json says so. Classes that one of the two splits lacks are left out; a task that is
     left with one class is returned but not written.
     """
     tasks: dict[str, list[Sampled]] = {}
@@ -148,7 +149,8 @@ def _task(
     """Rows (split, item, sample, target) that stay, and what task.json says."""
     order = sorted({item.rank for item in items})
     alone = len(order) == 1
-    test = set(order[: max(1, len(order) // 3)])
+    test = {rank for rank in order if int(rank, 16) < 16 ** len(rank) // 3}
+    test = test if 0 < len(test) < len(order) else set(order[:1])
     rows = []
     for item in items:
         with np.load(work / item.file) as arrays:

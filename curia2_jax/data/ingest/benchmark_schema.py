@@ -15,7 +15,8 @@ TASK = "task.json"
 TABLE = "extra_data.npy"
 IMAGES = "images"
 IMAGE_SUFFIX, MASK_SUFFIX = ".npy", ".mask.npy"
-TRAIN, TEST = SPLITS = ("train", "test")
+TRAIN, VAL, TEST = "train", "val", "test"
+SPLITS = (TRAIN, TEST)  # what every task has; VAL, to choose on, may be there too
 
 FILENAME, TARGET, SERIES, PATIENT, MODALITY = "filename", "target", "series_id", "patient_id", "modality"
 REQUIRED = (FILENAME, TARGET)  # tables of others may lack the rest
@@ -46,6 +47,7 @@ class Description(TypedDict):
     kind: str
     mask: bool
     modality: NotRequired[str]
+    axes: NotRequired[str]  # of volumes: HWS, or SHW where slices stand first
     plane: NotRequired[str]
     labels: NotRequired[str]
     split: NotRequired[str]

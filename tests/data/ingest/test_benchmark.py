@@ -1,6 +1,7 @@
 """Samples, splits and files of the benchmarks that an ingest cuts."""
 
 import collections
+import hashlib
 import itertools
 import json
 
@@ -51,14 +52,28 @@ def write(tmp_path, patients, names=None, kind="organs (all), made up"):
 
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_patients_are_apart_and_both_splits_have_some(tmp_path, count):
-    """A third of them is tested."""
+    """Those in the lowest third of the hashes are tested, at least one."""
     patients = [f"p{n}" for n in range(count)]
     (task,), folder, _, _ = write(tmp_path, patients)
     assert task["split"] == "patients" and task["patients"] == count and task["name"] == "organs-mr"
     tables = {split: np.load(folder / "organs-mr" / split / "extra_data.npy") for split in ("train", "test")}
     ids = {split: set(table["patient_id"].tolist()) for split, table in tables.items()}
-    assert len(ids["test"]) == max(1, count // 3) and not ids["train"] & ids["test"]
+    hashed = {f"key-{p}": hashlib.sha256(f"benchmark {p}".encode()).digest() for p in patients}
+    below = {key for key, digest in hashed.items() if digest[:8] < bytes([0x55] * 8)}
+    assert ids["test"] == (below or {min(hashed, key=hashed.get)}) and not ids["train"] & ids["test"]
     assert len(ids["train"] | ids["test"]) == count
+
+
+def test_one_new_patient_moves_nobody(tmp_path):
+    """With more and more patients, each stays where it was."""
+    sides: dict[str, set[str]] = {}
+    for count in (6, 7, 8, 9):
+        (tmp_path / str(count)).mkdir()
+        _, folder, _, _ = write(tmp_path / str(count), [f"p{n}" for n in range(count)])
+        for split in ("train", "test"):
+            for key in np.load(folder / "organs-mr" / split / "extra_data.npy")["patient_id"].tolist():
+                sides.setdefault(key, set()).add(split)
+    assert len(sides) == 9 and all(len(side) == 1 for side in sides.values())
 
 
 def test_files_follow_the_schema(tmp_path):

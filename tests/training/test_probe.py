@@ -1,0 +1,102 @@
+"""The probe of a run: whose slices it asks about, what it finds from step 0 on, and that it changes no step."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from curia2_jax.data.corpus.corpus import Corpus, patient_hash
+from curia2_jax.telemetry import metrics
+from curia2_jax.training import probe
+from curia2_jax.training.loop import DONE, train
+from curia2_jax.training.recipe import recipe_from
+from tests.data.small_corpus import write_small_corpus
+from tests.training.tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> pathlib.Path:
+    """Eight series of four patients."""
+    folder = tmp_path_factory.mktemp("data") / "corpus"
+    write_small_corpus(folder, series=8)
+    return folder
+
+
+def asked(corpus: pathlib.Path, **changes) -> probe.Asked:
+    return probe.choose(Corpus(corpus), recipe_from(tiny_config(data__corpus=str(corpus), **changes)))
+
+
+def test_halves_share_no_patient_and_held_out_ones_are_not_trained_on(corpus):
+    patients = np.asarray(Corpus(corpus).column("patient"))
+    everyone = asked(corpus, probe__slices=48)
+    assert not everyone.unseen and len(everyone.slices) == 48 == len(set(everyone.slices.tolist()))
+    assert not set(patients[everyone.slices[everyone.test]]) & set(patients[everyone.slices[~everyone.test]])
+    shares = sorted(patient_hash(one) for one in set(patients.tolist()))
+    two = asked(corpus, probe__slices=48, data__held_out=(shares[1] + shares[2]) / 2)
+    assert two.unseen and {patient_hash(one) for one in patients[two.slices]} == set(shares[:2])
+    # A share that is nobody: all are asked about, and it is said.
+    assert not asked(corpus, probe__slices=48, data__held_out=shares[0] / 2).unseen
+
+
+def test_the_index_answers_and_so_does_a_token_that_knows_it(corpus):
+    """Height is where a slice lies in its series; a question that one half cannot answer is none."""
+    one = asked(corpus, probe__slices=48)
+    height, modality, plane = one.questions
+    np.testing.assert_allclose(height.targets[:, 0], one.slices % 6 / 5)
+    assert plane.targets.shape == (48, 1)
+    tokens = np.concatenate([height.targets, modality.targets], 1) @ np.random.default_rng(0).normal(size=(3, 8))
+    found = probe.answers(one, tokens, np.ones(48, bool))
+    assert set(found) == {"height_ridge", "height_knn", "modality_ridge", "modality_knn"}
+    assert found["height_ridge"] > 0.99 and found["modality_ridge"] == 1
+    assert probe.answers(one, tokens, one.test) == {}
+
+
+def run(corpus: pathlib.Path, folder: pathlib.Path, every: int) -> pathlib.Path:
+    config = tiny_config(data__corpus=str(corpus), probe__every_steps=every, probe__slices=40, log__every_steps=3)
+    config["data"].update(group_size=1)
+    assert train(config, folder) == DONE
+    return folder
+
+
+def test_a_curve_from_step_0_on(corpus, tmp_path):
+    looked = run(corpus, tmp_path / "run", 4)
+    rows = {row["step"]: row for row in metrics.read(looked / "metrics.jsonl")[0]}
+    assert list(rows) == [0, 3, 4, 6]
+    assert [step for step, row in rows.items() if "probe/height_ridge" in row] == [0, 4, 6]
+    for step in (0, 4, 6):
+        found = {name: value for name, value in rows[step].items() if name.startswith(("probe", "monitor"))}
+        assert {f"{kind}/{what}_{head}" for kind in ("probe", "probe_patch") for what in ("height", "modality")
+                for head in ("ridge", "knn")} <= set(found)  # fmt: skip
+        assert {"rankme", "lidar", "spread", "patch_cosine", "attention_entropy", "prototypes", "slices"} == {
+            name.removeprefix("monitor/") for name in found if name.startswith("monitor")
+        }
+        assert all(np.isfinite(value) for value in found.values()), found
+    assert "loss" not in rows[0] and rows[6]["update_ratio/backbone"] > 0
+
+
+@pytest.mark.soak
+def test_being_looked_at_changes_nothing(corpus, tmp_path):
+    runs = [run(corpus, tmp_path / str(every), every) for every in (4, 0)]
+    assert len({(one / "state.sha256").read_text() for one in runs}) == 1
+
+
+def test_what_cannot_be_read_is_left_out(corpus, monkeypatch):
+    """One damaged record among 48: the others answer."""
+    from curia2_jax.data.corpus.records import CorruptRecord
+    from curia2_jax.parallel.mesh import make_mesh
+
+    recipe = recipe_from(tiny_config(data__corpus=str(corpus), probe__slices=48))
+    read = Corpus.read
+
+    def damaged(self, i, *more):
+        if i == 5:
+            raise CorruptRecord("damaged")
+        return read(self, i, *more)
+
+    monkeypatch.setattr(Corpus, "read", damaged)
+    one = probe.Probe.__new__(probe.Probe)
+    one.asked, one._mesh, one._chunk = probe.choose(Corpus(corpus), recipe), make_mesh(recipe.parallel), 32
+    batches = one._load(Corpus(corpus))
+    usable = np.concatenate([batch["read"] for batch in batches])
+    assert usable.sum() == 47 and not usable[5] and not usable[48:].any()
+    assert not batches[0]["slices"][5].any() and batches[0]["extent"][5].tolist() == [1, 1]
