@@ -27,9 +27,10 @@ def dinov2(registers: int, **changes) -> torch.nn.Module:
     extra = {"num_register_tokens": registers} if registers else {}
     model = transformers.AutoModel.from_config(kind(**(sizes | changes), **extra)).eval()
     generator = torch.Generator().manual_seed(0)
+    spread = 0.1 * (128 / model.config.hidden_size) ** 0.5  # by fan-in, so that no width saturates its attention
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(spread * torch.randn(parameter.shape, generator=generator))
     return model
 
 
@@ -224,10 +225,13 @@ def of_pickle(folder: pathlib.Path, state: object, cut: int = 0) -> pathlib.Path
 
 
 def of_state(folder: pathlib.Path, change) -> pathlib.Path:
-    """A state dict of facebookresearch's that `change` has damaged."""
+    """A state dict of facebookresearch's that `change` has damaged, in a file that needs no process to be read."""
     state = facebook(written(folder))
     change(state)
-    return of_pickle(folder, state)
+    safetensors.torch.save_file(
+        {name: tensor.clone() for name, tensor in state.items()}, folder / "weights.safetensors"
+    )
+    return folder / "weights.safetensors"
 
 
 def of_tensors(folder: pathlib.Path, change) -> pathlib.Path:
@@ -251,7 +255,7 @@ HOSTILE = {
     "no tensors": (lambda f: of_pickle(f, {"iteration": 3}), "no cls_token and pos_embed"),
     "other names": (lambda f: of_state(f, lambda s: s.update(what=torch.zeros(1))), "what is no parameter of DINOv2"),
     "dinov3 state": (
-        lambda f: of_pickle(f, {"cls_token": torch.zeros(1), "rope_embed.periods": torch.zeros(1)}),
+        lambda f: of_state(f, lambda s: s.update({"rope_embed.periods": torch.zeros(1)})),
         "rotary positions (RoPE)",
     ),
     "dinov3 folder": (lambda f: written(f, model_type="dinov3_vit"), "rotary positions (RoPE)"),

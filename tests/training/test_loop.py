@@ -125,6 +125,7 @@ def test_a_poisoned_step_changes_and_saves_nothing(tmp_path, corpus, capsys):
         ({"data__group_size": 8}, "config.data.global_batch: 8 images are no whole groups of 8"),
         ({"data__canvas": 32}, "data.canvas"),
         ({"init_from": "/nowhere/run"}, "/nowhere/run"),
+        ({"model__in_channels": 3}, "config.model.in_channels: found 3, slices have one channel; write 1"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_checkpoint(tmp_path, corpus, change, message):
