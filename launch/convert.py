@@ -8,7 +8,7 @@ The first writes the teacher of a checkpoint (the newest, or that of STEP) as a 
 --verify runs it in PyTorch and in JAX, compares block by block (curia2_jax/export/parity.py says how) and keeps the
 differences in its parity.json. The second makes a folder that `launch/main.py --config.init_from=ORBAX_DIR` starts
 from. WEIGHTS is a folder of a stock DINOv2 model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file
-with a state dict of facebookresearch's.
+with a state dict of facebookresearch's; projection heads that lie there come along.
 """
 
 import contextlib
@@ -83,9 +83,14 @@ def restore(pretrained: str, output: pathlib.Path) -> None:
     Raises:
       UserError: `pretrained` is not there, damaged or another kind of model, or the output is something else.
     """
-    section, backbone = sources.read(pretrained, _unpickled)
+    found = sources.read(pretrained, _unpickled)
+    meta = {"from_pretrained": pretrained, "model": found.model, "left_out": list(found.left_out)}
     with output_folder(output, _is_restored) as partial:
-        checkpoints.save_init(partial, {"backbone": backbone}, {"from_pretrained": pretrained, "model": section})
+        checkpoints.save_init(partial, found.params, meta)
+    heads = [name for name in found.params if name != "backbone"]
+    print(f"{output}: the backbone" + "".join(f" and the {name}" for name in heads) + f" of {pretrained}")
+    if found.left_out:
+        print(f"{output}: left out: {', '.join(found.left_out)}")
     print(f"{output}: start from it with launch/main.py --config.init_from={output}")
 
 

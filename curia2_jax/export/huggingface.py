@@ -168,6 +168,10 @@ def model_section(config: Mapping[str, Any], where: str) -> dict[str, Any]:
       UserError: another kind of model, or a variant that DINOv2 does not have.
     """
     kind = config.get("model_type")
+    if kind == "dinov3_vit":
+        raise UserError(
+            f"{where}: a DINOv3 model, which has rotary positions (RoPE) and no table; write a DINOv2 model"
+        )
     if kind not in ("dinov2", "dinov2_with_registers"):
         raise UserError(f"{where}: model_type is {kind!r}; write a folder of a dinov2 or dinov2_with_registers model")
     fixed = {"mlp_ratio": 4, "hidden_act": "gelu", "qkv_bias": True, "layer_norm_eps": LAYER_NORM_EPS}
@@ -225,11 +229,7 @@ def read_weights(directory: pathlib.Path, model: ViTConfig) -> Tree:
     Raises:
       UserError: files missing or damaged, or not the weights of `model`.
     """
-    index = directory / INDEX
-    if (directory / WEIGHTS).exists() or not index.exists():
-        files = [directory / WEIGHTS]
-    else:
-        files = [directory / name for name in _shards(index)]
+    files = weight_files(directory)
     tensors: dict[str, np.ndarray] = {}
     for file in files:
         try:
@@ -238,7 +238,15 @@ def read_weights(directory: pathlib.Path, model: ViTConfig) -> Tree:
             raise UserError(f"{file}: not there; write a folder with safetensors weights") from None
         except safetensors.SafetensorError as e:
             raise UserError(f"{file}: not a whole safetensors file ({e}); fetch it again") from None
-    return from_huggingface(tensors, model, str(files[0] if len(files) == 1 else index))
+    return from_huggingface(tensors, model, str(files[0] if len(files) == 1 else directory / INDEX))
+
+
+def weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
+    """model.safetensors of a folder, or the shards that its index names. Raises UserError."""
+    index = directory / INDEX
+    if (directory / WEIGHTS).exists() or not index.exists():
+        return [directory / WEIGHTS]
+    return [directory / name for name in _shards(index)]
 
 
 def _shards(index: pathlib.Path) -> list[str]:

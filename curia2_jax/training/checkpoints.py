@@ -258,9 +258,9 @@ def read_config(run: str | pathlib.Path) -> dict[str, Any]:
 
 
 def save_init(run: str | pathlib.Path, params: PyTree, meta: dict[str, Any]) -> None:
-    """A folder that `init_from` accepts: `params` as student and teacher at step 0, nothing else."""
+    """A folder that `init_from` accepts: `params` as the teacher at step 0, nothing else; a student begins with it."""
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-    with ocp.CheckpointManager(directory(run), item_names=("params", "teacher", "meta"), options=options) as writer:
-        trees = dict.fromkeys(("params", "teacher"), params)
+    with ocp.CheckpointManager(directory(run), item_names=("teacher", "meta"), options=options) as writer:
+        trees = {"teacher": params}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         writer.save(0, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(proof(meta, 0, trees))))

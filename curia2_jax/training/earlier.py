@@ -28,8 +28,10 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     new = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
     if "views" in new:
         new["augment"] = new.pop("views")
+    new.setdefault("init", {"adapt": "positions:interpolate"})
     new.get("data", {}).setdefault("reduce", 0)
     new.setdefault("probe", {"every_steps": 0, "slices": 512, "corpus": ""})
+    new.get("schedule", {}).setdefault("freeze_backbone_steps", 0)
     for key, then in (("init", "normal_0.02"), ("position_init", "normal")):
         new.get("model", {}).setdefault(key, then)
     new.get("augment", {}).setdefault("window", ())

@@ -73,6 +73,11 @@ def prepare(
     recipe = recipe_from(config)
     mesh = make_mesh(recipe.parallel)
     check_batch(recipe.data.global_batch, recipe.data.group_size, recipe.parallel.accumulation, batch_shards(mesh))
+    if recipe.model.in_channels != 1:
+        raise UserError(
+            f"config.model.in_channels: found {recipe.model.in_channels}, slices have one channel; write 1 (weights of "
+            "more become weights of one by --config.init.adapt=channels:sum)"
+        )
     if not recipe.data.corpus:
         raise UserError("config.data.corpus: no corpus; write --config.data.corpus=FOLDER, made by launch/ingest.py")
     corpus = Corpus(recipe.data.corpus)
@@ -88,7 +93,7 @@ def prepare(
     closing.enter_context(count_faults(folder, newest, lock.owner_id(folder)))
     watch.enter("restore")
     with ledger.spent("restore"):
-        state = initial_state(saved, newest, recipe, mesh, contract)
+        state, origin = initial_state(saved, newest, recipe, mesh, contract)
     watch.enter("")
     checkpoints.check_room(folder, state)
     start = int(state.step)
@@ -110,7 +115,8 @@ def prepare(
     )
     if is_lead:
         ledger.begin(folder, start)
-        reports.print_start(recipe, mesh, len(corpus), state, start)
+        workdir.keep_origin(folder, origin.record)
+        reports.print_start(recipe, mesh, len(corpus), state, start, origin.line)
     return run, state
 
 

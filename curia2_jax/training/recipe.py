@@ -16,6 +16,7 @@ from curia2_jax.models.projector import ProjectorConfig
 from curia2_jax.models.vit import ViTConfig
 from curia2_jax.parallel.mesh import ParallelConfig
 from curia2_jax.telemetry.probing import ProbeConfig
+from curia2_jax.training.adapt import InitConfig
 from curia2_jax.training.earlier import RENAMED
 from curia2_jax.training.terms import TERMS
 
@@ -101,6 +102,7 @@ class ScheduleConfig:
     total_steps: int
     warmup_steps: int  # of the learning rate, from 0
     freeze_last_layer_steps: int  # the prototypes' learning rate is 0 for that long
+    freeze_backbone_steps: int  # the backbone, student's and teacher's, stays as it is for that long
     weight_decay: float
     weight_decay_end: float
     teacher_momentum: float
@@ -132,6 +134,7 @@ class Recipe:
 
     seed: int
     init_from: str
+    init: InitConfig
     data: DataConfig
     crops: CropsConfig
     masks: MasksConfig

@@ -128,7 +128,7 @@ def finish(folder: pathlib.Path, state: TrainState, is_lead: bool) -> None:
         print(f"done: {int(state.step):,} steps; {checkpoints.directory(folder)}", flush=True)
 
 
-def print_start(recipe: Recipe, mesh: Mesh, slices: int, state: TrainState, start: int) -> None:
+def print_start(recipe: Recipe, mesh: Mesh, slices: int, state: TrainState, start: int, origin: str) -> None:
     """What is about to run: one table of parameter groups, and what the groups of images make of the rates."""
     m, d = recipe.model, recipe.data
     print(
@@ -153,4 +153,7 @@ def print_start(recipe: Recipe, mesh: Mesh, slices: int, state: TrainState, star
         print(signal.line())
         if warning := signal.warning(m):
             print(f"warning: {warning}", file=sys.stderr)
+    print(f"weights: {origin}")
+    if start < (frozen := recipe.schedule.freeze_backbone_steps):
+        print(f"the backbone stays as it is to step {frozen:,}; only the heads learn")
     print(f"from step {start:,} to {recipe.schedule.total_steps:,}", flush=True)

@@ -1,5 +1,6 @@
 """One training step as a pure function: views, then update, nothing else."""
 
+import functools
 from typing import Any
 
 import jax
@@ -53,6 +54,12 @@ def update(
     updates, opt_state = optimizer.tx(recipe).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     teacher = optax.incremental_update(params, state.teacher, 1.0 - momentum)
+    if c.freeze_backbone_steps:  # chosen, not added to: x + 0 and an average of equals may change the last bit
+        frozen = schedules.backbone_frozen(state.step, c)
+        params, teacher = (
+            {**tree, "backbone": jax.tree.map(functools.partial(jnp.where, frozen), old["backbone"], tree["backbone"])}
+            for tree, old in ((params, state.params), (teacher, state.teacher))
+        )
     new = TrainState(step=state.step + 1, params=params, teacher=teacher, opt_state=opt_state, centers=centers)
 
     finite = jnp.isfinite(metrics["loss"]) & jnp.stack([jnp.isfinite(n) for n in grad_norms.values()]).all()

@@ -102,10 +102,12 @@ def test_there_and_back(run, convert, tmp_path, capsys):
 
     assert convert("--from-pretrained", tmp_path / "hf", "--output", tmp_path / "orbax") == 0
     found, at = checkpoints.parse(str(tmp_path / "orbax"))
-    for item in ("params", "teacher"):
-        assert_same(checkpoints.restore_item(found, at, item), {"backbone": backbones[5]})
+    assert_same(checkpoints.restore_item(found, at, "teacher"), {"backbone": backbones[5]})
+    weights = sum(path.stat().st_size for path in (tmp_path / "orbax").rglob("*") if path.is_file())
+    assert weights < 1.5 * (tmp_path / "hf" / "model.safetensors").stat().st_size  # one copy, for both
     recipe = dataclasses.replace(recipe_from(tiny()), init_from=str(tmp_path / "orbax"))
-    for tree in initial.pretrained(recipe):  # what training starts from
+    begun = initial.pretrained(recipe)  # what training starts from
+    for tree in (begun.params, begun.teacher):
         assert_same(tree, {"backbone": backbones[5]})
     again = huggingface.to_huggingface(checkpoints.restore_item(found, at, "teacher")["backbone"], model)
     stored = safetensors.numpy.load_file(tmp_path / "hf" / "model.safetensors")
@@ -119,7 +121,7 @@ def test_an_earlier_export_is_replaced_anything_else_is_not(run, convert, tmp_pa
     for step in (3, 5):
         assert convert("--checkpoint", f"{folder}@{step}", "--output", hf) == 0
         assert convert("--from-pretrained", hf, "--output", orbax) == 0
-        assert_same(checkpoints.restore_item(orbax, 0, "params")["backbone"], backbones[step])
+        assert_same(checkpoints.restore_item(orbax, 0, "teacher")["backbone"], backbones[step])
 
     capsys.readouterr()
     for arguments in (("--checkpoint", folder), ("--from-pretrained", hf)):

@@ -55,7 +55,7 @@ def test_the_first_step_takes_over_what_was_restored_or_says_so(run, state, devi
     recipe = recipe_from(tiny_config())
     mesh = make_mesh(ParallelConfig(fsdp, 1), jax.devices()[:devices])
     with checkpoints.Checkpoints(run, recipe.checkpoint) as reader:
-        restored = initial_state(reader, 8, recipe, mesh, "d")
+        restored, _ = initial_state(reader, 8, recipe, mesh, "d")
     assert states.state_hash(restored) == states.state_hash(state.replace(step=jax.numpy.int32(8)))
     wanted = jax.tree.map(lambda a: a.sharding, abstract_sharded_state(recipe, mesh))
     assert jax.tree.map(lambda a: a.sharding, restored) == wanted

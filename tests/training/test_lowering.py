@@ -92,10 +92,11 @@ def test_every_config_lowers(config, platform):
         assert kernels == (0, 0)  # cuDNN's flash attention is for 16 bits
     else:
         again = model.remat != "none"  # the backward pass runs the forward kernel once more
-        # The teacher on global crops; the student on global and on local ones. Unrolled blocks may share a function.
+        # The teacher on global crops, if it is asked; the student on global and on local ones. Unrolled blocks may
+        # share a function.
         copies = kernels[1] // 2
         assert copies in ((1,) if model.scan else (1, model.depth))
-        assert kernels == ((3 + 2 * again) * copies, 2 * copies)
+        assert kernels == ((2 + recipe.distills + 2 * again) * copies, 2 * copies)
     if model.dtype != "float32":
         assert len(dots) > 40
         wide = [(place, dtypes) for place, dtypes in dots if "f32" in dtypes]
