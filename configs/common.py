@@ -36,6 +36,7 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     c.data.corpus = ""  # folder(s) made by launch/ingest.py; with weights as "A:2,B:1"
     c.data.where = ""  # conditions on the index, such as "modality=CT,spacing_z<=5"; "": every slice
     c.data.held_out = 0.0  # share of the patients kept out of training, chosen by a hash
+    c.data.exclude = ""  # benchmarks, as "A,B", whose test patients are kept out of training; with the same salt
     c.data.global_batch = 2048  # images a step over all devices [ours: between DINOv2's 2,048 and 3,072]
     c.data.group_size = 16  # images that share mask ratios, drop-path subsets, KoLeo neighbors [ours: DINOv3's KoLeo]
     c.data.canvas = 0  # pixels along a side of what slices are padded to; 0: the corpus's largest, in multiples of 32

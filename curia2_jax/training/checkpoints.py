@@ -7,6 +7,7 @@ This file alone knows Orbax's checkpoints: another library is a change of this f
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -233,25 +234,69 @@ def restore_item(run: str | pathlib.Path, step: int, item: str) -> PyTree:
     Raises:
       Damaged: it cannot be read, or an array is not what was saved.
     """
+    return jax.tree.map(np.asarray, open_item(run, step, item))
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredArray:
+    """An array of a checkpoint. NumPy reads it when it asks for it, each time anew; Damaged is raised then, if it is
+    not what was saved. `fingerprint` is None in release 0.1.0."""
+
+    where: str
+    fingerprint: str | None
+    array: ts.TensorStore
+
+    shape = property(lambda self: tuple(self.array.shape))
+    dtype = property(lambda self: self.array.dtype.numpy_dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        with _readable(self.where):
+            values = np.asarray(self.array.read().result(), dtype)
+        if self.fingerprint not in (None, *fingerprints({"": values}).values()):
+            raise Damaged(f"{self.where} is not what was saved")
+        return values
+
+
+def open_item(run: str | pathlib.Path, step: int, item: str) -> PyTree:
+    """One item as nested dicts of StoredArray: nothing is read but names and shapes.
+
+    Raises:
+      Damaged: it cannot be read, or it has other arrays than were saved.
+    """
     meta, folder = read_meta(run, step), directory(run) / str(step) / item
-    try:
+    where = f"checkpoint {run}@{step}: {item}"
+    with _readable(where):
         # Not Orbax's own reader: when one array fails it leaves the others behind, which then print a traceback each.
         store = {"driver": "ocdbt", "base": f"file://{folder}"}
         keys = ts.KvStore.open(store).result().list().result()
         names = [key.decode().removesuffix("/.zarray") for key in keys if key.endswith(b"/.zarray")]
         specs = ({"driver": "zarr", "kvstore": {**store, "path": f"{name}/"}} for name in names)
-        reads = [array.result().read() for array in [ts.open(spec, read=True) for spec in specs]]
-        found = {name: values.result() for name, values in zip(names, reads, strict=True)}
+        arrays = [array.result() for array in [ts.open(spec, read=True) for spec in specs]]
         described = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree  # a run's restore goes by it
-        if found.keys() != {array.name for array in jax.tree.leaves(described)} or not (folder / "_METADATA").exists():
+        if set(names) != {array.name for array in jax.tree.leaves(described)} or not (folder / "_METADATA").exists():
             raise ValueError("_METADATA names other arrays")
-        tree = flax.traverse_util.unflatten_dict(found, sep=".")
-    # TensorStore raises ValueError, json and Python's own what they please.
+    found = {name.replace(".", "/"): array for name, array in zip(names, arrays, strict=True)}
+    saved = meta["arrays"][item] if "arrays" in meta else dict.fromkeys(found)
+    if other := sorted(saved.keys() ^ found.keys()):
+        raise Damaged(f"{where}/{other[0]} is not what was saved")
+    leaves = {name: StoredArray(f"{where}/{name}", saved[name], array) for name, array in found.items()}
+    return flax.traverse_util.unflatten_dict(leaves, sep="/")
+
+
+@contextlib.contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """TensorStore raises ValueError, json and Python's own what they please: all of it is Damaged."""
+    try:
+        yield
     except Exception as e:
-        said = " ".join(str(e).split())[:120]
-        raise Damaged(f"checkpoint {run}@{step}: {item} cannot be read ({type(e).__name__}: {said})") from e
-    check_arrays(run, meta, step, item, tree)
-    return tree
+        raise Damaged(f"{where} cannot be read ({type(e).__name__}: {' '.join(str(e).split())[:120]})") from e
+
+
+def open_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, Any]]:
+    """({backbone, dino_head[, ibot_head]} of StoredArray, meta and its `teacher_digest`). Raises Damaged."""
+    meta = read_meta(run, step)
+    proven = {"teacher_digest": digest(meta["arrays"]["teacher"])} if "arrays" in meta else {}
+    return open_item(run, step, "teacher"), meta | proven
 
 
 def shapes(run: str | pathlib.Path, step: int, item: str) -> dict[str, tuple[int, ...]]:
@@ -269,10 +314,9 @@ def shapes(run: str | pathlib.Path, step: int, item: str) -> dict[str, tuple[int
 
 
 def restore_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, Any]]:
-    """({backbone, dino_head[, ibot_head]} of NumPy arrays, meta and its `teacher_digest`). Raises Damaged."""
-    teacher, meta = restore_item(run, step, "teacher"), read_meta(run, step)
-    proven = {"teacher_digest": digest(meta["arrays"]["teacher"])} if "arrays" in meta else {}
-    return teacher, meta | proven
+    """`open_teacher` with NumPy arrays."""
+    teacher, meta = open_teacher(run, step)
+    return jax.tree.map(np.asarray, teacher), meta
 
 
 def read_config(run: str | pathlib.Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 from absl import flags
 
 from curia2_jax.data.corpus.corpus import Corpus
+from curia2_jax.data.corpus.excluded import patients_of_tests
 from curia2_jax.data.crops.boxes import CropsConfig
 from curia2_jax.data.crops.canvases import Canvases
 from curia2_jax.data.crops.loader import DataConfig, StepLoader, fitted, locate
@@ -145,6 +146,7 @@ def batches(
         where=data.where,
         split="train" if data.held_out else "all",
         held_out=data.held_out,
+        exclude=_excluded(data.exclude, corpus),
     )
     sections, grid = (data, crops_config, masks_config), crops_config.global_size // patch_size
     canvases = Canvases(len(rows), data.canvas, data.held)
@@ -163,6 +165,18 @@ def batches(
 def number_of(step: int, passed_over: Sequence[tuple[int, int]]) -> int:
     """Which batch of the stream a step takes. See `batches`."""
     return step + sum(n for first, n in passed_over if step >= first)
+
+
+def _excluded(benchmarks: str, corpus: Corpus) -> frozenset[str]:
+    """Keys of `data.exclude`; says so when none of them is in the corpus, as with another salt."""
+    keys = patients_of_tests(benchmarks)
+    if keys and keys.isdisjoint(corpus.counts("patient")):
+        logging.warning(
+            "data.exclude: none of the %d patients of %s is in the corpus; were both ingested with one --salt?",
+            len(keys),
+            benchmarks,
+        )
+    return keys
 
 
 def _check(data: DataConfig) -> None:
