@@ -24,7 +24,9 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint._src.serialization import tensorstore_utils
 
+from curia2_jax import files
 from curia2_jax.errors import UserError
 from curia2_jax.parallel.sharding import path_of
 from curia2_jax.training.earlier import upgraded
@@ -34,6 +36,9 @@ from curia2_jax.training.stored import Damaged, StoredArray, readable
 
 PyTree = Any
 ITEMS = ("params", "teacher", "opt_state", "centers")
+# For a line of its log Orbax asks TensorStore twice, for each item of a save, how much was written, and TensorStore
+# (0.1.86) never frees its answer: some 40 kB a save.
+tensorstore_utils.get_tensorstore_raw_bytes = lambda *_, **__: 0
 FORMAT = 2  # of `meta`; 1, of release 0.1.0, has no such key and no fingerprints
 
 
@@ -59,8 +64,9 @@ def remove_unfinished(run: str | pathlib.Path) -> None:
 
 
 def unfinished(run: str | pathlib.Path) -> Iterator[pathlib.Path]:
-    """What is no checkpoint yet, or never will be one."""
-    return directory(run).glob("*.orbax-checkpoint-tmp*")
+    """What is no checkpoint yet, or never will be one: Orbax's, and copies (branch.py)."""
+    for pattern in ("*.orbax-checkpoint-tmp*", f".*{files.SUFFIX}"):
+        yield from directory(run).glob(pattern)
 
 
 class Checkpoints:
