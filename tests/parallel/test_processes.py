@@ -105,6 +105,8 @@ def stop_one(folder: pathlib.Path, processes: int, devices: int, fsdp: int) -> t
     assert f"stopped at step {saved}" in outputs[0]
     assert not any("step 1" in output or "compiled" in output for output in outputs[1:]), outputs
     assert [row["step"] for row in job.rows()] == list(range(1, int(saved) + 1))
+    seen = metrics.read(job.workdir / "metrics.jsonl")[0][0]  # by all of them, before the first step
+    assert seen["step"] == 0 and {"probe/height_ridge", "probe_patch/height_knn", "monitor/lidar"} <= seen.keys()
     return config, int(saved)
 
 

@@ -64,6 +64,7 @@ def run(corpus: pathlib.Path, folder: pathlib.Path, every: int) -> pathlib.Path:
     return folder
 
 
+@pytest.mark.soak
 def test_a_curve_from_step_0_on(corpus, tmp_path):
     looked = run(corpus, tmp_path / "run", 4)
     rows = {row["step"]: row for row in metrics.read(looked / "metrics.jsonl")[0]}
