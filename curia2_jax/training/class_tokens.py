@@ -56,7 +56,8 @@ def features(
         is_ct[: len(some)] = modality[some] == "CT"
         found = one_batch(slices, extent, is_ct)
         batches.append({name: np.asarray(x)[: len(some)] for name, x in found.items()})
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    # In the order of the backbones: what comes out of jit has its names sorted.
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in (*backbones, THUMBNAILS)}
 
 
 def began(recipe: Recipe) -> dict:

@@ -45,7 +45,8 @@ def test_thumbnails_are_the_slices_made_small_and_tokens_those_of_each_backbone(
     indices = np.tile(indices, 64 // len(indices) + 1)
     first = class_tokens.began(recipe)
     other = jax.tree.map(lambda a: a * 1.5, first)
-    found = class_tokens.features({"one": first, "other": other}, recipe, corpus, indices)
+    found = class_tokens.features({"other": other, "one": first}, recipe, corpus, indices)
+    assert list(found) == ["other", "one", class_tokens.THUMBNAILS]  # whoever compares takes the first for its own
     assert found["one"].shape == found["other"].shape == (len(indices), 32) and len(indices) > 64
     assert found[class_tokens.THUMBNAILS].shape == (len(indices), 256)
     np.testing.assert_array_equal(found["one"][0], found["one"][len(corpus)])
