@@ -30,6 +30,7 @@ class _Coordinates(NamedTuple):
 
     center: torch.Tensor  # (B, D)
     basis: torch.Tensor  # (F, D, D), columns in units of raw features
+    spectrum: torch.Tensor  # (F, D), variances along the basis
     fold: torch.Tensor  # (B,) int64
     stretch: torch.Tensor  # (B, D)
     bias_stretch: torch.Tensor  # (B,)
@@ -83,8 +84,21 @@ def fit(
         by_weight, by_bias = _sums(features, changes, folds[coordinates.fold[which]])
         return _pulled(directions, by_weight, by_bias, which, coordinates).flatten(1)
 
+    def diagonal(chances, rows: torch.Tensor, which: torch.Tensor):
+        used = folds[coordinates.fold[which]]
+        spread = sum(
+            (chance[:, rows] * (1 - chance[:, rows]) * used[:, part].T[:, :, None]).sum(0) for part, chance in chances
+        )
+        # Each class as if its samples were spread as all of them are; one that a fold lacks stays where it is.
+        spread = torch.where(spread > 0, spread / used.sum(1)[:, None], 1)
+        squares, loss = coordinates.stretch[which] ** 2, coordinates.spectrum[coordinates.fold[which]]
+        by_point = (squares * loss)[:, :, None] * spread[:, None] + coordinates.shrink(which)
+        return torch.cat(
+            [by_point, (coordinates.bias_stretch[which] ** 2)[:, None, None] * spread[:, None]], 1
+        ).flatten(1)
+
     start = features.new_zeros((len(present), shape[0] * shape[1]))
-    found = newton.minimize(newton.Objective(value, product), start, tolerance, max_steps)
+    found = newton.minimize(newton.Objective(value, product, diagonal), start, tolerance, max_steps)
     everyone = torch.arange(len(present), device=features.device)
     weights, bias = _raw(found.points.reshape(-1, *shape), everyone, coordinates)
     return Fits(weights, bias, present, found.converged, found.steps)
@@ -116,8 +130,11 @@ def _coordinates(features, folds, strengths, classes) -> _Coordinates:
     # Two classes: one vector of weights w instead of +-w / 2 halves the penalty, and with it C.
     strength = features.new_tensor(strengths).repeat(len(folds)) / torch.where(classes == 2, 2, 1)
     penalty = 1 / (strength * features.new_tensor(counts)[fold])
-    stretch = (torch.stack(spectra)[fold] / classes[:, None] + penalty[:, None]).rsqrt()
-    return _Coordinates(torch.stack(centers)[fold], torch.stack(bases), fold, stretch, classes.sqrt(), penalty)
+    spectrum = torch.stack(spectra)
+    stretch = (spectrum[fold] / classes[:, None] + penalty[:, None]).rsqrt()
+    return _Coordinates(
+        torch.stack(centers)[fold], torch.stack(bases), spectrum, fold, stretch, classes.sqrt(), penalty
+    )
 
 
 def _raw(points: torch.Tensor, which: torch.Tensor, coordinates: _Coordinates) -> tuple[torch.Tensor, torch.Tensor]:
