@@ -24,6 +24,7 @@ from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.others import Others
 from curia2_jax.curiabench.protocol import Scoring, rows_of, scoring_of
+from curia2_jax.curiabench.provenance import provenance
 from curia2_jax.curiabench.results import FILE, PAGE, SCORES, TEX, Count, ModelFacts, Results, Settings, TaskResults
 from curia2_jax.curiabench.splits import Split
 from curia2_jax.data.ingest.benchmark_schema import TEST, TRAIN, VAL
@@ -60,9 +61,8 @@ def evaluate(
     chosen = [tasks.read_task(data, name) for name in dict.fromkeys(names)]
     scoring = _scoring(chosen)
     model = load_model(model_folder, device, trust_remote_code, began)
-    output = Path(output)
-    _writable(output)
     others = others or Others()
+    _writable(output := Path(output))
     scored = {task.name: _score(task, scoring, model, others, say) for task in chosen}
     answers = [one for one, _ in scored.values()]
     shown = {task.name: pictures.token_pictures(task.test, model, scored[task.name][0].slices) for task in chosen}
@@ -70,6 +70,7 @@ def evaluate(
     results: Results = {
         "model": _describe(model, model_folder),
         "settings": _settings(device, scoring, began),
+        "provenance": provenance(Path(data), [task.name for task in chosen]),
         "tasks": {
             one.task: cast(TaskResults, {**facts, **comparison.compare(found), **confusions(one)})
             for (one, facts), found in zip(scored.values(), estimates, strict=True)

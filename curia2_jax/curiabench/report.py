@@ -1,6 +1,7 @@
 """The report: one self-contained HTML file, and the sentence that says what came out."""
 
 from importlib import resources
+from typing import NamedTuple
 
 import jinja2
 
@@ -21,7 +22,7 @@ def verdict(results: Results) -> str:
     """
     head, metric = scoring_behind(results).primary
     mean, tasks = results["mean"], results["tasks"].values()
-    fewest = min(task["test"]["patients"] for task in tasks)
+    fewest = min_patients(results)
     parts = []
     for row in (row for row in JUDGED_BY if row.name in mean["trained_minus"]):
         other = mean["rows"][row.name][head.name][metric.name][0]
@@ -136,6 +137,50 @@ def tex(results: Results) -> str:
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
+class ForestLine(NamedTuple):
+    """A difference as a line of the forest plot; places from 0 to 1 along its axis. `sure`: it may be called one."""
+
+    row: Row
+    score: Score
+    low: float
+    middle: float
+    high: float
+    sure: bool
+
+
+def forest(results: Results) -> tuple[list[tuple[str, list[ForestLine]]], float, tuple[float, float]]:
+    """Lines of every task and of their mean, where zero lies on their axis, and the values at its ends."""
+    head, metric = scoring_behind(results).primary
+    parts: dict[str, Comparison] = {**results["tasks"]}
+    if len(parts) > 1:
+        parts["mean of the tasks"] = results["mean"]
+    patients = [task["test"]["patients"] for task in results["tasks"].values()] + [min_patients(results)]
+    found = [
+        (name, [(row, minus[row.name][head.name][metric.name]) for row in rows_of(minus)])
+        for name, minus in ((name, part["trained_minus"]) for name, part in parts.items())
+    ]
+    ends = [x for _, lines in found for _, score in lines for x in score if x is not None] + [-0.05, 0.05]
+    low, high = min(ends), max(ends)
+
+    def place(value: float | None) -> float:
+        return 0.0 if value is None else (value - low) / (high - low)
+
+    def line(row: Row, score: Score, count: int) -> ForestLine:
+        value, lower, upper = score
+        apart = lower is not None and upper is not None and (lower > 0 or upper < 0)
+        return ForestLine(row, score, place(lower), place(value), place(upper), apart and count >= FEWEST_PATIENTS)
+
+    drawn = [
+        (name, [line(*one, count) for one in lines]) for (name, lines), count in zip(found, patients, strict=False)
+    ]
+    return drawn, place(0.0), (low, high)
+
+
+def min_patients(results: Results) -> int:
+    """Test patients of the smallest task."""
+    return min(task["test"]["patients"] for task in results["tasks"].values())
+
+
 def render(results: Results, tokens: dict[str, list[SlicePicture]], run_pictures: dict[str, str]) -> str:
     """One HTML page that loads nothing from elsewhere.
 
@@ -155,8 +200,12 @@ def render(results: Results, tokens: dict[str, list[SlicePicture]], run_pictures
         "" if score[1] is None else f"{score[1]:+.3f} to {score[2]:+.3f}"
     )
     template = environment.from_string(resources.files(__package__).joinpath("report.html.j2").read_text("utf-8"))
+    lines, zero, reach = forest(results)
     return template.render(
         results=results,
+        forest=lines,
+        zero=zero,
+        reach=reach,
         tokens=tokens,
         run_pictures=run_pictures,
         captions=CAPTIONS,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from curia2_jax.curiabench.leaks import Leak
+from curia2_jax.curiabench.provenance import Provenance
 from curia2_jax.errors import UserError
 
 FILE = "results.json"
@@ -95,6 +96,7 @@ class Results(TypedDict):
 
     model: ModelFacts
     settings: Settings
+    provenance: NotRequired[Provenance]  # absent in the first reports
     tasks: dict[str, TaskResults]
     mean: Comparison
     leak: NotRequired[Leak]  # absent where no corpus was given to look in

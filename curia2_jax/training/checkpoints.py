@@ -12,7 +12,8 @@ import json
 import pathlib
 import shutil
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import flax.traverse_util
@@ -23,19 +24,22 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint._src.serialization import tensorstore_utils
 
+from curia2_jax import files
 from curia2_jax.errors import UserError
+from curia2_jax.parallel.sharding import path_of
 from curia2_jax.training.earlier import upgraded
 from curia2_jax.training.fingerprints import digest, fingerprints
 from curia2_jax.training.recipe import CheckpointConfig
+from curia2_jax.training.stored import Damaged, StoredArray, readable
 
 PyTree = Any
 ITEMS = ("params", "teacher", "opt_state", "centers")
+# For a line of its log Orbax asks TensorStore twice, for each item of a save, how much was written, and TensorStore
+# (0.1.86) never frees its answer: some 40 kB a save.
+tensorstore_utils.get_tensorstore_raw_bytes = lambda *_, **__: 0
 FORMAT = 2  # of `meta`; 1, of release 0.1.0, has no such key and no fingerprints
-
-
-class Damaged(UserError):
-    """A checkpoint is not what was saved."""
 
 
 def directory(run: str | pathlib.Path) -> pathlib.Path:
@@ -55,8 +59,14 @@ def check_room(run: str | pathlib.Path, state: Any) -> None:
 
 def remove_unfinished(run: str | pathlib.Path) -> None:
     """Removes what saves that were killed or failed have left; nothing may be being saved."""
-    for partial in directory(run).glob("*.orbax-checkpoint-tmp*"):
+    for partial in unfinished(run):
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def unfinished(run: str | pathlib.Path) -> Iterator[pathlib.Path]:
+    """What is no checkpoint yet, or never will be one: Orbax's, and copies (branch.py)."""
+    for pattern in ("*.orbax-checkpoint-tmp*", f".*{files.SUFFIX}"):
+        yield from directory(run).glob(pattern)
 
 
 class Checkpoints:
@@ -89,11 +99,17 @@ class Checkpoints:
         """Forgets a save that failed, and removes what it left; for a run of one process."""
         with contextlib.suppress(Exception):
             self._manager.close()
-        for thread in threading.enumerate():  # close() returns at the first error, and the rest goes on writing
-            if type(thread).__module__.startswith("orbax"):
-                with contextlib.suppress(Exception):
-                    thread.join()
-        remove_unfinished(self._run)
+        # close() returns at the first error, and the rest goes on writing: threads, which start others, and
+        # TensorStore, which makes folders anew that were removed below it.
+        for _ in range(100):
+            for thread in threading.enumerate():
+                if type(thread).__module__.startswith("orbax"):
+                    with contextlib.suppress(Exception):
+                        thread.join()
+            remove_unfinished(self._run)
+            time.sleep(0.05)
+            if not any(unfinished(self._run)):
+                break
         self._manager = self._opened()
 
     def is_writing(self) -> bool:
@@ -214,32 +230,52 @@ def restore_item(run: str | pathlib.Path, step: int, item: str) -> PyTree:
     Raises:
       Damaged: it cannot be read, or an array is not what was saved.
     """
+    return jax.tree.map(np.asarray, open_item(run, step, item))
+
+
+def open_item(run: str | pathlib.Path, step: int, item: str) -> PyTree:
+    """One item as nested dicts of StoredArray: nothing is read but names and shapes.
+
+    Raises:
+      Damaged: it cannot be read, or it has other arrays than were saved.
+    """
     meta, folder = read_meta(run, step), directory(run) / str(step) / item
-    try:
+    where = f"checkpoint {run}@{step}: {item}"
+    with readable(where):
         # Not Orbax's own reader: when one array fails it leaves the others behind, which then print a traceback each.
         store = {"driver": "ocdbt", "base": f"file://{folder}"}
         keys = ts.KvStore.open(store).result().list().result()
         names = [key.decode().removesuffix("/.zarray") for key in keys if key.endswith(b"/.zarray")]
         specs = ({"driver": "zarr", "kvstore": {**store, "path": f"{name}/"}} for name in names)
-        reads = [array.result().read() for array in [ts.open(spec, read=True) for spec in specs]]
-        found = {name: values.result() for name, values in zip(names, reads, strict=True)}
+        arrays = [array.result() for array in [ts.open(spec, read=True) for spec in specs]]
         described = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree  # a run's restore goes by it
-        if found.keys() != {array.name for array in jax.tree.leaves(described)} or not (folder / "_METADATA").exists():
+        if set(names) != {array.name for array in jax.tree.leaves(described)} or not (folder / "_METADATA").exists():
             raise ValueError("_METADATA names other arrays")
-        tree = flax.traverse_util.unflatten_dict(found, sep=".")
-    # TensorStore raises ValueError, json and Python's own what they please.
-    except Exception as e:
-        said = " ".join(str(e).split())[:120]
-        raise Damaged(f"checkpoint {run}@{step}: {item} cannot be read ({type(e).__name__}: {said})") from e
-    check_arrays(run, meta, step, item, tree)
-    return tree
+    found = {name.replace(".", "/"): array for name, array in zip(names, arrays, strict=True)}
+    saved = meta["arrays"][item] if "arrays" in meta else dict.fromkeys(found)
+    if other := sorted(saved.keys() ^ found.keys()):
+        raise Damaged(f"{where}/{other[0]} is not what was saved")
+    leaves = {name: StoredArray(f"{where}/{name}", saved[name], array) for name, array in found.items()}
+    return flax.traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def open_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, Any]]:
+    """({backbone, dino_head[, ibot_head]} of StoredArray, meta and its `teacher_digest`). Raises Damaged."""
+    meta = read_meta(run, step)
+    proven = {"teacher_digest": digest(meta["arrays"]["teacher"])} if "arrays" in meta else {}
+    return open_item(run, step, "teacher"), meta | proven
+
+
+def shapes(run: str | pathlib.Path, step: int, item: str) -> dict[str, tuple[int, ...]]:
+    """{"backbone/norm/scale": (32,)} of the arrays of an item. Raises Damaged."""
+    leaves = jax.tree_util.tree_leaves_with_path(open_item(run, step, item))
+    return {path_of(path): leaf.shape for path, leaf in leaves}
 
 
 def restore_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, Any]]:
-    """({backbone, dino_head[, ibot_head]} of NumPy arrays, meta and its `teacher_digest`). Raises Damaged."""
-    teacher, meta = restore_item(run, step, "teacher"), read_meta(run, step)
-    proven = {"teacher_digest": digest(meta["arrays"]["teacher"])} if "arrays" in meta else {}
-    return teacher, meta | proven
+    """`open_teacher` with NumPy arrays."""
+    teacher, meta = open_teacher(run, step)
+    return jax.tree.map(np.asarray, teacher), meta
 
 
 def read_config(run: str | pathlib.Path) -> dict[str, Any]:
@@ -258,9 +294,9 @@ def read_config(run: str | pathlib.Path) -> dict[str, Any]:
 
 
 def save_init(run: str | pathlib.Path, params: PyTree, meta: dict[str, Any]) -> None:
-    """A folder that `init_from` accepts: `params` as student and teacher at step 0, nothing else."""
+    """A folder that `init_from` accepts: `params` as the teacher at step 0, nothing else; a student begins with it."""
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-    with ocp.CheckpointManager(directory(run), item_names=("params", "teacher", "meta"), options=options) as writer:
-        trees = dict.fromkeys(("params", "teacher"), params)
+    with ocp.CheckpointManager(directory(run), item_names=("teacher", "meta"), options=options) as writer:
+        trees = {"teacher": params}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         writer.save(0, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(proof(meta, 0, trees))))

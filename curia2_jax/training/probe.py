@@ -14,12 +14,14 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from curia2_jax.data.corpus.corpus import Corpus, patient_hash
+from curia2_jax.data.corpus.corpus import Corpus, parse, patient_hash
 from curia2_jax.data.corpus.records import CorruptRecord
+from curia2_jax.data.ingest import structures
 from curia2_jax.errors import UserError
 from curia2_jax.parallel import compiler, sharding
 from curia2_jax.parallel.mesh import batch_shards, local_rows
 from curia2_jax.telemetry import monitors, probing
+from curia2_jax.telemetry.goodput import Ledger
 from curia2_jax.telemetry.metrics import rankme
 from curia2_jax.training import reports
 from curia2_jax.training.look import look
@@ -27,6 +29,7 @@ from curia2_jax.training.prepare import Run, to_devices
 from curia2_jax.training.recipe import Recipe
 from curia2_jax.training.state import TrainState
 
+LABELLED = 32  # series whose label maps are read
 CHUNK = 32  # slices at a time, or one a device where there are more of them
 SEED = 0  # of which slices: the same in every run of a corpus
 
@@ -67,7 +70,7 @@ def choose(corpus: Corpus, recipe: Recipe) -> Asked:
 
 
 def questions(corpus: Corpus, slices: np.ndarray) -> tuple[Question, ...]:
-    """Height in the scan, of slices of the most frequent plane; modality; plane."""
+    """Height in the scan, of slices of the most frequent plane; modality; plane; structures, where there are labels."""
     planes = corpus.take("plane", slices)
     names, counts = np.unique(planes, return_counts=True)
     first, length = corpus.series()
@@ -78,7 +81,23 @@ def questions(corpus: Corpus, slices: np.ndarray) -> tuple[Question, ...]:
     for name, values in (("modality", corpus.take("modality", slices)), ("plane", planes)):
         one_hot = (values[:, None] == np.unique(values)).astype(np.float64)
         asked.append(Question(name, np.ones(len(slices), bool), one_hot, probing.balanced_accuracy))
-    return tuple(asked)
+    return (*asked, *labelled(corpus, slices))
+
+
+def labelled(corpus: Corpus, slices: np.ndarray) -> tuple[Question, ...]:
+    """Which structures lie in the slice, of LABELLED series at most, since maps take long to read; not in a mixture."""
+    ((folder, _), *others) = parse(corpus.spec)
+    series = corpus.take("series", slices)
+    names = np.unique(series[corpus.take("label", slices) != ""])[:LABELLED]
+    if others or not len(names):
+        return ()
+    maps = structures.label_maps(folder, names)
+    rows = np.isin(series, list(maps))
+    planes, position = (corpus.take(name, slices[rows]) for name in ("plane", "position"))
+    found = structures.present(maps, series[rows], planes, position.astype(np.int64))[:, 1:]
+    targets = np.zeros((len(slices), found.shape[1]))
+    targets[rows] = found
+    return (Question("structures", rows, targets, probing.auroc),)
 
 
 def answers(asked: Asked, tokens: np.ndarray, usable: np.ndarray) -> dict[str, float]:
@@ -111,6 +130,7 @@ class Looked:
         out = {f"probe/{k}": v for k, v in answers(self.asked, tokens[:, 0], read).items()}
         out |= {f"probe_patch/{k}": v for k, v in answers(self.asked, patch, read).items()}
         out["monitor/rankme"], out["monitor/spread"] = rankme(tokens[read, 0]), monitors.spread(tokens[read, 0])
+        out["monitor/slices"] = float(read.sum())
         out["monitor/lidar"] = monitors.lidar(tokens[read])
         out["monitor/patch_cosine"] = float(self.found["patch_cosine"][read].mean())
         out["monitor/attention_entropy"] = float(self.found["attention_entropy"].mean())
@@ -122,8 +142,8 @@ class Looked:
 class Probe:
     """The slices in memory, int16 (a process holds those of its own devices), and the program that looks at them."""
 
-    def __init__(self, recipe: Recipe, mesh: Mesh, corpus: Corpus, state: TrainState):
-        self.asked, self._recipe, self._mesh = choose(corpus, recipe), recipe, mesh
+    def __init__(self, recipe: Recipe, mesh: Mesh, corpus: Corpus, state: TrainState, ledger: Ledger):
+        self.asked, self._recipe, self._mesh, self._ledger = choose(corpus, recipe), recipe, mesh, ledger
         self._chunk = batch_shards(mesh) * -(-CHUNK // batch_shards(mesh))
         self._batches = self._load(corpus)
         program = jax.jit(functools.partial(_look_at, recipe=recipe, mesh=mesh))
@@ -156,6 +176,10 @@ class Probe:
         if step % self._recipe.probe.every_steps and step != self._recipe.schedule.total_steps:
             return {}
         jax.block_until_ready(state)
+        with self._ledger.spent("look"):
+            return {reports.PROBE: self._seen(state)}
+
+    def _seen(self, state: TrainState) -> Looked:
         found: dict[str, list[np.ndarray]] = {}
         for batch in self._batches:
             for name, x in self._look(shown(state), to_devices(batch, self._mesh)).items():
@@ -164,7 +188,7 @@ class Probe:
         count = len(self.asked.slices)
         whole = {name: np.concatenate(parts)[:count] for name, parts in found.items()}
         whole["attention_entropy"] = entropy
-        return {reports.PROBE: Looked(self.asked, whole, self._recipe.dino_head.prototypes)}
+        return Looked(self.asked, whole, self._recipe.dino_head.prototypes)
 
     def line(self) -> str:
         """What is asked, of how much."""
@@ -185,7 +209,7 @@ def open_probe(run: Run, state: TrainState) -> Probe | None:
     config = run.recipe.probe
     if not config.every_steps:
         return None
-    probe = Probe(run.recipe, run.mesh, Corpus(config.corpus or run.recipe.data.corpus), state)
+    probe = Probe(run.recipe, run.mesh, Corpus(config.corpus or run.recipe.data.corpus), state, run.ledger)
     if run.log:
         print(probe.line(), flush=True)
     found = probe(0, state) if run.start == 0 else {}

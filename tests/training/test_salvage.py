@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import pathlib
 import shutil
 
@@ -147,10 +148,14 @@ def test_a_checkpoint_of_a_later_release_is_not_called_damaged(run):
 def test_leftovers_of_killed_saves_go_and_nothing_else(run):
     partial = run / "checkpoints" / "4.orbax-checkpoint-tmp" / "params"
     partial.mkdir(parents=True)
+    (run / "checkpoints" / ".2.77.partial" / "params").mkdir(parents=True)  # a copy of a branch
     (run / "config.json.77.partial").write_text("{")
     (run / "notes.txt").write_text("mine")
+    for name, age in (("lock", 0), ("lock.asks", 5), ("lock.killed", 3600), ("lock.killed.now", 3600)):
+        (run / name).write_text("")
+        os.utime(run / name, (1e9 - age, 1e9 - age))
     salvage.clear_leftovers(run)
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "notes.txt"]
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "lock", "lock.asks", "notes.txt"]
     assert checkpoints.steps(run) == [1, 2, 3] and not partial.parent.exists()
 
 
