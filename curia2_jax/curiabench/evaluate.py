@@ -5,11 +5,10 @@ draws), a linear projection of each patch, mean and spread of the raw pixels, an
 backbone that does not beat them has learned nothing that the task needs, or the task asks for nothing.
 """
 
-import contextlib
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -84,12 +83,7 @@ def evaluate(
         results["leak"] = leaks.find([task.test for task in chosen], Path(data), trained_on)
     results["verdict"] = report.verdict(results)
     page = report.render(results, shown, {path.stem: pictures.embed(path) for path in run_pictures})
-    with _disk(output):
-        answering.write(output / answering.FILE, answers)
-        files.write_text(output / SCORES, report.csv(results))
-        files.write_text(output / TEX, report.tex(results))
-        files.write_text(output / PAGE, page)
-        files.write_text(output / FILE, json.dumps(results, indent=1) + "\n")
+    _save(output, results, answers, page)
     return results
 
 
@@ -109,11 +103,14 @@ def _writable(folder: Path) -> None:
         raise UserError(f"--output: cannot make the folder {folder}: {error.strerror}; write another one") from None
 
 
-@contextlib.contextmanager
-def _disk(folder: Path) -> Iterator[None]:
-    """What the disk refuses is the user's to mend."""
+def _save(folder: Path, results: Results, answers: Sequence[Answers], page: str) -> None:
+    """Every file of a report; what the disk refuses is the user's to mend."""
     try:
-        yield
+        answering.write(folder / answering.FILE, answers)
+        files.write_text(folder / SCORES, report.csv(results))
+        files.write_text(folder / TEX, report.tex(results))
+        files.write_text(folder / PAGE, page)
+        files.write_text(folder / FILE, json.dumps(results, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"--output: cannot write in {folder}: {error.strerror}; write another folder") from None
 

@@ -115,13 +115,13 @@ def _known_facts(path: Path) -> Facts:
     """What is known of a task of CuriaBench, which comes without a task.json."""
     name = path.parent.name
     task = schema.known_task(name)
-    if task is None or task["classes"] is None:
+    if task is None or (task["classes"] is None and task["kind"] != benchmark_schema.REGRESSION.name):
         example = '{"kind": "classification", "mask": true, "modality": "CT", "classes": {"0": "name", "1": "name"}}'
         raise UserError(f"{path}: not found, and {name} is no task of CuriaBench that can be scored; write {example}")
     masked = task["mask"]
     if masked is None:
         masked = any((path.parent / benchmark_schema.TEST / benchmark_schema.IMAGES).glob("*.mask.npy"))
-    classes = {number: str(number) for number in range(task["classes"])}
+    classes = {number: str(number) for number in range(task["classes"] or 0)}
     return Facts(_kind(path, task["kind"]), classes, masked, task["modality"])
 
 

@@ -7,7 +7,7 @@ from scipy import stats
 from curia2_jax.curiabench import comparison, protocol
 from curia2_jax.curiabench.answers import Answers
 
-(SCORING,) = protocol.SCORINGS
+SCORING = protocol.scoring_of("classification")
 NAMES = [row.name for row in (protocol.TRAINED, protocol.RANDOM, protocol.PIXELS)]
 
 

@@ -33,7 +33,7 @@ def world(rng, patients, tasks):
 @functools.cache
 def truth():
     """The scores of 10,000 patients, in forty parts."""
-    (scoring,) = protocol.SCORINGS
+    scoring = protocol.scoring_of("classification")
     rng, ones = np.random.default_rng(1), np.ones((1, 250))
     found = {name: [] for name in METRICS}
     for one in (world(rng, 250, 1)[0] for _ in range(40)):
@@ -46,7 +46,7 @@ def truth():
 
 def covered(patients, tasks, runs, seed):
     """In how many of `runs` worlds the interval of the (mean) score holds the truth, by metric."""
-    rng, (scoring,) = np.random.default_rng(seed), protocol.SCORINGS
+    rng, scoring = np.random.default_rng(seed), protocol.scoring_of("classification")
     hits = dict.fromkeys(METRICS, 0)
     for _ in range(runs):
         mean = comparison.mean(comparison.estimates(world(rng, patients, tasks), scoring))

@@ -107,7 +107,7 @@ def test_intervals_are_those_of_a_jackknife_over_test_patients(scored, model, be
 def test_everything_follows_from_the_predictions_on_disk(scored):
     """Read back, they give every score of results.json bit for bit, and scores.csv has the same numbers."""
     results, output, _ = scored
-    (scoring,) = protocol.SCORINGS
+    scoring = protocol.scoring_of("classification")
     estimates = comparison.estimates(answers.read(output), scoring)
     for (name, task), found in zip(results["tasks"].items(), estimates, strict=True):
         compared = json.loads(json.dumps(comparison.compare(found)))

@@ -8,7 +8,7 @@ from curia2_jax.curiabench import answers, paired, protocol
 from curia2_jax.errors import UserError
 from tests.curiabench.test_comparison import answers as drawn
 
-(SCORING,) = protocol.SCORINGS
+SCORING = protocol.scoring_of("classification")
 
 
 def better(one, share, seed=5):

@@ -219,7 +219,7 @@ def test_the_verdict_is_about_the_primary_score(monkeypatch):
     for row, value in (("random", 0.7), ("pixels", 0.5)):
         found["mean"]["trained_minus"][row]["knn"]["auroc"] = [value, value - 0.1, value + 0.1]
     found["tasks"]["organs"]["confusion"]["trained"]["knn"] = [[7001, 0, 0], [0, 1, 0], [0, 0, 1]]
-    (scoring,) = protocol.SCORINGS
+    scoring = protocol.scoring_of("classification")
     other = scoring._replace(primary=protocol.Primary(protocol.KNN, protocol.AUROC))
     monkeypatch.setattr(protocol, "SCORINGS", (other,))
     sentence = report.verdict(found)

@@ -51,9 +51,15 @@ def test_a_folder_of_curiabench_needs_no_description(tmp_path, name, mask):
     assert "every filename is taken for a patient" in read.warnings[0]
 
 
+def test_ages_of_ixi_are_numbers(tmp_path):
+    """A regression has no classes, and its targets stay as they are."""
+    read = tasks.read_task(published(tmp_path, "ixi", False), "ixi")
+    assert read.kind.name == "regression" and read.classes == {} and read.train.targets.dtype == float
+
+
 def test_another_folder_without_a_description_is_told_what_to_write(tmp_path):
     """One line with the task.json that is missing; so are tasks of kinds that cannot be scored."""
-    for name in ("our-lesions", "ixi"):
+    for name in ("our-lesions", "tcia-survival"):
         published(tmp_path, name, False)
         with pytest.raises(UserError, match=r"is no task of CuriaBench that can be scored; write \{") as error:
             tasks.read_task(tmp_path, name)

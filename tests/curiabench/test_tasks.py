@@ -83,7 +83,7 @@ def test_one_patient_may_be_in_both_splits_but_not_one_of_several(task):
             lambda t: edit(t, lambda d: {k: v for k, v in d.items() if k != "classes"}),
             "targets \\[0, 1\\] in train without",
         ),
-        (lambda t: edit(t, lambda d: d | {"kind": "regression"}), "kind 'regression'; only 'classification'"),
+        (lambda t: edit(t, lambda d: d | {"kind": "detection"}), "kind 'detection'; only 'classification' or"),
         (lambda t: edit(t, lambda d: d | {"classes": {"0": "liver"}}), "targets \\[1\\] in train without a name"),
         (lambda t: retable(t, "train", target=0), "train: found samples of one class"),
         (lambda t: (t / "test" / "extra_data.npy").unlink(), "test/extra_data.npy: not found"),
