@@ -85,17 +85,7 @@ def fit(
         return _pulled(directions, by_weight, by_bias, which, coordinates).flatten(1)
 
     def diagonal(chances, rows: torch.Tensor, which: torch.Tensor):
-        used = folds[coordinates.fold[which]]
-        spread = sum(
-            (chance[:, rows] * (1 - chance[:, rows]) * used[:, part].T[:, :, None]).sum(0) for part, chance in chances
-        )
-        # Each class as if its samples were spread as all of them are; one that a fold lacks stays where it is.
-        spread = torch.where(spread > 0, spread / used.sum(1)[:, None], 1)
-        squares, loss = coordinates.stretch[which] ** 2, coordinates.spectrum[coordinates.fold[which]]
-        by_point = (squares * loss)[:, :, None] * spread[:, None] + coordinates.shrink(which)
-        return torch.cat(
-            [by_point, (coordinates.bias_stretch[which] ** 2)[:, None, None] * spread[:, None]], 1
-        ).flatten(1)
+        return _diagonal(chances, rows, folds[coordinates.fold[which]], which, coordinates)
 
     start = features.new_zeros((len(present), shape[0] * shape[1]))
     found = newton.minimize(newton.Objective(value, product, diagonal), start, tolerance, max_steps)
@@ -142,6 +132,17 @@ def _raw(points: torch.Tensor, which: torch.Tensor, coordinates: _Coordinates) -
     weights = coordinates.basis[coordinates.fold[which]] @ (coordinates.stretch[which][:, :, None] * points[:, :-1])
     bias = coordinates.bias_stretch[which][:, None] * points[:, -1]
     return weights, bias - (coordinates.center[which][:, :, None] * weights).sum(1)
+
+
+def _diagonal(chances, rows, used, which, coordinates: _Coordinates) -> torch.Tensor:
+    """Each class as if its samples were spread as all of them are, (b, (D + 1) * K); `used` (b, n): rows of folds."""
+    shares = [(chance[:, rows], used[:, part].T[:, :, None]) for part, chance in chances]
+    spread = torch.stack([(chance * (1 - chance) * part).sum(0) for chance, part in shares]).sum(0)
+    spread = torch.where(spread > 0, spread / used.sum(1)[:, None], 1)  # a class that a fold lacks stays where it is
+    variances = coordinates.stretch[which] ** 2 * coordinates.spectrum[coordinates.fold[which]]
+    by_point = variances[:, :, None] * spread[:, None] + coordinates.shrink(which)
+    by_last = (coordinates.bias_stretch[which] ** 2)[:, None, None] * spread[:, None]
+    return torch.cat([by_point, by_last], 1).flatten(1)
 
 
 def _pulled(points, by_weight, by_bias, which, coordinates: _Coordinates) -> torch.Tensor:
