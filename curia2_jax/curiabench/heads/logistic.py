@@ -30,6 +30,7 @@ class _Coordinates(NamedTuple):
 
     center: torch.Tensor  # (B, D)
     basis: torch.Tensor  # (F, D, D), columns in units of raw features
+    spectrum: torch.Tensor  # (F, D), variances along the basis
     fold: torch.Tensor  # (B,) int64
     stretch: torch.Tensor  # (B, D)
     bias_stretch: torch.Tensor  # (B,)
@@ -83,8 +84,11 @@ def fit(
         by_weight, by_bias = _sums(features, changes, folds[coordinates.fold[which]])
         return _pulled(directions, by_weight, by_bias, which, coordinates).flatten(1)
 
+    def diagonal(chances, rows: torch.Tensor, which: torch.Tensor):
+        return _diagonal(chances, rows, folds[coordinates.fold[which]], which, coordinates)
+
     start = features.new_zeros((len(present), shape[0] * shape[1]))
-    found = newton.minimize(newton.Objective(value, product), start, tolerance, max_steps)
+    found = newton.minimize(newton.Objective(value, product, diagonal), start, tolerance, max_steps)
     everyone = torch.arange(len(present), device=features.device)
     weights, bias = _raw(found.points.reshape(-1, *shape), everyone, coordinates)
     return Fits(weights, bias, present, found.converged, found.steps)
@@ -116,8 +120,11 @@ def _coordinates(features, folds, strengths, classes) -> _Coordinates:
     # Two classes: one vector of weights w instead of +-w / 2 halves the penalty, and with it C.
     strength = features.new_tensor(strengths).repeat(len(folds)) / torch.where(classes == 2, 2, 1)
     penalty = 1 / (strength * features.new_tensor(counts)[fold])
-    stretch = (torch.stack(spectra)[fold] / classes[:, None] + penalty[:, None]).rsqrt()
-    return _Coordinates(torch.stack(centers)[fold], torch.stack(bases), fold, stretch, classes.sqrt(), penalty)
+    spectrum = torch.stack(spectra)
+    stretch = (spectrum[fold] / classes[:, None] + penalty[:, None]).rsqrt()
+    return _Coordinates(
+        torch.stack(centers)[fold], torch.stack(bases), spectrum, fold, stretch, classes.sqrt(), penalty
+    )
 
 
 def _raw(points: torch.Tensor, which: torch.Tensor, coordinates: _Coordinates) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,6 +132,17 @@ def _raw(points: torch.Tensor, which: torch.Tensor, coordinates: _Coordinates) -
     weights = coordinates.basis[coordinates.fold[which]] @ (coordinates.stretch[which][:, :, None] * points[:, :-1])
     bias = coordinates.bias_stretch[which][:, None] * points[:, -1]
     return weights, bias - (coordinates.center[which][:, :, None] * weights).sum(1)
+
+
+def _diagonal(chances, rows, used, which, coordinates: _Coordinates) -> torch.Tensor:
+    """Each class as if its samples were spread as all of them are, (b, (D + 1) * K); `used` (b, n): rows of folds."""
+    shares = [(chance[:, rows], used[:, part].T[:, :, None]) for part, chance in chances]
+    spread = torch.stack([(chance * (1 - chance) * part).sum(0) for chance, part in shares]).sum(0)
+    spread = torch.where(spread > 0, spread / used.sum(1)[:, None], 1)  # a class that a fold lacks stays where it is
+    variances = coordinates.stretch[which] ** 2 * coordinates.spectrum[coordinates.fold[which]]
+    by_point = variances[:, :, None] * spread[:, None] + coordinates.shrink(which)
+    by_last = (coordinates.bias_stretch[which] ** 2)[:, None, None] * spread[:, None]
+    return torch.cat([by_point, by_last], 1).flatten(1)
 
 
 def _pulled(points, by_weight, by_bias, which, coordinates: _Coordinates) -> torch.Tensor:

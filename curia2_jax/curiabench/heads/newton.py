@@ -19,10 +19,12 @@ class Objective(NamedTuple):
 
     `value`: (points (b, P), which (b,) of B) -> values (b,), gradients (b, P), and what `product` needs of them.
     `product`: (that, rows (c,) of b, directions (c, P), which (c,) of B) -> Hessians times directions (c, P).
+    `diagonal`: (that, rows (c,) of b, which (c,) of B) -> about the diagonals of the Hessians (c, P), above zero.
     """
 
     value: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, Any]]
     product: Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    diagonal: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Minimum(NamedTuple):
@@ -55,7 +57,9 @@ def minimize(objective: Objective, start: torch.Tensor, tolerance: float, max_st
 def _direction(objective: Objective, known, left: torch.Tensor, gradients: torch.Tensor, which: torch.Tensor):
     """Minus the inverse Hessian times the gradient, by conjugate gradients, the nearer to the end the more exact."""
     found, rest = torch.zeros_like(gradients), -gradients
-    search, size = rest.clone(), (rest * rest).sum(1)
+    inverse = 1 / objective.diagonal(known, left, which)
+    search = inverse * rest
+    size = (rest * search).sum(1)
     goal = size * torch.clamp(size.sqrt(), max=0.25)
     for _ in range(PRODUCTS):
         rows = torch.nonzero(size > goal)[:, 0]
@@ -65,8 +69,9 @@ def _direction(objective: Objective, known, left: torch.Tensor, gradients: torch
         length = (size[rows] / (search[rows] * bent).sum(1).clamp(min=1e-300))[:, None]
         found[rows] += length * search[rows]
         rest[rows] -= length * bent
-        after = (rest[rows] ** 2).sum(1)
-        search[rows] = rest[rows] + (after / size[rows])[:, None] * search[rows]
+        scaled = inverse[rows] * rest[rows]
+        after = (rest[rows] * scaled).sum(1)
+        search[rows] = scaled + (after / size[rows])[:, None] * search[rows]
         size[rows] = after
     return found
 
