@@ -35,7 +35,7 @@ soak: $(INSTALLED)
 	@.venv-beam/bin/python -m pytest -k beam tests/data/ingest/test_beam.py tests/launch/test_ingest_command.py
 
 evidence: $(INSTALLED)
-	@$(BIN)/python launch/demo.py --evidence
+	@$(BIN)/python launch/demo.py --evidence $(if $(INPUT),--input="$(INPUT)")
 
 # The TPU compiler for `launch/plan.py --topology`, apart: libtpu complains at every start where there is no TPU.
 plan-venv:

@@ -11,7 +11,7 @@ import itertools
 
 from ml_collections import ConfigDict
 
-from configs import demo
+from configs import demo, small
 
 Stage = tuple[str, dict[str, object]]  # config file, overrides with dotted keys
 
@@ -63,14 +63,6 @@ DEMO_CURIA = {
 DEMO_CHANGES = [(name, {key: _at(DEMO, key) for key in change}) for name, change in CHANGES]
 
 INVARIANCE = {"objective.invariance.weight": 0.95, "objective.sigreg.placement": "projector"}
-DEMO_LEJEPA = INVARIANCE | {
-    "objective.dino.weight": 0.0,
-    "objective.ibot.weight": 0.0,
-    "masks.probability": 0.0,
-    "heads.projector_width": 64,
-    "objective.sigreg.weight": 0.003125,  # 0.05 at 32 images, as LeJEPA says it: ours is times 512 / 32
-}
-
 SWEEPS: dict[str, dict[str, list[Stage]]] = {
     "ladder": ladder("configs/curia_vitb.py", "Curia", {}, CHANGES)
     | {"+ low resolution, then 512": [("configs/curia_vitb.py", CURIA_2 | LOW), ("configs/vitb_hires.py", {})]},
@@ -84,8 +76,10 @@ SWEEPS: dict[str, dict[str, list[Stage]]] = {
     "demo_objectives": {
         "DINO + iBOT": [("configs/demo.py", {})],
         "+ invariance": [("configs/demo.py", INVARIANCE | {"heads.projector_width": 64})],
-        "LeJEPA": [("configs/demo.py", DEMO_LEJEPA)],
+        "LeJEPA": [("configs/demo_lejepa.py:300", {})],
     },
+    # As many images in batches of several sizes, by the rule of configs/small.py.
+    "demo_batch": {f"batch {batch}": [("configs/demo.py", small.scaling(DEMO, batch))] for batch in (32, 64, 128)},
     # The ladder in small, from the values that configs/demo.py has: for a look at the machinery, not for conclusions.
     "demo_ladder": ladder("configs/demo.py", "Curia", DEMO_CURIA, DEMO_CHANGES)
     | {

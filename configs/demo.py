@@ -49,4 +49,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.schedule.teacher_temp_warmup_steps = 0
     c.checkpoint.every_steps, c.checkpoint.keep_every_steps = 100, 1_000_000
     c.log.every_steps = 10
+    c.probe.every_steps, c.probe.slices = 50, 192
     return c

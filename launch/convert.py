@@ -13,7 +13,7 @@ wants to go on from there (curia2_jax/export/continuation.py has their names).
 
 The second makes a folder that `launch/main.py --config.init_from=ORBAX_DIR` starts from. WEIGHTS is a folder of a stock
 DINOv2 model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file with a state dict of
-facebookresearch's.
+facebookresearch's; projection heads that lie there come along.
 """
 
 import contextlib
@@ -148,12 +148,15 @@ def restore(pretrained: str, output: pathlib.Path) -> None:
     Raises:
       UserError: `pretrained` is not there, damaged or another kind of model, or the output is something else.
     """
-    section, backbone = sources.read(pretrained, _unpickled)
+    found = sources.read(pretrained, _unpickled)
+    meta = {"from_pretrained": pretrained, "model": found.model, "left_out": list(found.left_out)}
     with output_folder(output, _is_restored) as partial:
-        heads = continuation.read_heads(pathlib.Path(pretrained))  # of an export of ours, if it was made with them
-        checkpoints.save_init(
-            partial, {"backbone": backbone, **heads}, {"from_pretrained": pretrained, "model": section}
-        )
+        params = found.params | continuation.read_heads(pathlib.Path(pretrained))  # heads of an export of ours
+        checkpoints.save_init(partial, params, meta)
+    heads = [name for name in params if name != "backbone"]
+    print(f"{output}: the backbone" + "".join(f" and the {name}" for name in heads) + f" of {pretrained}")
+    if found.left_out:
+        print(f"{output}: left out: {', '.join(found.left_out)}")
     print(f"{output}: start from it with launch/main.py --config.init_from={output}")
 
 

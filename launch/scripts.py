@@ -9,7 +9,7 @@ def run(command: str) -> None:
     runpy.run_module(f"launch.{command}", run_name="__main__", alter_sys=True)
 
 
-ingest, train, convert, evaluate, learned, sweep, plan, bench = (
+ingest, train, doctor, convert, evaluate, learned, sweep, plan, bench = (
     functools.partial(run, command)
-    for command in ("ingest", "main", "convert", "evaluate", "learned", "sweep", "plan", "bench")
+    for command in ("ingest", "main", "doctor", "convert", "evaluate", "learned", "sweep", "plan", "bench")
 )

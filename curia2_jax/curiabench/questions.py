@@ -1,7 +1,7 @@
 """What a class token of a whole slice can be asked, without a mask that would give the answer away.
 
 Which structures lie in the slice, and how high it lies in its scan: both follow from the label maps of a corpus.
-Two sets of tokens of the same slices are compared, on the same test patients.
+Features of the same slices are compared, on the same test patients.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from curia2_jax.data.ingest.benchmark import MIN_PIXELS
 from curia2_jax.data.ingest.slicing import in_plane
 
 HEADS = {"kNN": heads.neighbor_mean, "linear probe": heads.ridge_probe}
+FEW, DRAWS = 5, 5  # labelled patients where labels are scarce, and how often they are drawn
 PRESENT, HEIGHT = "structures present, AUROC", "height in the scan, R squared"
 
 
@@ -29,16 +30,20 @@ class Labelled(NamedTuple):
     height: np.ndarray  # (n,) float64, 0 at the first slice of the series and 1 at the last
     patients: np.ndarray  # (n,) str
     test: np.ndarray  # (n,) bool
+    all_present: np.ndarray  # (n, labels) bool: of every label that occurs, by its number
 
 
 class Answer(NamedTuple):
-    """A score with its 95 % interval over patients, of both sets of tokens, and of their difference."""
+    """A question put to a head that learned from so many labelled patients: scores with 95 % intervals over patients.
+
+    `scores` of every row; `gains`: of the first row minus each other one, on the same patients.
+    """
 
     question: str
     head: str
-    trained: list[float | None]
-    baseline: list[float | None]
-    difference: list[float | None]
+    labelled: int
+    scores: dict[str, list[float | None]]
+    gains: dict[str, list[float | None]]
     patients: int  # who were tested
 
 
@@ -58,9 +63,28 @@ def read(folder: pathlib.Path) -> Labelled:
         present[number], height[number] = pixels >= MIN_PIXELS, position[index] / max(len(view) - 1, 1)
     order = sorted(set(patients[slices]), key=lambda name: hashlib.sha256(str(name).encode()).hexdigest())
     test = np.isin(patients[slices], order[: len(order) // 2])
-    asked = np.asarray(present[~test].any(0) & ~present[~test].all(0))
+    return _labelled(slices, present, height, patients[slices], test)
+
+
+def apart(tested: Labelled, learned_from: Labelled) -> Labelled:
+    """Slices of two corpora, first those that are tested: structures are those that both ask."""
+    count = min(tested.all_present.shape[1], learned_from.all_present.shape[1])
+    present = np.concatenate([one.all_present[:, :count] for one in (tested, learned_from)])
+    test = np.arange(len(present)) < len(tested.slices)
+    return _labelled(
+        np.concatenate([tested.slices, learned_from.slices]),
+        present,
+        np.concatenate([tested.height, learned_from.height]),
+        np.concatenate([tested.patients, learned_from.patients]),
+        test,
+    )
+
+
+def _labelled(slices, all_present, height, patients, test) -> Labelled:
+    """With the structures that can be asked: some patients to learn from have them in a slice, and not in all."""
+    asked = np.asarray(all_present[~test].any(0) & ~all_present[~test].all(0))
     asked[0] = False  # what has no label
-    return Labelled(slices, present[:, asked], height, patients[slices], test)
+    return Labelled(slices, all_present[:, asked], height, patients, test, all_present)
 
 
 def _label_maps(folder: pathlib.Path, series: np.ndarray) -> dict[str, np.ndarray]:
@@ -74,44 +98,74 @@ def _label_maps(folder: pathlib.Path, series: np.ndarray) -> dict[str, np.ndarra
     return max(by_kind.values(), key=len, default={})
 
 
-def compare(labelled: Labelled, trained: np.ndarray, baseline: np.ndarray) -> list[Answer]:
-    """Every question by every head, of two sets of tokens (n, D) of the slices of `labelled`."""
-    _, groups = np.unique(labelled.patients, return_inverse=True)
-    own = np.unique(groups[labelled.test], return_inverse=True)[1]
-    patients = np.arange(own.max() + 1)
-    asked = (
+def compare(labelled: Labelled, rows: dict[str, np.ndarray]) -> list[Answer]:
+    """Every question by every head, of several features (n, D) of the slices of `labelled`, of which the first is
+    compared with each other one.
+
+    Heads learn from all patients that are not tested, and from FEW of them, the mean of DRAWS choices; from all alone
+    where there are fewer than twice FEW.
+    """
+    fit_patients = np.unique(labelled.patients[~labelled.test])
+    choices = {len(fit_patients): [fit_patients]}
+    if len(fit_patients) >= 2 * FEW:
+        drawn = (np.random.default_rng(draw).choice(fit_patients, FEW, replace=False) for draw in range(DRAWS))
+        choices[FEW] = list(drawn)
+    every = (
         (PRESENT, labelled.present.astype(np.float64), scores.presence_auroc),
         (HEIGHT, labelled.height, scores.explained),
     )
-    out = []
-    for question, targets, score in asked:
-        for head, predict in HEADS.items():
-            found = []
-            for tokens in (trained, baseline):
-                fit, rest = ~labelled.test, labelled.test
-                none = np.empty(0, np.int64)
-                problem = heads.Problem(tokens[fit], targets[fit], groups[fit], tokens[rest], none, True)
-                outputs = predict(problem).outputs
-                found.append(intervals.estimate(score, targets[rest], outputs, own, patients, len(patients)))
-            first, second, gain = (intervals.interval(one) for one in (*found, intervals.minus(*found)))
-            out.append(Answer(question, head, first, second, gain, len(patients)))
-    return out
+    # Single slices have no height, and a label that all slices have asks nothing.
+    sides = labelled.test, ~labelled.test
+    asked = [one for one in every if one[1].size and all(np.ptp(one[1][side]) > 0 for side in sides)]
+    return [
+        _answer(labelled, rows, question, head, choice)
+        for question in asked
+        for choice in choices.values()
+        for head in HEADS
+    ]
 
 
-def verdict(answers: list[Answer]) -> str:
-    """One sentence: better or worse is said only where the interval of the difference does not hold zero, and only of
-    enough patients."""
-    begin = "By its class token, without masks, the trained backbone is"
+def _answer(labelled: Labelled, rows: dict[str, np.ndarray], asked: tuple, head: str, choice: list) -> Answer:
+    """`asked`: the question, its targets (n, ...) and its score. `choice`: the patients of each draw."""
+    question, targets, score = asked
+    own, numbers = np.unique(labelled.patients[labelled.test], return_inverse=True)
+    none = np.empty(0, np.int64)
+
+    def estimate(tokens: np.ndarray, chosen: np.ndarray) -> intervals.Estimate:
+        fit = ~labelled.test & np.isin(labelled.patients, chosen)
+        groups = np.unique(labelled.patients[fit], return_inverse=True)[1]
+        problem = heads.Problem(tokens[fit], targets[fit], groups, tokens[labelled.test], none, True)
+        outputs = HEADS[head](problem).outputs
+        return intervals.estimate(score, targets[labelled.test], outputs, numbers, np.arange(len(own)), len(own))
+
+    found = {row: intervals.mean([estimate(tokens, one) for one in choice]) for row, tokens in rows.items()}
+    first, *others = found
+    gains = {row: intervals.interval(intervals.minus(found[first], found[row])) for row in others}
+    values = {row: intervals.interval(one) for row, one in found.items()}
+    return Answer(question, head, len(choice[0]), values, gains, len(own))
+
+
+def verdict(answers: list[Answer]) -> list[str]:
+    """A sentence for every other row: better or worse is said only where the interval of the difference does not hold
+    zero, and only of enough patients."""
     fewest = min(one.patients for one in answers)
     if fewest < intervals.FEWEST_PATIENTS:
-        return f"{begin} not judged: {fewest} test patients, fewer than {intervals.FEWEST_PATIENTS}."
+        return [f"Not judged: {fewest} test patients, fewer than {intervals.FEWEST_PATIENTS}."]
+    said = []
+    for row in answers[0].gains:
+        parts: dict[str, list[str]] = {}
+        for one in answers:
+            which = f"{one.question.split(',')[0]} by {one.head} from {one.labelled} patients"
+            parts.setdefault(side(one.gains[row]), []).append(which)
+        if len(parts) == 1:
+            what = f"{next(iter(parts))} {row} in all {len(answers)} comparisons"
+        else:
+            what = f"beside {row}: " + "; ".join(f"{word} in {len(w)} ({', '.join(w)})" for word, w in parts.items())
+        said.append(f"By its class token, without masks, the trained backbone is {what}.")
+    return said
 
-    def side(difference: list[float | None]) -> str:
-        _, low, high = defined(difference)
-        return "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
 
-    parts: dict[str, list[str]] = {}
-    for one in answers:
-        parts.setdefault(side(one.difference), []).append(f"{one.question.split(',')[0]} by {one.head}")
-    said = "; ".join(f"{word} the weights it began with: {', '.join(which)}" for word, which in parts.items())
-    return f"{begin} {said}."
+def side(gain: list[float | None]) -> str:
+    """What an interval of a difference says."""
+    _, low, high = defined(gain)
+    return "above" if low > 0 else "below" if high < 0 else "not distinguishable from"

@@ -4,6 +4,8 @@ Source: the module names of facebookresearch/dinov2 (vision_transformer.py, laye
 which hold a student or a teacher with the heads beside the backbone, and blocks in chunks (`blocks.CHUNK.BLOCK.`).
 """
 
+import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -35,40 +37,86 @@ _OF_A_BLOCK = {
 }
 _BLOCK = re.compile(r"blocks\.(?:\d+\.)?(\d+)\.(.+)")
 _PREFIXES = ("module.", "_orig_mod.", "teacher.", "student.", "backbone.")
-_HEADS = ("dino_head.", "ibot_head.", "head.", "dino_loss.", "ibot_patch_loss.")
+HEADS = ("dino_head", "ibot_head")
+_NO_BACKBONE = ("head", "linear_head", "dino_loss", "ibot_patch_loss", "koleo_loss")
 
 
-def backbone_of(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The backbone's tensors without prefixes: the teacher's where there are both, and no heads."""
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A state dict without prefixes, taken apart."""
+
+    backbone: dict[str, Any]
+    heads: dict[str, dict[str, Any]]  # by names of HEADS, which are no part of the tensors' names any more
+    left_out: tuple[str, ...]  # modules
+
+
+def take_apart(state: Mapping[str, Any]) -> Parts:
+    """Backbone and projection heads, the teacher's where student and teacher are both there."""
     state = {name.removeprefix("model.").removeprefix("module."): value for name, value in state.items()}
+    left_out = set()
     if any(name.startswith("teacher.") for name in state):
+        left_out = {name.partition(".")[0] for name in state if not name.startswith("teacher.")}
         state = {name: value for name, value in state.items() if name.startswith("teacher.")}
-    plain = {}
+    backbone: dict[str, Any] = {}
+    heads: dict[str, dict[str, Any]] = {}
     for name, value in state.items():
         while prefix := next((p for p in _PREFIXES if name.startswith(p)), ""):
             name = name.removeprefix(prefix)
-        if not name.startswith(_HEADS):
-            plain[name] = value
-    return plain
+        module, _, rest = name.partition(".")
+        if module in HEADS:
+            heads.setdefault(module, {})[rest] = value
+        elif module in _NO_BACKBONE:
+            left_out.add(module)
+        else:
+            backbone[name] = value
+    return Parts(backbone, heads, tuple(sorted(left_out)))
+
+
+def projection_head(tensors: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    """A DINOHead of theirs as the parameters of ours, float32, or None if it is another kind (such as with BatchNorm).
+
+    Source: dinov2/layers/dino_head.py. Its linear layers lie at even places of `mlp`, with a GELU between them; the
+    last layer has a weight norm, in PyTorch's old names or in those of its parametrizations.
+    """
+    layers = [int(found[1]) for name in tensors if (found := re.fullmatch(r"mlp\.(\d+)\.weight", name))]
+    at = [f"mlp.{place}" for place in sorted(layers)] or ["mlp"]
+    norm = "last_layer.parametrizations.weight.original" if any("original0" in name for name in tensors) else ""
+    g, v = (f"{norm}0", f"{norm}1") if norm else ("last_layer.weight_g", "last_layer.weight_v")
+    wanted = {f"{name}.{kind}": dims for name in at for kind, dims in (("weight", 2), ("bias", 1))} | {g: 2, v: 2}
+    places_are_even = sorted(layers) == list(range(0, 2 * len(layers), 2))
+    if not places_are_even or {name: tensor.ndim for name, tensor in tensors.items()} != wanted:
+        return None
+    as_ours = {name: np.ascontiguousarray(tensor.T.astype(np.float32)) for name, tensor in tensors.items()}
+    mlps = {
+        f"mlp_{i}": {"kernel": as_ours[f"{name}.weight"], "bias": as_ours[f"{name}.bias"]} for i, name in enumerate(at)
+    }
+    return mlps | {"last_layer": {"v": as_ours[v], "g": as_ours[g].reshape(-1)}}
 
 
 def to_huggingface(state: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
-    """What `backbone_of` gives, under the names on disk, query, key and value apart.
+    """A backbone that `take_apart` gives, under the names on disk, query, key and value apart.
 
     Raises:
-      UserError: DINOv3, a name that DINOv2 does not have, or no class token.
+      UserError: DINOv3, a name that DINOv2 does not have, the same block twice, or no class token.
     """
     if any("rope_embed" in name or name.startswith("storage_tokens") for name in state):
         raise UserError(f"{where}: a DINOv3 model, which has rotary positions (RoPE); write a DINOv2 model")
     if "cls_token" not in state or "pos_embed" not in state:
         raise UserError(f"{where}: no cls_token and pos_embed; write a state dict of facebookresearch's DINOv2")
     out: dict[str, np.ndarray] = {}
+    blocks: dict[str, str] = {}  # chunks count their blocks through, so that no number comes twice
     for name, value in state.items():
         block = _BLOCK.fullmatch(name)
+        if block and blocks.setdefault(f"{block[1]}.{block[2]}", name) != name:
+            raise UserError(
+                f"{where}: {blocks[f'{block[1]}.{block[2]}']} and {name} are the same block; fetch it again"
+            )
         if name in _ONCE:
             out[_ONCE[name]] = value
         elif block and block[2].startswith("attn.qkv."):
             kind = block[2].removeprefix("attn.qkv.")
+            if value.ndim == 0 or len(value) % 3:
+                raise UserError(f"{where}: {name} is {value.shape}, no query, key and value; fetch it again")
             for part, third in zip(("query", "key", "value"), np.split(value, 3), strict=True):
                 out[f"encoder.layer.{block[1]}.attention.attention.{part}.{kind}"] = third
         elif block and (theirs := _in_block(block[2])):
@@ -97,9 +145,12 @@ def model_section(tensors: Mapping[str, np.ndarray], where: str) -> dict[str, An
     if kernel is None or kernel.ndim != 4:
         raise UserError(f"{where}: no patch_embed.proj.weight; write a whole state dict of DINOv2")
     width, channels, patch = kernel.shape[:3]
-    entries = tensors["embeddings.position_embeddings"].shape[1] - 1
-    side = int(entries**0.5)
-    if width % 64 or side * side != entries:
+    table = tensors["embeddings.position_embeddings"]
+    if table.ndim != 3:
+        raise UserError(f"{where}: pos_embed is {table.shape}; write a whole state dict of DINOv2")
+    entries = table.shape[1] - 1
+    side = math.isqrt(max(entries, 0))
+    if width % 64 or not side or side * side != entries:
         raise UserError(f"{where}: width {width} and {entries} positions; only heads of 64 and square tables are read")
     layers = {int(found[1]) for name in tensors if (found := re.match(r"encoder\.layer\.(\d+)\.", name))}
     registers = tensors.get("embeddings.register_tokens")
@@ -111,6 +162,6 @@ def model_section(tensors: Mapping[str, np.ndarray], where: str) -> dict[str, An
         "in_channels": channels,
         "image_size": side * patch,
         "ffn": "swiglu" if any(".mlp.weights_in." in name for name in tensors) else "mlp",
-        "registers": 0 if registers is None else registers.shape[1],
+        "registers": 0 if registers is None or registers.ndim != 3 else registers.shape[1],
         "layerscale": 1.0,
     }

@@ -169,6 +169,10 @@ def model_section(config: Mapping[str, Any], where: str) -> dict[str, Any]:
       UserError: another kind of model, or a variant that DINOv2 does not have.
     """
     kind = config.get("model_type")
+    if kind == "dinov3_vit":
+        raise UserError(
+            f"{where}: a DINOv3 model, which has rotary positions (RoPE) and no table; write a DINOv2 model"
+        )
     if kind not in ("dinov2", "dinov2_with_registers"):
         raise UserError(f"{where}: model_type is {kind!r}; write a folder of a dinov2 or dinov2_with_registers model")
     fixed = {"mlp_ratio": 4, "hidden_act": "gelu", "qkv_bias": True, "layer_norm_eps": LAYER_NORM_EPS}
@@ -230,13 +234,17 @@ def read_weights(directory: pathlib.Path, model: ViTConfig) -> Tree:
     Raises:
       UserError: files missing or damaged, or not the weights of `model`.
     """
+    files = weight_files(directory)
+    tensors = {name: tensor for file in files for name, tensor in tensors_file.read(file).items()}
+    return from_huggingface(tensors, model, str(files[0] if len(files) == 1 else directory / INDEX))
+
+
+def weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
+    """model.safetensors of a folder, or the shards that its index names. Raises UserError."""
     index = directory / INDEX
     if (directory / WEIGHTS).exists() or not index.exists():
-        files = [directory / WEIGHTS]
-    else:
-        files = [directory / name for name in _shards(index)]
-    tensors = {name: tensor for file in files for name, tensor in tensors_file.read(file).items()}
-    return from_huggingface(tensors, model, str(files[0] if len(files) == 1 else index))
+        return [directory / WEIGHTS]
+    return [directory / name for name in _shards(index)]
 
 
 def _shards(index: pathlib.Path) -> list[str]:

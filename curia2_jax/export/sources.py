@@ -1,5 +1,6 @@
 """Where weights may come from: a folder of transformers, sharded or not, or one file of a DINOv2 state dict."""
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Callable, Mapping
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax.traverse_util import flatten_dict
 
 from curia2_jax.errors import UserError
 from curia2_jax.export import dinov2_names, huggingface
@@ -15,10 +17,28 @@ from curia2_jax.models.vit import ViTConfig
 
 Unpickle = Callable[[pathlib.Path], dict[str, np.ndarray]]
 _PICKLES = (".pth", ".pt", ".bin")
+_LARGEST = {
+    "width": 2**16,
+    "depth": 2**10,
+    "heads": 2**10,
+    "patch_size": 2**10,
+    "image_size": 2**14,
+    "registers": 2**10,
+}
+_MASK_TOKEN = "embeddings.mask_token"
 
 
-def read(source: str, unpickle: Unpickle) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(arguments of `ViTConfig`, backbone parameters) of what the user names.
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What was read."""
+
+    model: dict[str, Any]  # arguments of `ViTConfig`
+    params: dict[str, Any]  # {backbone[, dino_head, ibot_head]}, float32
+    left_out: tuple[str, ...]  # names or modules, some with a reason
+
+
+def read(source: str, unpickle: Unpickle) -> Source:
+    """The weights of what the user names.
 
     Args:
       source: a folder, a .safetensors, .pth, .pt or .bin file.
@@ -34,33 +54,69 @@ def read(source: str, unpickle: Unpickle) -> tuple[dict[str, Any], dict[str, Any
                 "--local-dir FOLDER, and write FOLDER"
             )
         raise UserError(f"--from-pretrained {source}: not there; write a folder or a file of weights")
-    if path.is_dir():
-        return _of_folder(path, unpickle)
-    if path.suffix not in (".safetensors", *_PICKLES):
+    if not path.is_dir() and path.suffix not in (".safetensors", *_PICKLES):
         raise UserError(f"{path}: write a folder, a .safetensors file or a .pth file")
-    state = unpickle(path) if path.suffix in _PICKLES else load(path)
-    tensors = dinov2_names.to_huggingface(dinov2_names.backbone_of(state), str(path))
-    section = dinov2_names.model_section(tensors, str(path))
-    return section, huggingface.from_huggingface(tensors, ViTConfig(**section), str(path))
+    found = _of_folder(path, unpickle) if path.is_dir() else _of_file(path, unpickle)
+    for name, leaf in flatten_dict(found.params, sep="/").items():
+        if not np.isfinite(leaf).all():
+            raise UserError(f"{path}: {name} has values that are not finite; fetch it again")
+    return found
 
 
-def _of_folder(folder: pathlib.Path, unpickle: Unpickle) -> tuple[dict[str, Any], dict[str, Any]]:
-    section = huggingface.read_config(folder)
-    model = ViTConfig(**section)
+def _of_file(path: pathlib.Path, unpickle: Unpickle) -> Source:
+    """A state dict of facebookresearch's, with the heads of its training where they are."""
+    parts = dinov2_names.take_apart(unpickle(path) if path.suffix in _PICKLES else load(path))
+    tensors = dinov2_names.to_huggingface(parts.backbone, str(path))
+    section = _bounded(dinov2_names.model_section(tensors, str(path)), path)
+    heads = {name: dinov2_names.projection_head(of) for name, of in parts.heads.items()}
+    kept = {name: head for name, head in heads.items() if head is not None}
+    other = tuple(f"{name} (no head of linear layers with a weight norm)" for name in heads.keys() - kept.keys())
+    return _source(section, tensors, str(path), kept, parts.left_out + other)
+
+
+def _of_folder(folder: pathlib.Path, unpickle: Unpickle) -> Source:
+    """A folder of transformers. A classifier's has the model under the name `dinov2`, and its head beside it."""
+    try:
+        section = _bounded(huggingface.read_config(folder), folder / "config.json")
+    except (AttributeError, TypeError, ValueError) as e:
+        raise UserError(f"{folder / 'config.json'}: no config of a model ({e}); fetch it again") from None
     pickled = folder / "pytorch_model.bin"
     if pickled.exists() and not any((folder / name).exists() for name in (huggingface.WEIGHTS, huggingface.INDEX)):
-        return section, huggingface.from_huggingface(_without_prefix(unpickle(pickled)), model, str(pickled))
-    return section, huggingface.read_weights(folder, model)
+        where, state = str(pickled), unpickle(pickled)
+    else:
+        files = huggingface.weight_files(folder)
+        where = str(files[0] if len(files) == 1 else folder / huggingface.INDEX)
+        state = {name: tensor for file in files for name, tensor in load(file).items()}
+    plain = {re.sub(r"^dinov2(_with_registers)?\.", "", name): tensor for name, tensor in state.items()}
+    left_out = tuple(sorted(name for name in plain if name.startswith("classifier.")))
+    tensors = {name: tensor for name, tensor in plain.items() if name not in left_out}
+    return _source(section, tensors, where, {}, left_out)
 
 
-def _without_prefix(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A classifier's folder has the model under the name `dinov2`, and its head beside it."""
-    return {re.sub(r"^dinov2(_with_registers)?\.", "", name): value for name, value in state.items()}
+def _source(
+    section: dict[str, Any], tensors: dict[str, np.ndarray], where: str, heads: Mapping[str, Any], left_out: tuple
+) -> Source:
+    if _MASK_TOKEN not in tensors:  # a model that was made with use_mask_token=False; a new one begins with zeros
+        tensors |= {_MASK_TOKEN: np.zeros((1, section["width"]), np.float32)}
+    backbone = huggingface.from_huggingface(tensors, ViTConfig(**section), where)
+    return Source(section, {"backbone": backbone, **heads}, left_out)
+
+
+def _bounded(section: dict[str, Any], where: pathlib.Path) -> dict[str, Any]:
+    """The same, if it is a model that can be. Raises UserError."""
+    for key, most in _LARGEST.items():
+        if not (0 if key == "registers" else 1) <= section[key] <= most:
+            raise UserError(f"{where}: {key} would be {section[key]}; no such model can be read; fetch it again")
+    return section
 
 
 def load(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The tensors of a .safetensors file. Raises UserError."""
     try:
         return safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as e:
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; write a folder with safetensors weights") from None
+    except (safetensors.SafetensorError, OSError) as e:
         raise UserError(f"{path}: not a whole safetensors file ({e}); fetch it again") from None
+    except (TypeError, KeyError, AttributeError) as e:
+        raise UserError(f"{path}: has a dtype that NumPy lacks ({e}); write float32, float16 or bfloat16") from None

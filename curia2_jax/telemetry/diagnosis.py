@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 Row = Mapping[str, float | None]
 Config = Mapping[str, Any]  # nested, as config.json or dataclasses.asdict(recipe)
 
+SHOWN = ("loss", "nats/", "teacher_information", "rankme", "feature_std", "probe", "monitor/", "update_ratio/")
 WINDOW = 100  # newest rows that are looked at, beside the first
 RECENT = 5  # of them a median is taken
 PATIENCE = 100  # steps after the warm-up, or after 2,000 of it, before a run that learns nothing is told so
 NO_UPDATE = 1e-7  # of the norm of the parameters; the smallest rate of the recipes moves a hundred times that
-NO_NATS = 0.03  # learned of the other view
-ONE_POINT = 1.5  # RankMe of class tokens
-NO_SPREAD = 0.05  # of class tokens, where 1 is isotropy
+NO_NATS, WRONG = 0.03, -0.1  # learned of the other view: between them answers are uniform
+ONE_POINT, FEW = 1.5, 4.0  # RankMe of class tokens; the second where it was four times as much at the start
+LEAP = 0.05  # of the norm of the backbone in one step; healthy runs have 0.002
 UNIFORM_ATTENTION = 0.999  # of the largest entropy
-DEAD = 0.1  # share of the prototypes that could be the nearest of some slice, that are
+DEAD = 0.05  # share of the prototypes that could be the nearest of some slice, that are; healthy runs pass 0.1 soon
 WAITING = 0.3  # share of the time that the devices have no batch
 SPIKE, DEVIATIONS = 0.1, 8.0  # of the median before, and median deviations from it
 
@@ -44,10 +45,9 @@ def diagnose(rows: Sequence[Row], config: Config) -> list[Finding]:
     if still:  # then nothing else can be good
         return [still, *_only(_loader_bound(seen, config))]
     judged = _late_enough(seen, config)
-    collapsed = _collapse(seen, config) if judged else None
-    uniform = _uniform(seen, config) if judged and not collapsed else None
-    dead = _dead_prototypes(seen, config) if judged and not collapsed and not uniform else None
-    return _only(collapsed, uniform, dead, _spike(seen), _loader_bound(seen, config))
+    learning = (_collapse, _dead_prototypes, _uniform)  # of these one follows from another
+    first = next((found for rule in learning if judged and (found := rule(seen, config))), None)
+    return _only(first, _spike(seen), _loader_bound(seen, config))
 
 
 def _only(*found: Finding | None) -> list[Finding]:
@@ -84,18 +84,23 @@ def _no_update(rows: Sequence[Row]) -> Finding | None:
 
 
 def _collapse(rows: Sequence[Row], config: Config) -> Finding | None:
-    """All class tokens are one, whatever the loss says."""
-    rank, spread = recent(rows, "rankme"), recent(rows, "feature_std")
-    if rank is None or spread is None or (rank >= ONE_POINT and spread >= NO_SPREAD):
+    """All class tokens are one or lie on a line, whatever the loss says."""
+    name = "monitor/rankme" if values(rows, "monitor/rankme") else "rankme"
+    rank, start = recent(rows, name), values(rows, name)[0] if values(rows, name) else 0.0
+    if rank is None or not (rank < ONE_POINT or (rank < FEW and rank < start / 4)):
         return None
     losses = values(rows, "loss")[-RECENT:]
-    objective = config["objective"]
-    apart = max(objective[name]["weight"] for name in ("sigreg", "koleo"))
-    mend = "lower config.optim.base_lr" if apart else "write config.objective.sigreg.weight=0.05"
+    largest = max(values(rows, "update_ratio/backbone"), default=0.0)
+    if not any(config["objective"][term]["weight"] for term in ("sigreg", "koleo")):
+        mend = "write config.objective.sigreg.weight=0.05"
+    elif largest > LEAP:
+        mend = f"one step moved the backbone by {largest:.1%}: write a lower config.optim.base_lr"
+    else:
+        mend = "write a larger config.objective.sigreg.weight, or a lower config.optim.base_lr"
     return Finding(
         "collapse",
-        f"class tokens of all images are one point (RankMe {rank:.2f}, spread {spread:.3f}) while the loss, "
-        f"{losses[-1]:.4g}, moves by {(max(losses) - min(losses)) / max(abs(losses[-1]), 1e-9):.1%}: {mend}",
+        f"class tokens of all images are nearly one (RankMe {rank:.2f}, {start:.1f} at the start) and the loss, "
+        f"{losses[-1]:.4g}, does not show it; {mend}",
     )
 
 
@@ -106,9 +111,9 @@ def _uniform(rows: Sequence[Row], config: Config) -> Finding | None:
         return None
     model, schedule, knows = config["model"], config["schedule"], recent(rows, "teacher_information")
     entropy = recent(rows, "monitor/attention_entropy")
-    if (entropy is not None and entropy > UNIFORM_ATTENTION) and model["init"] != "fan_in":
+    if entropy is not None and entropy > UNIFORM_ATTENTION and model["init"] != "fan_in":
         mend = f"attention is uniform ({entropy:.4f} of the largest entropy): write config.model.init=fan_in"
-    elif knows is not None and knows < 10 * NO_NATS:
+    elif knows is not None and knows < NO_NATS:
         mend = (
             f"the teacher tells {knows:.2f} nats itself: write a lower config.schedule.teacher_temp (it is "
             f"{schedule['teacher_temp']:g})"
@@ -117,13 +122,16 @@ def _uniform(rows: Sequence[Row], config: Config) -> Finding | None:
         mend = "every crop is masked: write config.masks.probability=0.5"
     else:
         mend = f"write a lower config.schedule.teacher_momentum (it is {schedule['teacher_momentum']:g})"
-    return Finding("uniform answers", f"the student learned {nats:.2f} nats of the other view, 0 is a guess; {mend}")
+    what = "a guess" if nats > WRONG else "worse than a guess"
+    return Finding(
+        "uniform answers", f"what the student tells of the other view is {what} ({round(nats, 2) + 0:.2f} nats); {mend}"
+    )
 
 
 def _dead_prototypes(rows: Sequence[Row], config: Config) -> Finding | None:
     """Most prototypes are nobody's nearest."""
-    used = values(rows, "monitor/prototypes")
-    if not used or used[-1] >= DEAD:
+    used, nats = values(rows, "monitor/prototypes"), recent(rows, "nats/dino") or 0.0
+    if not used or used[-1] >= DEAD or WRONG < nats < NO_NATS:  # who knows nothing has no use for any
         return None
     count = config["heads"]["dino_prototypes"]
     if config["objective"]["centering"] != "sinkhorn_knopp":
@@ -163,3 +171,13 @@ def _loader_bound(rows: Sequence[Row], config: Config) -> Finding | None:
         f"{share:.0%} of the time is waiting for batches: write a larger config.data.num_threads (it is "
         f"{data['num_threads']}), then config.data.num_workers (it is {data['num_workers']})",
     )
+
+
+def since_start(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """(metric, at the first row that has it, now) of what tells of learning, of those that there are."""
+    names = [name for row in rows for name in row if name.startswith(SHOWN)]
+    out = []
+    for name in sorted(dict.fromkeys(names)):
+        if found := values(rows, name):
+            out.append((name, f"{found[0]:.3g}", f"{found[-1]:.3g}"))
+    return out

@@ -13,7 +13,7 @@ from typing import Any
 from curia2_jax.telemetry.progress import duration
 
 NAME = "goodput.jsonl"
-PHASES = ("start", "restore", "compile", "step", "data", "save")
+PHASES = ("start", "restore", "compile", "step", "data", "look", "save")
 
 
 class Ledger:
@@ -26,7 +26,7 @@ class Ledger:
         self._seconds: dict[str, float] = collections.defaultdict(float)
         self._phase, self._since = "start", time.monotonic()
         self._path: pathlib.Path | None = None
-        self._life = f"{time.time():.0f}-{os.getpid()}"
+        self._life = f"{time.time():.3f}-{os.getpid()}"
 
     def enter(self, phase: str) -> str:
         """From now on it is `phase`; returns what it was."""
@@ -73,7 +73,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
             with contextlib.suppress(ValueError, TypeError, KeyError):
                 row = json.loads(line)
                 rows.append({"life": str(row["life"]), "time": float(row["time"]), "step": int(row["step"]),
-                             "seconds": {phase: float(row["seconds"][phase]) for phase in PHASES}})  # fmt: skip
+                             "seconds": {phase: float(row["seconds"].get(phase, 0)) for phase in PHASES}})  # fmt: skip
     return rows
 
 

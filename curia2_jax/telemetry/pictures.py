@@ -12,9 +12,14 @@ MODULES = ("backbone", "dino_head", "ibot_head", "projector")
 PANELS: tuple[Panel, ...] = (
     ("Loss", ("loss",)),
     ("Nats learned, beside the teacher's (DINO)", ("teacher_information", "nats/dino", "nats/ibot")),
-    ("RankMe of the class tokens", ("rankme",)),
+    ("Probe by class token: height, modality", ("probe/height_knn", "probe/height_ridge", "probe/modality_knn")),
+    ("RankMe and LiDAR of the class tokens", ("rankme", "monitor/rankme", "monitor/lidar")),
     ("Teacher: entropy, and KL to the student", ("teacher_entropy", "teacher_kl")),
-    ("Spread of the class tokens", ("feature_std",)),
+    ("Spread of the class tokens", ("feature_std", "monitor/spread")),
+    (
+        "Of patches: cosine. Of attention: entropy. Prototypes used",
+        ("monitor/patch_cosine", "monitor/attention_entropy", "monitor/prototypes"),
+    ),
     ("Norm of the gradient", tuple(f"grad_norm/{name}" for name in MODULES)),
     ("Norm of the update", tuple(f"update_norm/{name}" for name in MODULES)),
     ("Learning rate", ("lr", "last_layer_lr")),

@@ -3,40 +3,37 @@
     RUN/checkpoints/STEP/{params, teacher, opt_state, centers, meta}
 
 `meta` has a fingerprint of every array, taken before anything was written, and every reader compares.
-This file alone knows Orbax's checkpoints: another library is a change of this file.
+This file and stored_arrays.py, which reads without it, alone know Orbax's checkpoints: another library is a change of
+these.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import pathlib
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-import tensorstore as ts
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from curia2_jax.errors import UserError
+from curia2_jax.parallel.sharding import path_of
 from curia2_jax.training.earlier import upgraded
 from curia2_jax.training.fingerprints import digest, fingerprints
 from curia2_jax.training.recipe import CheckpointConfig
+from curia2_jax.training.stored_arrays import Damaged, opened
 
 PyTree = Any
 ITEMS = ("params", "teacher", "opt_state", "centers")
 FORMAT = 2  # of `meta`; 1, of release 0.1.0, has no such key and no fingerprints
-
-
-class Damaged(UserError):
-    """A checkpoint is not what was saved."""
 
 
 def directory(run: str | pathlib.Path) -> pathlib.Path:
@@ -56,8 +53,13 @@ def check_room(run: str | pathlib.Path, state: Any) -> None:
 
 def remove_unfinished(run: str | pathlib.Path) -> None:
     """Removes what saves that were killed or failed have left; nothing may be being saved."""
-    for partial in directory(run).glob("*.orbax-checkpoint-tmp*"):
+    for partial in unfinished(run):
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def unfinished(run: str | pathlib.Path) -> Iterator[pathlib.Path]:
+    """What is no checkpoint yet, or never will be one."""
+    return directory(run).glob("*.orbax-checkpoint-tmp*")
 
 
 class Checkpoints:
@@ -90,11 +92,17 @@ class Checkpoints:
         """Forgets a save that failed, and removes what it left; for a run of one process."""
         with contextlib.suppress(Exception):
             self._manager.close()
-        for thread in threading.enumerate():  # close() returns at the first error, and the rest goes on writing
-            if type(thread).__module__.startswith("orbax"):
-                with contextlib.suppress(Exception):
-                    thread.join()
-        remove_unfinished(self._run)
+        # close() returns at the first error, and the rest goes on writing: threads, which start others, and
+        # TensorStore, which makes folders anew that were removed below it.
+        for _ in range(100):
+            for thread in threading.enumerate():
+                if type(thread).__module__.startswith("orbax"):
+                    with contextlib.suppress(Exception):
+                        thread.join()
+            remove_unfinished(self._run)
+            time.sleep(0.05)
+            if not any(unfinished(self._run)):
+                break
         self._manager = self._opened()
 
     def is_writing(self) -> bool:
@@ -218,26 +226,6 @@ def restore_item(run: str | pathlib.Path, step: int, item: str) -> PyTree:
     return jax.tree.map(np.asarray, open_item(run, step, item))
 
 
-@dataclasses.dataclass(frozen=True)
-class StoredArray:
-    """An array of a checkpoint. NumPy reads it when it asks for it, each time anew; Damaged is raised then, if it is
-    not what was saved. `fingerprint` is None in release 0.1.0."""
-
-    where: str
-    fingerprint: str | None
-    array: ts.TensorStore
-
-    shape = property(lambda self: tuple(self.array.shape))
-    dtype = property(lambda self: self.array.dtype.numpy_dtype)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        with _readable(self.where):
-            values = np.asarray(self.array.read().result(), dtype)
-        if self.fingerprint not in (None, *fingerprints({"": values}).values()):
-            raise Damaged(f"{self.where} is not what was saved")
-        return values
-
-
 def open_item(run: str | pathlib.Path, step: int, item: str) -> PyTree:
     """One item as nested dicts of StoredArray: nothing is read but names and shapes.
 
@@ -245,32 +233,7 @@ def open_item(run: str | pathlib.Path, step: int, item: str) -> PyTree:
       Damaged: it cannot be read, or it has other arrays than were saved.
     """
     meta, folder = read_meta(run, step), directory(run) / str(step) / item
-    where = f"checkpoint {run}@{step}: {item}"
-    with _readable(where):
-        # Not Orbax's own reader: when one array fails it leaves the others behind, which then print a traceback each.
-        store = {"driver": "ocdbt", "base": f"file://{folder}"}
-        keys = ts.KvStore.open(store).result().list().result()
-        names = [key.decode().removesuffix("/.zarray") for key in keys if key.endswith(b"/.zarray")]
-        specs = ({"driver": "zarr", "kvstore": {**store, "path": f"{name}/"}} for name in names)
-        arrays = [array.result() for array in [ts.open(spec, read=True) for spec in specs]]
-        described = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree  # a run's restore goes by it
-        if set(names) != {array.name for array in jax.tree.leaves(described)} or not (folder / "_METADATA").exists():
-            raise ValueError("_METADATA names other arrays")
-    found = {name.replace(".", "/"): array for name, array in zip(names, arrays, strict=True)}
-    saved = meta["arrays"][item] if "arrays" in meta else dict.fromkeys(found)
-    if other := sorted(saved.keys() ^ found.keys()):
-        raise Damaged(f"{where}/{other[0]} is not what was saved")
-    leaves = {name: StoredArray(f"{where}/{name}", saved[name], array) for name, array in found.items()}
-    return flax.traverse_util.unflatten_dict(leaves, sep="/")
-
-
-@contextlib.contextmanager
-def _readable(where: str) -> Iterator[None]:
-    """TensorStore raises ValueError, json and Python's own what they please: all of it is Damaged."""
-    try:
-        yield
-    except Exception as e:
-        raise Damaged(f"{where} cannot be read ({type(e).__name__}: {' '.join(str(e).split())[:120]})") from e
+    return opened(folder, f"checkpoint {run}@{step}: {item}", meta["arrays"][item] if "arrays" in meta else None)
 
 
 def open_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, Any]]:
@@ -278,6 +241,20 @@ def open_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, 
     meta = read_meta(run, step)
     proven = {"teacher_digest": digest(meta["arrays"]["teacher"])} if "arrays" in meta else {}
     return open_item(run, step, "teacher"), meta | proven
+
+
+def shapes(run: str | pathlib.Path, step: int, item: str) -> dict[str, tuple[int, ...]]:
+    """{"backbone/norm/scale": (32,)} of the arrays of an item.
+
+    Raises:
+      Damaged: it does not say.
+    """
+    try:
+        described = ocp.PyTreeCheckpointHandler().metadata(epath.Path(directory(run) / str(step) / item)).tree
+        leaves = jax.tree_util.tree_leaves_with_path(described)
+        return {path_of(path): tuple(leaf.shape) for path, leaf in leaves}
+    except Exception as e:  # json and Orbax raise what they please
+        raise Damaged(f"checkpoint {run}@{step}: {item} cannot be read ({type(e).__name__})") from e
 
 
 def restore_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, Any]]:
@@ -302,9 +279,9 @@ def read_config(run: str | pathlib.Path) -> dict[str, Any]:
 
 
 def save_init(run: str | pathlib.Path, params: PyTree, meta: dict[str, Any]) -> None:
-    """A folder that `init_from` accepts: `params` as student and teacher at step 0, nothing else."""
+    """A folder that `init_from` accepts: `params` as the teacher at step 0, nothing else; a student begins with it."""
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-    with ocp.CheckpointManager(directory(run), item_names=("params", "teacher", "meta"), options=options) as writer:
-        trees = dict.fromkeys(("params", "teacher"), params)
+    with ocp.CheckpointManager(directory(run), item_names=("teacher", "meta"), options=options) as writer:
+        trees = {"teacher": params}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         writer.save(0, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(proof(meta, 0, trees))))

@@ -1,7 +1,8 @@
 """Class tokens of the slices of a corpus, as a run sees them, and the weights that the run began with."""
 
 import dataclasses
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,9 @@ from curia2_jax.training.recipe import Recipe, Window
 from curia2_jax.training.resample import crop_and_resize
 from curia2_jax.training.state import init_params
 
+PyTree = Any
 BATCH = 64
+THUMBNAILS, THUMBNAIL_SIDE = "16 x 16 pixels", 16
 
 
 def pixels(slices: jax.Array, extent: jax.Array, is_ct: jax.Array, size: int, window: Window = ()) -> jax.Array:
@@ -26,18 +29,23 @@ def pixels(slices: jax.Array, extent: jax.Array, is_ct: jax.Array, size: int, wi
     return augment.z_score(cut, mean.reshape(-1, 1, 1), std.reshape(-1, 1, 1))[..., None]
 
 
-def class_tokens(backbones: list, recipe: Recipe, corpus: Corpus, indices: np.ndarray) -> list[np.ndarray]:
-    """Class tokens (n, D) of the slices `indices` (n,), of every backbone."""
+def features(
+    backbones: Mapping[str, PyTree], recipe: Recipe, corpus: Corpus, indices: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Of the slices `indices` (n,): the class tokens (n, D) of every backbone by name, and under THUMBNAILS the pixels
+    (n, 256) of the slice made small, which know what no training taught."""
     model = dataclasses.replace(recipe.model, attention="xla", dtype="float32", remat="none", drop_path=0.0)
     modality = np.asarray(corpus.column("modality"))
     side = max(corpus.contract["largest"])
+    window = recipe.augment.window
 
     @jax.jit
-    def tokens(slices: jax.Array, extent: jax.Array, is_ct: jax.Array) -> list[jax.Array]:
-        images = pixels(slices, extent, is_ct, recipe.crops.global_size, recipe.augment.window)
-        return [cast(dict, ViT(model).apply({"params": one}, images))["cls"] for one in backbones]
+    def one_batch(slices: jax.Array, extent: jax.Array, is_ct: jax.Array) -> dict[str, jax.Array]:
+        images = pixels(slices, extent, is_ct, recipe.crops.global_size, window)
+        found = {name: cast(dict, ViT(model).apply({"params": p}, images))["cls"] for name, p in backbones.items()}
+        return found | {THUMBNAILS: pixels(slices, extent, is_ct, THUMBNAIL_SIDE, window).reshape(len(slices), -1)}
 
-    found = []
+    batches: list[dict[str, np.ndarray]] = []
     for start in range(0, len(indices), BATCH):
         some = indices[start : start + BATCH]
         slices, extent = np.zeros((BATCH, side, side), np.int16), np.ones((BATCH, 2), np.int32)
@@ -46,12 +54,12 @@ def class_tokens(backbones: list, recipe: Recipe, corpus: Corpus, indices: np.nd
             slices[row, : one.shape[0], : one.shape[1]], extent[row] = one, one.shape
         is_ct = np.zeros(BATCH, bool)
         is_ct[: len(some)] = modality[some] == "CT"
-        found.append([np.asarray(x)[: len(some)] for x in tokens(slices, extent, is_ct)])
-    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+        found = one_batch(slices, extent, is_ct)
+        batches.append({name: np.asarray(x)[: len(some)] for name, x in found.items()})
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def began(recipe: Recipe) -> dict:
     """The backbone that a run of this recipe has at step 0."""
-    if recipe.init_from:
-        return initial.pretrained(recipe)[1]["backbone"]
-    return jax.jit(lambda: init_params(jax.random.key(recipe.seed), recipe)["backbone"])()
+    random = jax.jit(lambda: init_params(jax.random.key(recipe.seed), recipe)["backbone"])()
+    return random | initial.pretrained(recipe).teacher["backbone"] if recipe.init_from else random

@@ -28,11 +28,16 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     new = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
     if "views" in new:
         new["augment"] = new.pop("views")
-    new.get("data", {}).setdefault("reduce", 0)
+    new.setdefault("init", {"adapt": "positions:interpolate"})
+    for key, then in (("reduce", 0), ("exclude", "")):
+        new.get("data", {}).setdefault(key, then)
+    new.setdefault("guard", {"nonfinite": "stop", "limit": 10, "spike": 0.0, "collapse": "warn"})
     new.setdefault("probe", {"every_steps": 0, "slices": 512, "corpus": ""})
+    new.get("schedule", {}).setdefault("freeze_backbone_steps", 0)
     for key, then in (("init", "normal_0.02"), ("position_init", "normal")):
         new.get("model", {}).setdefault(key, then)
     new.get("augment", {}).setdefault("window", ())
+    new.setdefault("probe", {"every_steps": 0, "slices": 512, "corpus": ""})
     new.get("heads", {}).setdefault("projector_width", 512)
     objective = new.get("objective", {})
     if "regularizer" in objective:

@@ -26,19 +26,27 @@ ENTROPY_IMAGES, ENTROPY_QUERIES = 2, 64  # a shard, and tokens of each, whose at
 
 
 def look(
-    params: PyTree, slices: Array, extent: Array, is_ct: Array, *, recipe: Recipe, mesh: Mesh | None
+    params: PyTree,
+    slices: Array,
+    extent: Array,
+    is_ct: Array,
+    *,
+    recipe: Recipe,
+    mesh: Mesh | None,
+    platform: str | None = None,
 ) -> dict[str, Array]:
     """What {backbone[, dino_head]} make of slices, without augmentation; every result whole on every device.
 
     Args:
       slices: (B, S, S) int16, padded below and right. extent: (B, 2) int32, the true size. is_ct: (B,) bool.
+      platform: what the program is for, where that is not what the mesh is made of.
     Returns:
       `class` (B, V, D) of the VIEWS; of the whole slices `patch` (B, D), the mean patch token, `patch_cosine` (B,), the
       mean cosine of two of their patch tokens, and `choice` (B,) int32, the nearest prototype of DINO's head, if there
       is one; `attention_entropy` (depth,), of that of uniform attention, of a few slices.
     """
-    vit = ViT(recipe.model, None if mesh is None else BATCH, platform_of(mesh))
-    whole = pixels(slices, extent, is_ct, recipe.crops.global_size)
+    vit = ViT(recipe.model, None if mesh is None else BATCH, platform or platform_of(mesh))
+    whole = pixels(slices, extent, is_ct, recipe.crops.global_size, recipe.augment.window)
     out = cast(dict, vit.apply({"params": params["backbone"]}, views(whole)))
     tokens = out["cls"].reshape(len(slices), len(VIEWS), -1)
     patches = out["patches"].reshape(len(slices), len(VIEWS), *out["patches"].shape[1:])[:, 0]

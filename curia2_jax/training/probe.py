@@ -20,6 +20,7 @@ from curia2_jax.errors import UserError
 from curia2_jax.parallel import compiler, sharding
 from curia2_jax.parallel.mesh import batch_shards, local_rows
 from curia2_jax.telemetry import monitors, probing
+from curia2_jax.telemetry.goodput import Ledger
 from curia2_jax.telemetry.metrics import rankme
 from curia2_jax.training import reports
 from curia2_jax.training.look import look
@@ -111,6 +112,7 @@ class Looked:
         out = {f"probe/{k}": v for k, v in answers(self.asked, tokens[:, 0], read).items()}
         out |= {f"probe_patch/{k}": v for k, v in answers(self.asked, patch, read).items()}
         out["monitor/rankme"], out["monitor/spread"] = rankme(tokens[read, 0]), monitors.spread(tokens[read, 0])
+        out["monitor/slices"] = float(read.sum())
         out["monitor/lidar"] = monitors.lidar(tokens[read])
         out["monitor/patch_cosine"] = float(self.found["patch_cosine"][read].mean())
         out["monitor/attention_entropy"] = float(self.found["attention_entropy"].mean())
@@ -122,8 +124,8 @@ class Looked:
 class Probe:
     """The slices in memory, int16 (a process holds those of its own devices), and the program that looks at them."""
 
-    def __init__(self, recipe: Recipe, mesh: Mesh, corpus: Corpus, state: TrainState):
-        self.asked, self._recipe, self._mesh = choose(corpus, recipe), recipe, mesh
+    def __init__(self, recipe: Recipe, mesh: Mesh, corpus: Corpus, state: TrainState, ledger: Ledger):
+        self.asked, self._recipe, self._mesh, self._ledger = choose(corpus, recipe), recipe, mesh, ledger
         self._chunk = batch_shards(mesh) * -(-CHUNK // batch_shards(mesh))
         self._batches = self._load(corpus)
         program = jax.jit(functools.partial(_look_at, recipe=recipe, mesh=mesh))
@@ -156,6 +158,10 @@ class Probe:
         if step % self._recipe.probe.every_steps and step != self._recipe.schedule.total_steps:
             return {}
         jax.block_until_ready(state)
+        with self._ledger.spent("look"):
+            return {reports.PROBE: self._seen(state)}
+
+    def _seen(self, state: TrainState) -> Looked:
         found: dict[str, list[np.ndarray]] = {}
         for batch in self._batches:
             for name, x in self._look(shown(state), to_devices(batch, self._mesh)).items():
@@ -164,7 +170,7 @@ class Probe:
         count = len(self.asked.slices)
         whole = {name: np.concatenate(parts)[:count] for name, parts in found.items()}
         whole["attention_entropy"] = entropy
-        return {reports.PROBE: Looked(self.asked, whole, self._recipe.dino_head.prototypes)}
+        return Looked(self.asked, whole, self._recipe.dino_head.prototypes)
 
     def line(self) -> str:
         """What is asked, of how much."""
@@ -185,7 +191,7 @@ def open_probe(run: Run, state: TrainState) -> Probe | None:
     config = run.recipe.probe
     if not config.every_steps:
         return None
-    probe = Probe(run.recipe, run.mesh, Corpus(config.corpus or run.recipe.data.corpus), state)
+    probe = Probe(run.recipe, run.mesh, Corpus(config.corpus or run.recipe.data.corpus), state, run.ledger)
     if run.log:
         print(probe.line(), flush=True)
     found = probe(0, state) if run.start == 0 else {}

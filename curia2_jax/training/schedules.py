@@ -29,6 +29,11 @@ def learning_rate(step: Array, c: ScheduleConfig, peak: float, final: float) -> 
     return lr, jnp.where(step < c.freeze_last_layer_steps, 0.0, lr)
 
 
+def backbone_frozen(step: Array, c: ScheduleConfig) -> Array:
+    """() bool: whether an update at this step leaves the backbone, student's and teacher's, as it is."""
+    return step < c.freeze_backbone_steps
+
+
 def weight_decay(step: Array, c: ScheduleConfig) -> Array:
     return cosine(step, c.weight_decay, c.weight_decay_end, c.total_steps)
 

@@ -1,4 +1,5 @@
-"""A run's folder: RUN/{config.json, environment.json, lock, checkpoints/, metrics.jsonl, tensorboard/, images/}."""
+"""A run's folder: RUN/{config.json, environment.json, lock, checkpoints/, metrics.jsonl, tensorboard/, images/}, and
+init.json where it began with the weights of another."""
 
 import importlib.metadata
 import json
@@ -18,8 +19,10 @@ from curia2_jax.training import checkpoints, lock
 # no crop sees) nor the mathematics of a step.
 RESUMABLE = (
     "data.corpus", "data.canvas", "data.num_threads", "data.num_workers", "data.prefetch", "data.max_corrupt_rate",
-    "checkpoint.", "log.", "probe.", "parallel.fsdp", "model.attention", "model.remat", "model.scan", "objective.chunk",
+    "checkpoint.", "guard.", "log.", "probe.", "parallel.fsdp", "model.attention", "model.remat", "model.scan",
+    "objective.chunk",
 )  # fmt: skip
+INIT = "init.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "imagecodecs", "curia2-jax")
 
 
@@ -55,6 +58,12 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
                 f"--workdir {workdir}: a run with config.{key} = {before.get(key)!r}, now {now.get(key)!r}; "
                 "write another folder, or the same value"
             )
+
+
+def keep_origin(workdir: pathlib.Path, record: Mapping[str, Any] | None) -> None:
+    """Writes init.json: which weights of another folder a run begins with, and what was done to them."""
+    if record is not None:
+        files.write_text(workdir / INIT, json.dumps(record, indent=1) + "\n")
 
 
 def cannot_write(workdir: pathlib.Path, e: OSError) -> UserError:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from configs import ablations, common
+from configs import ablations, common, small
 from curia2_jax.training.recipe import recipe_from
 from curia2_jax.training.state import abstract_state, count
 from curia2_jax.training.workdir import flat
@@ -25,7 +25,9 @@ COUNTS = {
     "vitl_hires": 304_101_632,
     "vitg_hires": 1_135_440_896,
     "curia_vitb": 86_072_832,
+    "continue": 85_470_720,
     "lejepa_vitb": 85_483_008,
+    "small": 21_507_840,
 }
 
 
@@ -38,7 +40,7 @@ def test_builds_its_abstract_state(name):
     recipe = recipe_from(config(name).to_dict())
     state = abstract_state(recipe)
     assert count(state.teacher) == count(state.params) == count(state.opt_state.mu)
-    if name != "demo":
+    if not name.startswith("demo"):
         assert count(state.params["backbone"]) == COUNTS[name]
 
 
@@ -69,11 +71,50 @@ def test_sizes_and_stages_differ_as_the_golden_list_says():
     assert {name: differences(name, golden[name]["from"]) for name in golden} == {
         name: golden[name]["changes"] for name in golden
     }
-    assert set(golden) | {"vitb", "curia_vitb", "demo"} == set(NAMES)
+    assert set(golden) | {"vitb", "curia_vitb", "demo", "small"} == set(NAMES)
 
 
 def test_the_argument_is_the_side_of_the_global_crops():
     assert config("vitg", "512").crops.global_size == 512
+
+
+@pytest.mark.parametrize("batch", [32, 64, 128, 512])
+def test_a_batch_changes_what_its_scaling_says_and_nothing_else(batch):
+    """As many images, forgotten as fast; as many class tokens a prototype; SigReg's 512 / batch undone."""
+    base, other = config("small"), config("small", str(batch))
+    ratio = batch / 256
+    changed = {key for key, value in flat(base.to_dict()).items() if flat(other.to_dict())[key] != value}
+    assert changed == set(small.scaling(base, batch))
+    assert other.total_steps * batch == base.total_steps * 256 == small.IMAGES
+    assert other.schedule.teacher_momentum ** (1 / batch) == pytest.approx(base.schedule.teacher_momentum ** (1 / 256))
+    assert other.heads.dino_prototypes / batch == base.heads.dino_prototypes / 256
+    assert other.objective.sigreg.weight * 512 / batch == pytest.approx(base.objective.sigreg.weight * 512 / 256)
+    peaks = [recipe_from(c.to_dict()).optim.peak_lr(c.data.global_batch) for c in (base, other)]
+    assert peaks[1] / peaks[0] == pytest.approx(ratio**0.5)
+    for key in ("warmup_steps", "freeze_last_layer_steps", "teacher_temp_warmup_steps"):
+        assert other.schedule[key] / other.total_steps == pytest.approx(base.schedule[key] / base.total_steps, rel=1e-3)
+
+
+@pytest.mark.parametrize("arg", ["16", "40", "1024"])
+def test_a_batch_that_small_has_not_is_refused(arg):
+    with pytest.raises(ValueError, match=f"small.py:{arg}: write a multiple of 16 from 32 to 512"):
+        config("small", arg)
+
+
+@pytest.mark.parametrize("size", ["vits", "vitb", "vitl", "vitg"])
+def test_continue_takes_the_size_by_argument(size):
+    """That model but for what DINOv2's released weights have, and a first block at about a quarter of the rate."""
+    c, stage_1 = config("continue", size), config(size)
+    recipe_from(c.to_dict())
+    assert (c.model.width, c.model.depth, c.model.heads) == (
+        stage_1.model.width,
+        stage_1.model.depth,
+        stage_1.model.heads,
+    )
+    assert c.model.ffn == ("swiglu" if size == "vitg" else "mlp")
+    assert 0.2 < c.optim.layerwise_decay**c.model.depth < 0.35
+    with pytest.raises(ValueError, match="write one of vits, vitb, vitl, vitg"):
+        config("continue", "vith")
 
 
 def test_every_override_of_the_ablations_is_a_key():

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAMES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common", "ablations"))
-PLANNED = [name for name in NAMES if name != "demo"]
+PLANNED = [name for name in NAMES if not name.startswith("demo")]
 # Forecasts of several plan commands in one process, which has as many virtual devices as the largest.
 PLAN = """
 import importlib, json, re, sys
@@ -45,7 +45,7 @@ def plans() -> dict[str, dict]:
         name: re.search(r"^    (python launch/plan\.py (?:.*\\\n)*.*)$", docstring(name), re.M)[1] for name in PLANNED
     }
     for name, line in commands.items():
-        assert f"--config=configs/{name}.py " in line and "--nocompile" in line
+        assert re.search(rf"--config=configs/{name}\.py(:\w+)? ", line) and "--nocompile" in line
     done = subprocess.run(
         [sys.executable, "-c", PLAN], input=json.dumps(commands), cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -61,15 +61,16 @@ def test_the_cost_is_what_the_plan_says(plans, name):
     assert number(r"([\d,]+) steps", text) == plan["steps"]
     assert number(r"On (\d+) H100", text) == plan["device_hours"] / plan["hours"]
     assert number(r"takes ([\d.]+) hours", text) == pytest.approx(plan["hours"], rel=0.04)
-    assert number(r"\(([\d,]+) device-hours\)", text) == pytest.approx(plan["device_hours"], rel=0.02)
+    assert number(r"\(([\d,.]+) device-hours\)", text) == pytest.approx(plan["device_hours"], rel=0.02)
     assert number(r"([\d.]+) GiB a device", text) == pytest.approx(plan["peak"] / 2**30, abs=0.1)
 
 
-def test_the_demo_counts_what_it_trains():
+@pytest.mark.parametrize("name", ["demo", "demo_lejepa"])
+def test_a_demo_counts_what_it_trains(name):
     from curia2_jax.training.recipe import recipe_from
     from curia2_jax.training.state import abstract_state, count
 
-    text, config = docstring("demo"), importlib.import_module("configs.demo").get_config()
+    text, config = docstring(name), importlib.import_module(f"configs.{name}").get_config()
     recipe = recipe_from(config.to_dict())
     assert number(r"([\d,]+) backbone parameters", text) == count(abstract_state(recipe).params["backbone"])
     assert number(r"([\d,]+) images", text) == config.total_steps * config.data.global_batch
@@ -78,4 +79,6 @@ def test_the_demo_counts_what_it_trains():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_docstring_has_the_command_set_apart(name):
-    assert re.search(rf"^    python launch/main\.py --config=configs/{name}\.py .*$", docstring(name), re.MULTILINE)
+    assert re.search(
+        rf"^    python launch/main\.py --config=configs/{name}\.py(:\w+)? .*$", docstring(name), re.MULTILINE
+    )

@@ -20,7 +20,7 @@ from curia2_jax.export import continuation, huggingface, tensors_file
 from curia2_jax.training import checkpoints, initial
 from curia2_jax.training.fingerprints import digest, fingerprints
 from curia2_jax.training.recipe import recipe_from
-from curia2_jax.training.state import abstract_state
+from curia2_jax.training.state import abstract_state, init_state
 from tests.export.test_huggingface import on_disk
 from tests.export.test_model_card import results_of
 
@@ -115,10 +115,12 @@ def test_there_and_back(run, convert, tmp_path, capsys):
 
     assert convert("--from-pretrained", tmp_path / "hf", "--output", tmp_path / "orbax") == 0
     found, at = checkpoints.parse(str(tmp_path / "orbax"))
-    for item in ("params", "teacher"):
-        assert_same(checkpoints.restore_item(found, at, item), {"backbone": backbones[5]})
+    assert_same(checkpoints.restore_item(found, at, "teacher"), {"backbone": backbones[5]})
+    weights = sum(path.stat().st_size for path in (tmp_path / "orbax").rglob("*") if path.is_file())
+    assert weights < 1.5 * (tmp_path / "hf" / "model.safetensors").stat().st_size  # one copy, for both
     recipe = dataclasses.replace(recipe_from(tiny()), init_from=str(tmp_path / "orbax"))
-    for tree in initial.pretrained(recipe):  # what training starts from
+    begun = initial.pretrained(recipe)  # what training starts from
+    for tree in (begun.params, begun.teacher):
         assert_same(tree, {"backbone": backbones[5]})
     again = on_disk(checkpoints.restore_item(found, at, "teacher")["backbone"], model)
     stored = safetensors.numpy.load_file(tmp_path / "hf" / "model.safetensors")
@@ -175,13 +177,26 @@ def test_a_converted_backbone_has_no_heads_to_give(run, convert, tmp_path, capsy
     assert "--with-heads: " in line and "a backbone alone" in line and line.count("\n") == 1
 
 
+def test_step_0_is_what_the_run_began_with(run, convert, tmp_path):
+    """A run keeps no checkpoint of it: drawn again from its seed."""
+    folder, _ = run
+    assert convert("--checkpoint", f"{folder}@0", "--output", tmp_path / "began") == 0
+    recipe = recipe_from(tiny())
+    first = jax.jit(lambda: init_state(jax.random.key(recipe.seed), recipe).teacher["backbone"])()
+    found = huggingface.read_weights(tmp_path / "began", recipe.model)
+    assert jax.tree.structure(found) == jax.tree.structure(jax.tree.map(np.asarray, first))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(first), strict=True):
+        np.testing.assert_allclose(a, np.asarray(b, a.dtype), rtol=1e-6)
+    assert json.loads((tmp_path / "began" / "preprocessing.json").read_text())["source"]["step"] == 0
+
+
 def test_an_earlier_export_is_replaced_anything_else_is_not(run, convert, tmp_path, capsys):
     folder, backbones = run
     hf, orbax = tmp_path / "hf", tmp_path / "orbax"
     for step in (3, 5):
         assert convert("--checkpoint", f"{folder}@{step}", "--output", hf) == 0
         assert convert("--from-pretrained", hf, "--output", orbax) == 0
-        assert_same(checkpoints.restore_item(orbax, 0, "params")["backbone"], backbones[step])
+        assert_same(checkpoints.restore_item(orbax, 0, "teacher")["backbone"], backbones[step])
 
     capsys.readouterr()
     for arguments in (("--checkpoint", folder), ("--from-pretrained", hf)):

@@ -1,5 +1,6 @@
 """The command that asks what a run has learned: what it prints."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -29,7 +30,13 @@ def test_a_run_is_asked_and_studies_without_labels_are_not(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "3 patients to learn from, 3 to test" in lines[0]
-    assert [text[:25].strip() for text in lines[2:6]] == ["structures present, AUROC"] * 2 + [
-        "height in the scan, R squ"
-    ] * 2
-    assert lines[-1].startswith("By its class token, without masks, the trained backbone is ")
+    asked = [text[:29].strip() for text in lines[2:6]]
+    assert asked == ["structures present, AUROC"] * 2 + ["height in the scan, R squared"] * 2
+    assert lines[-2] == "Not judged: 3 test patients, fewer than 10."
+    learned = tmp_path / "run" / "learned"
+    assert lines[-1] == f"picture: {learned / 'answers.png'}" and (learned / "answers.png").exists()
+    rows = json.loads((learned / "answers.json").read_text())
+    assert list(rows[0]["gains"]) == ["the weights it began with", "16 x 16 pixels"]
+    line = ["launch/learned.py", f"--run={tmp_path / 'run'}", f"--data={corpus}", f"--learn-from={corpus}"]
+    apart = command(*line, f"--output={tmp_path / 'apart'}")
+    assert "6 patients to learn from, 6 to test" in apart.stdout and (tmp_path / "apart" / "answers.json").exists()

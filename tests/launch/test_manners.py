@@ -28,7 +28,7 @@ def end(process):
 
 
 def test_all_commands_are_here():
-    assert len(COMMANDS) == 9 and {"main", "learned"} <= set(COMMANDS)
+    assert len(COMMANDS) == 10 and {"main", "learned"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

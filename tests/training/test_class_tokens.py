@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from curia2_jax.curia_image_processor import CuriaImageProcessor
+from curia2_jax.data.corpus.corpus import Corpus
+from curia2_jax.models.vit import ViT
 from curia2_jax.training import class_tokens
 from curia2_jax.training.recipe import recipe_from
 from curia2_jax.training.state import init_state
+from tests.data.small_corpus import write_small_corpus
 from tests.training.tiny import tiny_config
 
 
@@ -32,3 +35,29 @@ def test_a_slice_is_shown_as_the_exported_processor_shows_it(is_ct):
     processor = CuriaImageProcessor(crop_size=32)
     expected = processor(canvas[0, :40, :40].astype(np.float32), clip_below_air=is_ct, return_tensors="pt")
     np.testing.assert_allclose(found[0, ..., 0], expected["pixel_values"][0, 0].numpy(), atol=2e-3)
+
+
+def test_thumbnails_are_the_slices_made_small_and_tokens_those_of_each_backbone(tmp_path):
+    """Of slices out of order and more than a batch; every one as it is alone."""
+    write_small_corpus(tmp_path)
+    corpus, recipe = Corpus(tmp_path), recipe_from(tiny_config())
+    indices = np.arange(len(corpus))[::-1]
+    indices = np.tile(indices, 64 // len(indices) + 1)
+    first = class_tokens.began(recipe)
+    other = jax.tree.map(lambda a: a * 1.5, first)
+    found = class_tokens.features({"one": first, "other": other}, recipe, corpus, indices)
+    assert found["one"].shape == found["other"].shape == (len(indices), 32) and len(indices) > 64
+    assert found[class_tokens.THUMBNAILS].shape == (len(indices), 256)
+    np.testing.assert_array_equal(found["one"][0], found["one"][len(corpus)])
+    row, index = len(indices) - 1, int(indices[-1])
+    one = corpus.read(index)
+    is_ct = jnp.array([corpus.column("modality")[index] == "CT"])
+    canvas = np.zeros((1, *[max(one.shape)] * 2), np.int16)
+    canvas[0, : one.shape[0], : one.shape[1]] = one
+    extent = jnp.array([one.shape], jnp.int32)
+    small = class_tokens.pixels(jnp.asarray(canvas), extent, is_ct, 16)
+    np.testing.assert_allclose(found[class_tokens.THUMBNAILS][row], np.ravel(small), atol=1e-4)
+    for name, params in (("one", first), ("other", other)):
+        image = class_tokens.pixels(jnp.asarray(canvas), extent, is_ct, 32)
+        alone = ViT(recipe.model).apply({"params": params}, image)["cls"][0]
+        np.testing.assert_allclose(found[name][row], alone, atol=2e-4)

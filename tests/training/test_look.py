@@ -1,18 +1,21 @@
 """What is seen of a network at a look: against NumPy in float64, and the same on a mesh."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import vits
 from curia2_jax.models.vit import ViT
 from curia2_jax.parallel.mesh import ParallelConfig, make_mesh
 from curia2_jax.training.class_tokens import pixels
 from curia2_jax.training.look import VIEWS, look, mean_cosine
 from curia2_jax.training.recipe import recipe_from
-from curia2_jax.training.state import init_params
+from curia2_jax.training.state import abstract_state, init_params
+from tests.training.test_lowering import FORWARD, PLATFORMS, as_an_h100
 from tests.training.tiny import tiny_config
 
 RECIPE = recipe_from(tiny_config(model__init="fan_in", model__layerscale=1.0))
@@ -104,3 +107,16 @@ def test_a_mesh_sees_the_same(params, slices, seen):
         np.testing.assert_allclose(found[name], seen[name], atol=2e-5, err_msg=name)
         assert found[name].sharding.is_fully_replicated
     assert (found["choice"] == seen["choice"]).mean() > 0.9
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_it_lowers_with_the_kernel_of_the_platform(platform):
+    """Once: for the views. Entropies are of XLA's products."""
+    recipe = recipe_from(vits.get_config().to_dict())
+    mesh = make_mesh(recipe.parallel, jax.devices()[:1])
+    shapes = [((4, 64, 64), jnp.int16), ((4, 2), jnp.int32), ((4,), jnp.bool_)]
+    arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
+    program = jax.jit(functools.partial(look, recipe=recipe, mesh=mesh, platform=platform))
+    with jax.set_mesh(mesh), as_an_h100():
+        text = program.trace(abstract_state(recipe).teacher, *arrays).lower(lowering_platforms=(PLATFORMS[platform],))
+    assert len(re.findall(FORWARD[platform], text.as_text())) == 1

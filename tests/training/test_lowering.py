@@ -1,6 +1,7 @@
 """The whole step of every config lowers for GPUs and TPUs, on a machine that has neither."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -32,22 +33,25 @@ WIDE = {
 }
 
 
-def lowered(recipe: Recipe, platform: str) -> jax.stages.Lowered:
-    """The step on one device: on several, cuDNN's calls hide in those of the partitioner until it has run.
+@contextlib.contextmanager
+def as_an_h100():
+    """The two questions that JAX asks a CUDA device are answered as an H100 would."""
+    asked = "jax._src.cudnn.fused_attention_stablehlo"
+    with (
+        mock.patch(f"{asked}.check_cudnn_version", lambda: 91000),
+        mock.patch(f"{asked}.check_compute_capability", lambda wanted: None),
+    ):
+        yield
 
-    The two questions that JAX asks a CUDA device are answered as an H100 would.
-    """
+
+def lowered(recipe: Recipe, platform: str) -> jax.stages.Lowered:
+    """The step on one device: on several, cuDNN's calls hide in those of the partitioner until it has run."""
     mesh = make_mesh(recipe.parallel, jax.devices()[:1])
     step = functools.partial(train_step, recipe=recipe, mesh=mesh, platform=platform)
     state = abstract_sharded_state(recipe, mesh)
     batch = synthetic.shapes(recipe, NamedSharding(mesh, BATCH))
     shardings = jax.tree.map(lambda a: a.sharding, state)
-    asked = "jax._src.cudnn.fused_attention_stablehlo"
-    with (
-        jax.set_mesh(mesh),
-        mock.patch(f"{asked}.check_cudnn_version", lambda: 91000),
-        mock.patch(f"{asked}.check_compute_capability", lambda wanted: None),
-    ):
+    with jax.set_mesh(mesh), as_an_h100():
         traced = jax.jit(step, out_shardings=(shardings, None), donate_argnums=0).trace(state, batch)
         return traced.lower(lowering_platforms=(PLATFORMS[platform],))
 
@@ -88,10 +92,11 @@ def test_every_config_lowers(config, platform):
         assert kernels == (0, 0)  # cuDNN's flash attention is for 16 bits
     else:
         again = model.remat != "none"  # the backward pass runs the forward kernel once more
-        # The teacher on global crops; the student on global and on local ones. Unrolled blocks may share a function.
+        # The teacher on global crops, if it is asked; the student on global and on local ones. Unrolled blocks may
+        # share a function.
         copies = kernels[1] // 2
         assert copies in ((1,) if model.scan else (1, model.depth))
-        assert kernels == ((3 + 2 * again) * copies, 2 * copies)
+        assert kernels == ((2 + recipe.distills + 2 * again) * copies, 2 * copies)
     if model.dtype != "float32":
         assert len(dots) > 40
         wide = [(place, dtypes) for place, dtypes in dots if "f32" in dtypes]
@@ -103,11 +108,7 @@ def test_an_odd_number_of_tokens_was_the_problem():
     """What the padding is for: cuDNN through JAX refuses the gradient at 257 tokens, and at no other place."""
     shape = jax.ShapeDtypeStruct((2, 257, 4, 64), "bfloat16")
     loss = lambda q, k, v: jax.nn.dot_product_attention(q, k, v, implementation="cudnn").sum()  # noqa: E731
-    asked = "jax._src.cudnn.fused_attention_stablehlo"
-    with (
-        mock.patch(f"{asked}.check_cudnn_version", lambda: 91000),
-        mock.patch(f"{asked}.check_compute_capability", lambda wanted: None),
-    ):
+    with as_an_h100():
         jax.eval_shape(loss, shape, shape, shape)
         with pytest.raises(NotImplementedError, match="Unsupported sequence length Q 257"):
             jax.eval_shape(jax.grad(loss, (0, 1, 2)), shape, shape, shape)

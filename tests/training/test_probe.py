@@ -67,7 +67,7 @@ def test_a_curve_from_step_0_on(corpus, tmp_path):
         found = {name: value for name, value in rows[step].items() if name.startswith(("probe", "monitor"))}
         assert {f"{kind}/{what}_{head}" for kind in ("probe", "probe_patch") for what in ("height", "modality")
                 for head in ("ridge", "knn")} <= set(found)  # fmt: skip
-        assert {"rankme", "lidar", "spread", "patch_cosine", "attention_entropy", "prototypes"} == {
+        assert {"rankme", "lidar", "spread", "patch_cosine", "attention_entropy", "prototypes", "slices"} == {
             name.removeprefix("monitor/") for name in found if name.startswith("monitor")
         }
         assert all(np.isfinite(value) for value in found.values()), found

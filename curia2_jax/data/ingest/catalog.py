@@ -9,13 +9,15 @@ import itertools
 import pathlib
 import sqlite3
 
-from curia2_jax.data.readers import series
+from curia2_jax.data.readers import series, zips
 from curia2_jax.data.readers.archive import Refused
 from curia2_jax.data.readers.series import Found
 
 _PAGE = 4096  # rows that are in memory at once
 _TABLES = """
 CREATE TABLE IF NOT EXISTS files (name BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS members (name BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS taken (name BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS found (
   file BLOB, format BLOB, series BLOB, frames INT, slices INT, depth INT, owner BLOB, stack BLOB, place REAL, size INT
 );
@@ -40,7 +42,7 @@ class Catalog:
                 self._db.execute(f"PRAGMA {setting}").fetchall()
             self._db.execute(f"PRAGMA temp_store_directory='{str(path.parent).replace(chr(39), chr(39) * 2)}'")
         self._path = path
-        self.files = _Names(self)
+        self.files, self.members = _Names(self, "files"), _Names(self, "members")
 
     def __enter__(self) -> "Catalog":
         return self
@@ -71,7 +73,16 @@ class Catalog:
         items = list(items)
         found = [item for item in items if isinstance(item, Found)]
         self.insert("found", [dataclasses.astuple(item) for item in found])
+        self.insert("members", [(item.file,) for item in found if f"{zips.SUFFIX}{zips.INSIDE}" in item.file.lower()])
         self.insert("refused", [item for item in items if isinstance(item, Refused)])
+
+    def take_out(self, names: collections.abc.Iterable[str]) -> tuple[int, int]:
+        """Takes files out of what was found; returns how many there were, and their bytes."""
+        self.insert("taken", ((name,) for name in names))
+        ((count, size),) = self.rows("SELECT COUNT(*), TOTAL(size) FROM found WHERE file IN taken")
+        with _told(self._path):
+            self._db.execute("DELETE FROM found WHERE file IN taken")
+        return count, int(size)
 
     def series(self) -> collections.abc.Iterator[list[Found]]:
         """The files of each series."""
@@ -94,23 +105,23 @@ class Catalog:
 
 
 class _Names:
-    """The names of all files, in order."""
+    """The names of all files, or of all members of archives that belong to a scan, in order."""
 
-    def __init__(self, catalog: Catalog):
-        self._catalog = catalog
+    def __init__(self, catalog: Catalog, table: str):
+        self._catalog, self._table = catalog, table
 
     def __len__(self) -> int:
-        ((count,),) = self._catalog.rows("SELECT COUNT(*) FROM files")
+        ((count,),) = self._catalog.rows(f"SELECT COUNT(*) FROM {self._table}")
         return count
 
     def __contains__(self, name: object) -> bool:
-        return any(True for _ in self._catalog.rows("SELECT 1 FROM files WHERE name = ?", name))
+        return any(True for _ in self._catalog.rows(f"SELECT 1 FROM {self._table} WHERE name = ?", name))
 
     def __iter__(self) -> collections.abc.Iterator[str]:
         # Page by page, since other rows are written meanwhile.
         last = ""
         while page := list(
-            self._catalog.rows("SELECT name FROM files WHERE name > ? ORDER BY name LIMIT ?", last, _PAGE)
+            self._catalog.rows(f"SELECT name FROM {self._table} WHERE name > ? ORDER BY name LIMIT ?", last, _PAGE)
         ):
             for (last,) in page:
                 yield last

@@ -9,12 +9,11 @@ from typing import Protocol
 import numpy as np
 
 from curia2_jax.data.ingest import flatness, layouts, tables
-from curia2_jax.data.readers import header_of
+from curia2_jax.data.readers import header_of, zips
 from curia2_jax.data.readers.archive import Refused, Scan, read_any, relative
 from curia2_jax.data.readers.volume import Refusal, Volume
 
 DEFAULT = "*_seg.nii.gz,labels/*"
-_IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".hdr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +34,8 @@ class Names(Protocol):
 
 
 def pairs(spec: str, roots: list[pathlib.Path], files: Names) -> list[Pair]:
-    """Label maps among `files`, by a CSV file, or by the layout of a data set and comma-separated glob patterns. One
-    label map may be of several images, the channels of a case.
+    """Label maps among `files`, by a CSV file, or by the layout of a data set, by comma-separated glob patterns, and by
+    the names of the images beside them. One label map may be of several images, the channels of a case.
 
     Memory: grows with the label maps alone.
 
@@ -49,16 +48,23 @@ def pairs(spec: str, roots: list[pathlib.Path], files: Names) -> list[Pair]:
     cases: list[tuple[str, layouts.Case]] = []
     out = []
     for file in files:
-        name = relative(file, roots)
+        name = layouts.as_path(relative(file, roots))
         case = layouts.case_of(name)
         if case is not None and case.labels:
             cases.append((file, case))
         elif pattern := next((p for p in patterns if pathlib.PurePath(name).match(p)), None):
-            images = _partners(pathlib.PurePath(file), pattern, files)
+            images = _by_pattern(file, pattern, files) or _beside(file, files)
             out += [Pair(file, image, "segmentation") for image in images or [""]]
+        else:
+            out += [Pair(file, image, "segmentation") for image in _beside(file, files)]
     images_of = _images_of({case.key for _, case in cases}, roots, files)
     out += [Pair(file, image, case.labels) for file, case in cases for image in images_of.get(case.key) or [""]]
     return sorted(out, key=lambda pair: (pair.label, pair.image))
+
+
+def pairs_in_archives(spec: str, roots: list[pathlib.Path], members: Names) -> list[Pair]:
+    """The same among the members of archives, which are known when these have been looked at; a CSV names its own."""
+    return [] if spec.lower().endswith(".csv") else pairs(spec, roots, members)
 
 
 def _images_of(keys: set[str], roots: list[pathlib.Path], files: Names) -> dict[str, list[str]]:
@@ -71,31 +77,42 @@ def _images_of(keys: set[str], roots: list[pathlib.Path], files: Names) -> dict[
     return images
 
 
-def _partners(label: pathlib.PurePath, pattern: str, known: Names) -> list[str]:
-    """Images of a label map: the one with the same name without what the pattern adds, here or in a sibling folder of
-    images; else the channels of the case."""
-    image = _partner(label, pattern, known)
+def _by_pattern(label: str, pattern: str, known: Names) -> list[str]:
+    """Images of a label map: the one with the same name without what the pattern adds, or else the channels of the
+    case; where it adds nothing, the same name in a sibling folder of images."""
+    inside, path = _place(label)
     tail = pattern.rpartition("/")[2].lstrip("*")
-    if image or not tail:
-        return [image] if image else []
-    case = label.name.removesuffix(tail)
-    names = (f"{case}{gap}{channel}{end}" for gap in "_-" for channel in layouts.CHANNELS for end in _IMAGE_ENDINGS)
-    return [file for file in (str(label.parent / name) for name in names) if file in known]
+    if tail and path.name.endswith(tail):
+        return _images(inside, path.parent / path.name.removesuffix(tail), label, known)
+    above = path.parent.parent
+    folders = [above / "images", above / path.parent.name.replace("labels", "images"), above]
+    options = (f"{inside}{folder / path.name}" for folder in folders)
+    return [next((option for option in options if option in known and option != label), "")]
 
 
-def _partner(label: pathlib.PurePath, pattern: str, known: Names) -> str:
-    """Image of a label map: the same name without what the pattern adds, here or in a sibling folder of images."""
-    tail = pattern.rpartition("/")[2].lstrip("*")
-    names = [label.name]
-    if tail:
-        stem = label.name.removesuffix(tail)
-        names = [f"{stem}{end}" for end in (*_IMAGE_ENDINGS, "")]
-        folders = [label.parent]
-    else:
-        above = label.parent.parent
-        folders = [above / "images", above / label.parent.name.replace("labels", "images"), above]
-    options = (str(folder / name) for folder in folders for name in names)
-    return next((option for option in options if option in known or (tail and pathlib.Path(option).is_dir())), "")
+def _beside(label: str, known: Names) -> list[str]:
+    """Images in the folder of a label map, by the names of both."""
+    inside, path = _place(label)
+    base = layouts.stem(path.name)
+    image = layouts.image_of(f"{base}.seg" if path.name.lower().endswith(".seg.nrrd") else base)
+    return [] if image is None or base == path.name else _images(inside, path.parent / image, label, known)
+
+
+def _place(file: str) -> tuple[str, pathlib.PurePath]:
+    """(what is in front of the members of the archive that a file lies in, "" where in none; its path behind that)."""
+    where = zips.split(file)
+    return ("", pathlib.PurePath(file)) if where is None else (f"{where[0]}{zips.INSIDE}", pathlib.PurePath(where[1]))
+
+
+def _images(inside: str, base: pathlib.PurePath, label: str, known: Names) -> list[str]:
+    """The image called `base` without its ending, a folder of that name, or the channels of a case of that name."""
+    for name in (f"{inside}{base}{end}" for end in layouts.ENDINGS):
+        if name in known and name != label:
+            return [name]
+    if not inside and pathlib.Path(base).is_dir():
+        return [str(base)]
+    names = (f"{inside}{base}{gap}{one}{end}" for gap in "_-" for one in layouts.CHANNELS for end in layouts.ENDINGS)
+    return [name for name in names if name in known]
 
 
 def _from_csv(path: pathlib.Path) -> list[Pair]:

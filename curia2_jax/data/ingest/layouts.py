@@ -11,7 +11,14 @@ import dataclasses
 import pathlib
 import re
 
-_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".seg.nrrd")
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")  # of volumes, in the order of preference
+_ENDINGS = (*ENDINGS, ".seg.nrrd")
+# What the name of a label map has that the name of its image, in the same folder, has not.
+LABEL_ENDINGS = (
+    *("_seg", "-seg", ".seg", "_segmentation", "-segmentation"),
+    *("_label", "-label", "_labels", "_labelmap", "-label-map"),
+    *("_mask", "-mask", "_roi", "_lesion", "_gt"),
+)
 _LOWER = (
     "t1",
     "t1c",
@@ -33,6 +40,7 @@ _LOWER = (
 CHANNELS = (*_LOWER, *(name.upper() for name in _LOWER), *("T1w", "T1ce", "T1Gd", "T2w", "PDw"))
 _CHANNEL = re.compile(rf"[_-](?:{'|'.join(_LOWER)})$", re.IGNORECASE)
 _SPLITS = re.compile(r"(images|labels)(Tr|Ts|Va|Val)$")
+_MEMBER = re.compile(r"(\.zip)!", re.IGNORECASE)
 _BIDS = re.compile(r"sub-[A-Za-z0-9]+(?:_[A-Za-z]+-[A-Za-z0-9+.]+)*_[A-Za-z0-9]+$")
 _BIDS_LABELS = ("dseg", "mask", "roi", "probseg")
 # What a label map says of itself and its image does not.
@@ -52,6 +60,17 @@ class Case:
     known: bool = False
 
 
+def as_path(name: str) -> str:
+    """A name in which a member lies in its archive like in a folder."""
+    return _MEMBER.sub(r"\1/", name)
+
+
+def image_of(base: str) -> str | None:
+    """Name without endings of the image that a label map called `base` is of, by LABEL_ENDINGS; None for others."""
+    ending = next((end for end in sorted(LABEL_ENDINGS, key=len, reverse=True) if base.lower().endswith(end)), "")
+    return base[: -len(ending)] if ending and len(ending) < len(base) else None
+
+
 def stem(name: str) -> str:
     """Name of a file without the endings of volumes."""
     ending = next((end for end in sorted(_ENDINGS, key=len, reverse=True) if name.lower().endswith(end)), "")
@@ -60,7 +79,7 @@ def stem(name: str) -> str:
 
 def case_of(name: str) -> Case | None:
     """The case of a file by its path below the folder that was walked; None where no layout is known."""
-    path = pathlib.PurePosixPath(name)
+    path = pathlib.PurePosixPath(as_path(name))
     base = stem(path.name)
     if path.name.startswith(".") or base == path.name:
         return None

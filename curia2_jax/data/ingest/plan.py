@@ -100,11 +100,15 @@ def make(
         strangers = _strangers(options.patients, catalog) if options.patients and seen is None else []
         maps = labels.pairs(options.labels, roots, catalog.files)
         if seen is not None:  # a table names those of before as well
-            maps = [pair for pair in maps if pair.label in catalog.files]
+            maps = [pair for pair in maps if (zips.split(pair.label) or (pair.label,))[0] in catalog.files]
         known = labels.all_files(maps)
         images = (file for file in catalog.files if file not in known)
         for items in _look_at(images, options.planes, workers, len(catalog.files) - len(known), progress):
             catalog.add(items)
+        maps += labels.pairs_in_archives(options.labels, roots, catalog.members)
+        known = labels.all_files(maps)
+        inside, bytes_inside = catalog.take_out(known)
+        beside = [labels.refused(label, "", "") for label in known if label in catalog.files]
         _scans(catalog, maps, roots, options.every_frame)
         count = _deal(work, catalog)
         ((files_found, bytes_found),) = catalog.rows("SELECT COUNT(*), TOTAL(size) FROM found")
@@ -119,8 +123,8 @@ def make(
         "roots": [str(r) for r in roots],
         "label_maps": len(known),
         "strangers": strangers,
-        "files": int(files_found + files_refused) + len(known),
-        "bytes": int(bytes_found + bytes_refused) + sum(labels.refused(one, "", "").size for one in known),
+        "files": int(files_found + files_refused) + inside + len(beside),
+        "bytes": int(bytes_found + bytes_refused) + bytes_inside + sum(one.size for one in beside),
     }
     files.write_text(work / layout.PLAN, json.dumps(summary))
 

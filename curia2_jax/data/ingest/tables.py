@@ -6,13 +6,17 @@ for a formula (it begins with = + - @, a tab or a carriage return) has a ' in fr
 
 import collections.abc
 import csv
+import itertools
 import os
 import pathlib
+import re
 
 from curia2_jax import files
 from curia2_jax.errors import UserError
 
 _FORMULA = tuple("=+-@\t\r")
+_SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+_SEPARATOR = re.compile("(?i:sep)=([,;\t])")  # the first line of a table, as Excel takes it
 
 
 def shown(name: str) -> str:
@@ -35,8 +39,9 @@ def write(path: pathlib.Path, head: tuple[str, ...], rows: collections.abc.Itera
 
 
 def read(path: str | pathlib.Path, flag: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Rows of a user's table with at least `columns`, none of whose cells in them is empty. A byte order mark is no
-    part of the first name, and a byte that is not UTF-8 is that byte of a file name.
+    """Rows of a user's table with at least `columns`, none of whose cells in them is empty. Its cells are parted by
+    commas, or by semicolons or tabs, as spreadsheets write them where numbers have decimal commas. A byte order mark is
+    no part of the first name, and a byte that is not UTF-8 is that byte of a file name.
 
     Raises:
       UserError: the file cannot be read, or a column or a cell is missing.
@@ -44,10 +49,14 @@ def read(path: str | pathlib.Path, flag: str, columns: tuple[str, ...]) -> list[
     wanted = f"write a CSV with the columns {','.join(columns)}"
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.reader(file)
+            first = file.readline()
+            separator = _separator(first, columns)
+            reader = csv.reader(itertools.chain([first], file), delimiter=separator)
             lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except (OSError, csv.Error) as error:
         raise UserError(f"{flag} {path}: cannot be read ({error}); {wanted}") from None
+    if lines and _SEPARATOR.fullmatch(separator.join(lines[0][1])):
+        del lines[0]
     if not lines:
         raise UserError(f"{flag} {path}: found no rows; {wanted}")
     head = [name.strip().lower() for name in lines[0][1]]
@@ -59,7 +68,7 @@ def read(path: str | pathlib.Path, flag: str, columns: tuple[str, ...]) -> list[
         if len(row) > len(head):
             raise UserError(
                 f"{flag} {path}: line {number} has {len(row)} cells, the first has {len(head)}; "
-                "write cells with a comma in them in quotation marks"
+                f"write cells with {_SEPARATORS[separator]} in them in quotation marks"
             )
         named = dict(zip(head, (_native(text) for text in row), strict=False))
         empty = [name for name in columns if not named.get(name)]
@@ -67,6 +76,14 @@ def read(path: str | pathlib.Path, flag: str, columns: tuple[str, ...]) -> list[
             raise UserError(f"{flag} {path}: line {number} has no {empty[0]}; write one, or leave the line out")
         rows.append(named)
     return rows
+
+
+def _separator(first: str, columns: tuple[str, ...]) -> str:
+    """What parts the cells of a table whose first line is `first`: what that says, or what finds the columns in it."""
+    said = _SEPARATOR.fullmatch(first.strip("\r\n"))
+    heads = {mark: [name.strip(' "\r\n').lower() for name in first.split(mark)] for mark in _SEPARATORS}
+    found = next((mark for mark, head in heads.items() if set(columns) <= set(head)), ",")
+    return said[1] if said else found
 
 
 def read_own(path: pathlib.Path) -> list[dict[str, str]]:

@@ -125,6 +125,12 @@ def read(path: pathlib.Path) -> Stored:
         raise Refusal("wrong_format", f"no header of a {path.suffix} file: {error}") from None
 
 
+def data_file(start: bytes) -> str:
+    """Name of the file in which a header that begins so says its voxels are, "" where it names none."""
+    found = re.search(rb"^(?:data ?file:|ElementDataFile\s*=)[ \t]*([^\r\n]+)", start, re.MULTILINE | re.IGNORECASE)
+    return found[1].decode("latin-1").strip() if found else ""
+
+
 def _nrrd(path: pathlib.Path, start: bytes) -> Stored:
     if start[:4] != b"NRRD":
         raise Refusal("wrong_format", "no NRRD magic number")

@@ -6,6 +6,7 @@ Left.
 
 import dataclasses
 import itertools
+import re
 
 import nibabel as nib
 import numpy as np
@@ -41,6 +42,7 @@ REASONS = {
     "label_values": "values of a label map that are no labels",
 }
 
+_CONTROL, _DETAIL = re.compile(r"[\x00-\x1f\x7f-\x9f]+"), 500  # characters
 # Cosine between two axes of a volume above which it counts as sheared: 0.3 degrees off the right angle.
 _MAX_SHEAR = 0.005
 # Millimetres between voxels; other numbers are another unit.
@@ -48,11 +50,13 @@ _SPACINGS = (0.05, 50.0)
 
 
 class Refusal(ValueError):
-    """A file that gives no slices: `reason` is a key of REASONS, `detail` says what was found."""
+    """A file that gives no slices: `reason` is a key of REASONS, `detail` says what was found, in one line without the
+    control characters of a damaged file."""
 
     def __init__(self, reason: str, detail: str):
         if reason not in REASONS:
             raise KeyError(f"{reason!r} is no reason of a refusal; REASONS has them")
+        detail = _CONTROL.sub(" ", detail)[:_DETAIL]
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 

@@ -17,14 +17,17 @@ import tempfile
 import zipfile
 
 from curia2_jax.data import readers
+from curia2_jax.data.readers import itk_header
 from curia2_jax.data.readers.faults import MachineFault, machine_fault
 from curia2_jax.data.readers.volume import Refusal
+from curia2_jax.data.readers.zip_directory import DirectoryFile
 
 SUFFIX, INSIDE = ".zip", "!"
 # An archive or member is a bomb when it unpacks to more than so many bytes and so many times its size. Deflate reaches
 # 1030 times with zeros, whole scans 2 to 20 times, label maps 100 to 1000 times but never gigabytes.
 _BOMB_BYTES, _BOMB_RATIO = 4 << 30, 200
 _CHUNK, _SMALL_CHUNK = 1 << 20, 512
+_HEADER = 1 << 16  # bytes at the start of a member in which it may name another
 _NAME_BYTES = 200  # of a file that is unpacked; file systems take 255
 
 
@@ -48,22 +51,26 @@ class Archive:
     """
 
     def __init__(self, path: str):
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except Exception as error:
-            raise _refusal(error) from error
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context(DirectoryFile(path))
+                self._zip = stack.enter_context(zipfile.ZipFile(file))
+            except Exception as error:
+                raise _refusal(error) from error
+            file.is_open = True
+            self._open = stack.pop_all()
         # Of members with one name the last is the one that is read.
         self.members = {m.filename: m for m in self._zip.infolist() if not m.is_dir()}
         self._sorted = sorted(self.members)
         if _is_bomb(sum(m.file_size for m in self.members.values()), os.path.getsize(path)):
-            self._zip.close()
+            self._open.close()
             raise Refusal("unsafe_archive", f"unpacks to more than {_BOMB_RATIO} times its size")
 
     def __enter__(self) -> "Archive":
         return self
 
     def __exit__(self, *_) -> None:
-        self._zip.close()
+        self._open.close()
 
     def unpack(self, name: str, folder: pathlib.Path) -> tuple[pathlib.Path, Refusal | None]:
         """Unpack a member, and the files that belong to its header, into `folder`; returns where it lies and what was
@@ -115,7 +122,16 @@ class Archive:
         first = bisect.bisect_left(self._sorted, stem)
         last = bisect.bisect_left(self._sorted, stem[:-1] + "/")  # the character after the full stop
         alike = [one for one in self._sorted[first:last] if "/" not in one[len(stem) :]]
-        return [name, *(one for one in alike if one != name)]
+        named = posixpath.join(posixpath.dirname(name), self._data_file(name))
+        return [name, *(one for one in dict.fromkeys([*alike, named]) if one != name and one in self.members)]
+
+    def _data_file(self, name: str) -> str:
+        """The data file that a header names, "" where that is none."""
+        try:
+            with self._zip.open(name) as file:
+                return itk_header.data_file(file.read(_HEADER))
+        except Exception:  # what is wrong with it shows when it is unpacked
+            return ""
 
 
 def _is_bomb(unpacked: int, packed: int) -> bool:

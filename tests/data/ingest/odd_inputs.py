@@ -131,6 +131,13 @@ def damaged_member(folder: pathlib.Path) -> None:
     (folder / "a.zip").write_bytes(data)
 
 
+def name_in_another_charset(folder: pathlib.Path) -> None:
+    """A member whose name says that it is UTF-8, and is Latin-1, before another one."""
+    in_zip(folder / "a.zip", {"Mül.nii.gz": scan_bytes(folder, 3), "good.nii.gz": scan_bytes(folder, 4)})
+    data = (folder / "a.zip").read_bytes().replace("Mül".encode(), b"M\xfcll")
+    (folder / "a.zip").write_bytes(data)
+
+
 def locked_member(folder: pathlib.Path) -> None:
     """The flag of a password in both headers of the only member."""
     in_zip(folder / "a.zip", {"scan.nii.gz": scan_bytes(folder, 3)})
@@ -195,6 +202,7 @@ ODD_INPUTS: dict[str, tuple[Callable[[pathlib.Path], None], dict[str, str], int]
         1,
     ),
     "damaged member of a zip": (damaged_member, {"a.zip!bad.nii.gz": "corrupt"}, 1),
+    "member of a zip with a name in Latin-1": (name_in_another_charset, {}, 2),
     "damaged slice in a zip": (damaged_slice, {"a.zip!ct": "corrupt"}, 1),
     "zip with a password": (locked_member, {"a.zip!scan.nii.gz": "corrupt"}, 0),
     "series half in a zip": (split_series, {}, 1),

@@ -1,13 +1,18 @@
 """Which files are label maps, whose they are, and whether they fit."""
 
+import pathlib
+import zipfile
+
 import numpy as np
 import pytest
 
+from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.ingest import labels
 from curia2_jax.data.ingest.labels import Pair
 from curia2_jax.data.readers import archive, nifti
 from curia2_jax.data.readers.volume import Refusal, Volume
 from curia2_jax.errors import UserError
+from tests.data.ingest.running import run
 from tests.data.readers.test_archive import scans_of
 from tests.data.small_studies import body, dicom_slices, save_dicom, write_nifti
 
@@ -32,6 +37,49 @@ def test_globs_find_label_maps_and_their_images(tmp_path):
         "d/labelsTr/w.nii.gz": "d/imagesTr/w.nii.gz",
         "lone_seg.nii.gz": "",
     }
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("x.nii.gz", "x_seg.nii"), ("x.nii.gz", "x-seg.nii.gz"), ("x.nii", "x_Label.nii.gz"), ("x.mha", "x_gt.mha"),
+        ("x.nrrd", "x.seg.nrrd"), ("x.nrrd", "x-label.nrrd"), ("x.mhd", "x_mask.mhd"), ("x.nii.gz", "x_lesion.nii.gz"),
+        ("x-t1c.nii.gz", "x-seg.nii.gz"), ("x_flair.nii.gz", "x_mask.nii.gz"),
+    ],
+)  # fmt: skip
+def test_a_label_map_beside_its_image(image, label):
+    """Is known by both of their names, not by its own alone."""
+    found = labels.pairs("", [pathlib.Path("/in")], [f"/in/{image}", f"/in/{label}"])
+    assert found == [Pair(f"/in/{label}", f"/in/{image}", "segmentation")]
+    assert labels.pairs("", [pathlib.Path("/in")], [f"/in/{label}", "/in/y.nii.gz", f"/in/a/{image}"]) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "options"),
+    [
+        ("a/x.nii.gz", "a/x_seg.nii.gz", {}),
+        ("x.nii.gz", "x-label.nii.gz", {}),
+        ("imagesTr/x_0000.nii.gz", "labelsTr/x.nii.gz", {}),
+        ("images/x.nii.gz", "labels/x.nii.gz", {}),
+        ("sub-1/anat/sub-1_T1w.nii.gz", "derivatives/s/sub-1/anat/sub-1_dseg.nii.gz", {}),
+        ("b/ct.nii.gz", "c/map.nii.gz", {"labels": "l.csv"}),
+    ],
+)
+def test_label_maps_in_an_archive(tmp_path, image, label, options):
+    """Are found by the same names as in a folder, and are no images that were refused."""
+    mask = np.zeros((4, 40, 44), np.uint8)
+    mask[1:3, 10:20, 10:20], mask[1:3, 20:30, 20:30] = 1, 2
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
+        for name, voxels in ((image, body((4, 40, 44))), (label, mask)):
+            write_nifti(tmp_path / "x" / "one.nii.gz", voxels)
+            out.write(tmp_path / "x" / "one.nii.gz", name)
+    (tmp_path / "l.csv").write_text(f"image,label\nin/a.zip!{image},in/a.zip!{label}\n")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "a.zip").rename(tmp_path / "in" / "a.zip")
+    summary = run(tmp_path / "c", tmp_path / "in", **{key: str(tmp_path / name) for key, name in options.items()})
+    assert (summary.label_maps, summary.files, summary.refused) == (1, 2, {})
+    (series,) = set(Corpus(tmp_path / "c").column("series"))
+    assert len(list((tmp_path / "c").rglob(f"{series}*.npz"))) == 1
 
 
 def test_a_csv_names_pairs_relative_to_itself(tmp_path):

@@ -16,6 +16,12 @@ from curia2_jax.errors import UserError
         b"\xef\xbb\xbffile,patient\r\na.nii,one\r\n",  # a byte order mark, as Excel writes it
         b"File , PATIENT,more\na.nii , one,x\n\n",
         b"patient,file\none,a.nii\n,\n",
+        b"file;patient\r\na.nii;one\r\n",  # as Excel writes it in most of Europe
+        b'\xef\xbb\xbf"File";"Patient";"dose"\r\n"a.nii";"one";"1,5"\r\n',
+        b"file;dose;patient\na.nii;1,5;one\n",
+        b"file\tpatient\na.nii\tone\n",
+        b"sep=;\r\nfile;patient\r\na.nii;one\r\n",
+        b"sep=,\nfile,patient\na.nii,one\n",
         b"file,patient,more\na.nii,one\n",  # what is left out is not asked for
     ],
 )
@@ -35,7 +41,11 @@ def test_rows_are_read(tmp_path, data):
         (b"\xff\xfef\0i\0l\0e\0", "no column 'file'"),
         (b"file,patient\na.nii\n", "line 2 has no patient"),
         (b"file,patient\na.nii,one\nb.nii,\n", "line 3 has no patient"),
-        (b"file,patient\na,b.nii,one\n", "line 2 has 3 cells, the first has 2"),
+        (b"file,patient\na,b.nii,one\n", "line 2 has 3 cells, the first has 2; write cells with a comma"),
+        (b"file;patient\na;b.nii;one\n", "line 2 has 3 cells, the first has 2; write cells with a semicolon"),
+        (b"file;patient\na.nii\n", "line 2 has no patient"),
+        (b"sep=;\n", "found no rows"),
+        (b"sep=;\nfile,patient\na,b\n", "no column 'file'"),
         (b'file,patient\n"' + b"a" * 200_000, "cannot be read"),
     ],
 )
@@ -45,6 +55,14 @@ def test_what_cannot_be_meant_is_told_in_one_line(tmp_path, data, message):
     with pytest.raises(UserError, match=message) as told:
         tables.read(tmp_path / "t.csv", "--patients", ("file", "patient"))
     assert "\n" not in str(told.value) and "; write" in str(told.value)
+
+
+def test_commas_in_a_table_with_semicolons_are_of_the_cell(tmp_path):
+    """A file name, a decimal number; and the other way around, in quotation marks."""
+    for data in (b"file;patient;dose\na,b.nii;one;1,5\n", b'file,patient,dose\n"a,b.nii",one,"1,5"\n'):
+        (tmp_path / "t.csv").write_bytes(data)
+        (row,) = tables.read(tmp_path / "t.csv", "--x", ("file", "patient"))
+        assert row == {"file": "a,b.nii", "patient": "one", "dose": "1,5"}
 
 
 def test_a_table_that_is_a_folder(tmp_path):

@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from curia2_jax.data.ingest.slicing import most_slices
 from curia2_jax.data.readers import archive, zips
@@ -179,3 +180,26 @@ def test_links_to_folders_are_not_followed_and_missing_files_are_told(tmp_path):
     assert len(scans) == 1 and refused["gone.nii"] == "unreadable"
     with pytest.raises(Refusal, match="unreadable"):
         archive.read_any(tmp_path / "a" / "x.txt")
+
+
+@pytest.mark.parametrize(
+    ("header", "data"), [("a.mhd", "voxels.raw"), ("a.nhdr", "other name.raw"), ("b/a.mhd", "v.bin")]
+)
+def test_a_header_in_an_archive_may_name_any_file_in_its_folder(tmp_path, header, data):
+    """As on a disk; not one elsewhere in the archive."""
+    image = sitk.GetImageFromArray(body((4, 40, 44)))
+    own = tmp_path / header.rpartition("/")[2]
+    sitk.WriteImage(image, str(own))
+    (stored,) = (path for path in tmp_path.iterdir() if path != own)
+    text = own.read_bytes().replace(stored.name.encode(), data.encode())
+    folder = header.rpartition("/")[0]
+    for place in (folder, "elsewhere"):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
+            out.writestr(header, text)
+            out.writestr(f"{place}/{data}" if place else data, stored.read_bytes())
+        items = archive.look(str(tmp_path / "a.zip"), functools.partial(most_slices, planes=("axial",)))
+        if place == "elsewhere":
+            assert {item.reason for item in items if isinstance(item, archive.Refused)} == {"corrupt", "other_file"}
+            continue
+        (scan,) = scans_of([item for item in items if isinstance(item, archive.Found)], tmp_path)
+        np.testing.assert_array_equal(archive.read(scan).raw, body((4, 40, 44)))

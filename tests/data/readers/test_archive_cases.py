@@ -1,5 +1,6 @@
 """Small studies built after public bug reports: each is accepted with the right voxels, or refused for its reason."""
 
+import collections
 import functools
 import importlib.util
 import os
@@ -82,6 +83,36 @@ REFUSED = {
     "R09": ({"unsupported_pixel_type"}, {}),
     "R12": ({"corrupt"}, {}),
 }
+# Of the walk, of patients and of labels: (series, patients, label maps, {reason: files refused}, options).
+# An option that ends in .csv is a file of the case.
+ARCHIVES = {
+    "F03": (1, 1, 0, {}, {}),
+    "F09b": (1, 1, 0, {}, {}),
+    "F09c": (1, 1, 0, {}, {}),
+    "F09d": (1, 1, 0, {"other_file": 1}, {}),
+    "F11": (3, 1, 0, {}, {}),
+    "F12": (1, 1, 0, {}, {}),
+    "F13": (2, 2, 0, {}, {}),
+    "F13b": (3, 1, 0, {}, {}),
+    "F14": (1, 1, 0, {"other_file": 2, "not_an_image": 1}, {}),
+    "F18": (1, 1, 0, {}, {}),
+    "F21": (1, 1, 0, {"corrupt": 1}, {}),
+    "F22": (1, 1, 0, {"corrupt": 12}, {}),
+    "L02": (1, 1, 1, {}, {}),
+    "L06": (1, 1, 1, {}, {"labels": "labelsTr/*"}),
+    "L11": (2, 1, 1, {"other_file": 1}, {"patient_regex": r"sub-(\d+)"}),
+    "L11b": (2, 1, 1, {"other_file": 1}, {}),
+    "L13": (1, 1, 1, {"other_file": 1}, {"labels": "l.csv"}),
+    "L18": (2, 1, 0, {"other_file": 1}, {"patients": "p.csv"}),
+}
+NOTHING = {
+    "F09": (r"no slice was accepted \(other_file 1\)", {}),
+    "F10c": (r"no slice was accepted \(other_file 12\)", {}),
+    "L04": (r"no slice was accepted \(label_map 1\)", {}),
+    "L04c": (r"no slice was accepted \(label_map 1\)", {}),
+    "L16": ("line 3 has no label; write one", {"labels": "l.csv"}),
+    "L17": ("line 2 has no patient; write one", {"patients": "p.csv"}),
+}
 
 
 @functools.cache
@@ -126,6 +157,29 @@ def test_what_is_not_is_listed(tmp_path, name):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
 
 
+def with_files(folder: pathlib.Path, options: dict[str, str]) -> dict[str, str]:
+    return {key: str(folder / value) if value.endswith(".csv") else value for key, value in options.items()}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_every_file_of_an_archive_gets_its_verdict(tmp_path, name):
+    """Series, patients and label maps are counted once, all else is listed."""
+    series, patients, maps, refused, options = ARCHIVES[name]
+    summary = run(tmp_path / "c", case(name), **with_files(case(name), options))
+    contract = summary.contract
+    assert (contract["series"], contract["patients"], summary.label_maps) == (series, patients, maps)
+    assert collections.Counter(quarantine(tmp_path / "c").values()) == refused
+    assert any("ANONYMOUS" in line for line in summary.warnings) == (name == "F13b")
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_an_archive_of_nothing_is_told_in_one_line(tmp_path, name):
+    """Whether it is the archive's fault or that of a table."""
+    message, options = NOTHING[name]
+    with pytest.raises(UserError, match=message):
+        run(tmp_path / "c", case(name), **with_files(case(name), options))
+
+
 def test_what_is_corrected_is_said(tmp_path):
     """In corrections.csv."""
     for name, what in (
@@ -134,6 +188,14 @@ def test_what_is_corrected_is_said(tmp_path):
     ):  # fmt: skip
         run(tmp_path / name, case(name))
         assert what in {found for _, found in corrections(tmp_path / name)}, name
+
+
+def test_a_ct_without_air_is_read_when_the_user_says_so(tmp_path):
+    """One that was cut off at a window is not."""
+    run(tmp_path / "c", case("N16"), modality="CT")
+    assert len(Corpus(tmp_path / "c")) == 12
+    with pytest.raises(UserError, match="not_hounsfield 1"):
+        run(tmp_path / "d", case("N14"), modality="CT")
 
 
 def test_one_voxel_takes_no_steps_from_the_others(tmp_path):
@@ -180,5 +242,4 @@ def test_every_case_of_the_readers_is_in_a_table():
     case("D01")
     names = {path.name for side in ("wrong", "right") for path in (FOLDER / side).iterdir() if path.is_dir()}
     single = {"D22", "N18", "P34", "fuzz", "L05", "P26"}  # tests of their own; the last two nobody can decide
-    others = {name for name in names if name[0] in "FL" and name != "F17"}  # of the walk and of labels
-    assert names - others - single == set(ACCEPTED) | set(REFUSED)
+    assert names - single == set(ACCEPTED) | set(REFUSED) | set(ARCHIVES) | set(NOTHING)

@@ -183,7 +183,7 @@ def run(folder: pathlib.Path, count: int, seed: int) -> int:
     finally:
         process.kill()
         process.join()
-    assert last[1] == []
+    assert not last[1], last[1]
     return last[0]
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from curia2_jax.data.readers import dicom
 from curia2_jax.data.readers.volume import REASONS, Refusal, from_xyz
+from tests.data.small_studies import dicom_slices, save_dicom
 
 ORIENTATIONS = [
     "".join(axes) for order in itertools.permutations(("RL", "AP", "SI")) for axes in itertools.product(*order)
@@ -69,3 +71,16 @@ def test_a_refusal_has_one_of_the_reasons():
     assert Refusal("corrupt", "cut off").reason in REASONS
     with pytest.raises(KeyError, match="no reason"):
         Refusal("broken", "cut off")
+
+
+def test_a_refusal_is_one_line_of_text(tmp_path):
+    """Whatever bytes a damaged file has where its modality should be."""
+    (ds,) = dicom_slices(np.zeros((1, 8, 9), np.int16))
+    ds.Modality = "CT"
+    (path,) = save_dicom(tmp_path, [ds])
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"CS\x02\0CT", b"CS\x02\0\n\x07"))
+    with pytest.raises(Refusal) as refusal:
+        dicom.look(path)
+    assert refusal.value.detail.isprintable() and len(Refusal("corrupt", "x" * 10_000).detail) == 500
+    assert Refusal("corrupt", "grün\r\nM\udcfcller\0").detail == "grün M\udcfcller "
