@@ -3,7 +3,8 @@
     RUN/checkpoints/STEP/{params, teacher, opt_state, centers, meta}
 
 `meta` has a fingerprint of every array, taken before anything was written, and every reader compares.
-This file alone knows Orbax's checkpoints: another library is a change of this file.
+This file and stored_arrays.py, which reads without it, alone know Orbax's checkpoints: another library is a change of
+these.
 """
 
 import contextlib
@@ -16,13 +17,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-import tensorstore as ts
-from etils import epath
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint._src.serialization import tensorstore_utils
 
@@ -32,7 +30,7 @@ from curia2_jax.parallel.sharding import path_of
 from curia2_jax.training.earlier import upgraded
 from curia2_jax.training.fingerprints import digest, fingerprints
 from curia2_jax.training.recipe import CheckpointConfig
-from curia2_jax.training.stored import Damaged, StoredArray, readable
+from curia2_jax.training.stored_arrays import Damaged, opened
 
 PyTree = Any
 ITEMS = ("params", "teacher", "opt_state", "centers")
@@ -240,23 +238,7 @@ def open_item(run: str | pathlib.Path, step: int, item: str) -> PyTree:
       Damaged: it cannot be read, or it has other arrays than were saved.
     """
     meta, folder = read_meta(run, step), directory(run) / str(step) / item
-    where = f"checkpoint {run}@{step}: {item}"
-    with readable(where):
-        # Not Orbax's own reader: when one array fails it leaves the others behind, which then print a traceback each.
-        store = {"driver": "ocdbt", "base": f"file://{folder}"}
-        keys = ts.KvStore.open(store).result().list().result()
-        names = [key.decode().removesuffix("/.zarray") for key in keys if key.endswith(b"/.zarray")]
-        specs = ({"driver": "zarr", "kvstore": {**store, "path": f"{name}/"}} for name in names)
-        arrays = [array.result() for array in [ts.open(spec, read=True) for spec in specs]]
-        described = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree  # a run's restore goes by it
-        if set(names) != {array.name for array in jax.tree.leaves(described)} or not (folder / "_METADATA").exists():
-            raise ValueError("_METADATA names other arrays")
-    found = {name.replace(".", "/"): array for name, array in zip(names, arrays, strict=True)}
-    saved = meta["arrays"][item] if "arrays" in meta else dict.fromkeys(found)
-    if other := sorted(saved.keys() ^ found.keys()):
-        raise Damaged(f"{where}/{other[0]} is not what was saved")
-    leaves = {name: StoredArray(f"{where}/{name}", saved[name], array) for name, array in found.items()}
-    return flax.traverse_util.unflatten_dict(leaves, sep="/")
+    return opened(folder, f"checkpoint {run}@{step}: {item}", meta["arrays"][item] if "arrays" in meta else None)
 
 
 def open_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, Any]]:

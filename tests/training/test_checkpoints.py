@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 
 from curia2_jax.errors import UserError
 from curia2_jax.parallel.mesh import ParallelConfig, make_mesh
-from curia2_jax.training import checkpoints
+from curia2_jax.training import checkpoints, stored_arrays
 from curia2_jax.training import state as states
 from curia2_jax.training.initial import abstract_sharded_state, initial_state
 from curia2_jax.training.recipe import CheckpointConfig, recipe_from
@@ -89,7 +89,7 @@ def test_an_opened_item_is_read_array_by_array_and_compared(run, state, tmp_path
     opened, meta = checkpoints.open_teacher(run, 7)
     assert meta["teacher_digest"] and jax.tree.structure(opened) == jax.tree.structure(state.teacher)
     for a, b in zip(jax.tree.leaves(opened), jax.tree.leaves(state.teacher), strict=True):
-        assert isinstance(a, checkpoints.StoredArray) and (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert isinstance(a, stored_arrays.StoredArray) and (a.shape, a.dtype) == (b.shape, b.dtype)
         np.testing.assert_array_equal(np.asarray(a), b)
     other = dataclasses.replace(opened["backbone"]["cls_token"], fingerprint="0" * 16)
     with pytest.raises(checkpoints.Damaged, match="teacher/backbone/cls_token is not what was saved"):
