@@ -32,7 +32,7 @@ from curia2_jax.training.collapse import Collapse
 from curia2_jax.training.initial import abstract_sharded_state, initial_state
 from curia2_jax.training.journal import Journal
 from curia2_jax.training.recipe import Recipe, recipe_from
-from curia2_jax.training.saving import quiet
+from curia2_jax.training.saving import check_room, quiet
 from curia2_jax.training.spikes import Norms
 from curia2_jax.training.state import TrainState
 from curia2_jax.training.step import train_step
@@ -85,12 +85,9 @@ def prepare(
             f"config.model.in_channels: found {recipe.model.in_channels}, slices have one channel; write 1 (weights of "
             "more become weights of one by --config.init.adapt=channels:sum)"
         )
-    if not recipe.data.corpus:
-        raise UserError("config.data.corpus: no corpus; write --config.data.corpus=FOLDER, made by launch/ingest.py")
-    corpus = Corpus(recipe.data.corpus)
+    corpus = open_corpus(recipe.data.corpus)
     newest = first_says(lambda: settle(folder, config, closing, source))
     contract = corpus.contract["hash"]
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
     closing.enter_context(jax.set_mesh(mesh))
     closing.enter_context(quiet())
@@ -102,7 +99,7 @@ def prepare(
     with ledger.spent("restore"):
         state, origin = initial_state(saved, newest, recipe, mesh, contract)
     watch.enter("")
-    checkpoints.check_room(folder, state)
+    check_room(folder, state)
     start = int(state.step)
     every, journal = recipe.log.every_steps, Journal(folder, start)
     before = {} if newest is None else checkpoints.read_meta(folder, newest)
@@ -119,7 +116,7 @@ def prepare(
         Norms(recipe.guard.spike, before.get("norms", {})),
         Collapse(recipe.schedule.warmup_steps),
         saved,
-        meta={"config": digest, "corpus": contract},
+        meta={"config": digest_of(config), "corpus": contract},
         is_lead=is_lead,
         ledger=ledger,
         watch=watch,
@@ -131,6 +128,17 @@ def prepare(
         workdir.keep_origin(folder, origin.record)
         reports.print_start(recipe, mesh, len(corpus), state, start, origin.line)
     return run, state
+
+
+def open_corpus(folder: str) -> Corpus:
+    """The corpus of a run. Raises UserError."""
+    if not folder:
+        raise UserError("config.data.corpus: no corpus; write --config.data.corpus=FOLDER, made by launch/ingest.py")
+    return Corpus(folder)
+
+
+def digest_of(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def open_batches(
