@@ -78,7 +78,8 @@ def _check(run: pathlib.Path, step: int, config: Mapping[str, Any]) -> None:
         )
     expected = abstract_state(recipe)
     for item, tree in (("params", expected.params), ("teacher", expected.teacher)):
-        found = checkpoints.shapes(run, step, item)
+        stored = checkpoints.open_item(run, step, item)
+        found = {path_of(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(stored)}
         wanted = {path_of(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for name in sorted(found.keys() | wanted.keys()):
             if found.get(name) != wanted.get(name):

@@ -26,7 +26,6 @@ from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from curia2_jax import files
 from curia2_jax.errors import UserError
-from curia2_jax.parallel.sharding import path_of
 from curia2_jax.training.earlier import upgraded
 from curia2_jax.training.fingerprints import digest, fingerprints
 from curia2_jax.training.recipe import CheckpointConfig
@@ -42,17 +41,6 @@ FORMAT = 2  # of `meta`; 1, of release 0.1.0, has no such key and no fingerprint
 
 def directory(run: str | pathlib.Path) -> pathlib.Path:
     return pathlib.Path(run).absolute() / "checkpoints"
-
-
-def check_room(run: str | pathlib.Path, state: Any) -> None:
-    """Raises UserError when the disk of a run cannot take one more checkpoint of this TrainState."""
-    run = directory(run).parent
-    needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(run).free
-    if needed > free:
-        raise UserError(
-            f"{run}: a checkpoint takes {needed / 2**20:,.1f} MiB, {free / 2**20:,.1f} MiB are free; make room, then "
-            "call again: the run goes on from its newest checkpoint"
-        )
 
 
 def remove_unfinished(run: str | pathlib.Path) -> None:
@@ -246,12 +234,6 @@ def open_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, 
     meta = read_meta(run, step)
     proven = {"teacher_digest": digest(meta["arrays"]["teacher"])} if "arrays" in meta else {}
     return open_item(run, step, "teacher"), meta | proven
-
-
-def shapes(run: str | pathlib.Path, step: int, item: str) -> dict[str, tuple[int, ...]]:
-    """{"backbone/norm/scale": (32,)} of the arrays of an item. Raises Damaged."""
-    leaves = jax.tree_util.tree_leaves_with_path(open_item(run, step, item))
-    return {path_of(path): leaf.shape for path, leaf in leaves}
 
 
 def restore_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, Any]]:

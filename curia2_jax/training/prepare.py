@@ -32,7 +32,7 @@ from curia2_jax.training.collapse import Collapse
 from curia2_jax.training.initial import Origin, abstract_sharded_state, initial_state
 from curia2_jax.training.journal import Journal
 from curia2_jax.training.recipe import Recipe, recipe_from
-from curia2_jax.training.saving import quiet
+from curia2_jax.training.saving import check_room, quiet
 from curia2_jax.training.spikes import Norms
 from curia2_jax.training.state import TrainState
 from curia2_jax.training.step import train_step
@@ -85,9 +85,7 @@ def prepare(
             f"config.model.in_channels: found {recipe.model.in_channels}, slices have one channel; write 1 (weights of "
             "more become weights of one by --config.init.adapt=channels:sum)"
         )
-    if not recipe.data.corpus:
-        raise UserError("config.data.corpus: no corpus; write --config.data.corpus=FOLDER, made by launch/ingest.py")
-    corpus = Corpus(recipe.data.corpus)
+    corpus = open_corpus(recipe.data.corpus)
     newest = first_says(lambda: settle(folder, config, closing, source))
     contract = corpus.contract["hash"]
 
@@ -101,7 +99,7 @@ def prepare(
     with ledger.spent("restore"):
         state, origin = initial_state(saved, newest, recipe, mesh, contract)
     watch.enter("")
-    checkpoints.check_room(folder, state)
+    check_room(folder, state)
     start = int(state.step)
     every, journal = recipe.log.every_steps, Journal(folder, start)
     before = {} if newest is None else checkpoints.read_meta(folder, newest)
@@ -140,6 +138,13 @@ def announce(run: Run, state: TrainState, origin: Origin, slices: int) -> None:
     run.ledger.begin(run.workdir, run.start)
     workdir.keep_origin(run.workdir, origin.record)
     reports.print_start(run.recipe, run.mesh, slices, state, run.start, origin.line)
+
+
+def open_corpus(folder: str) -> Corpus:
+    """The corpus of a run. Raises UserError."""
+    if not folder:
+        raise UserError("config.data.corpus: no corpus; write --config.data.corpus=FOLDER, made by launch/ingest.py")
+    return Corpus(folder)
 
 
 def open_batches(

@@ -5,6 +5,7 @@ import errno
 import gc
 import logging
 import pathlib
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +22,17 @@ from curia2_jax.training.checkpoints import Checkpoints
 PATIENCE = 3  # intervals between checkpoints that may pass without one
 
 
+def check_room(run: str | pathlib.Path, state: Any) -> None:
+    """Raises UserError when the disk of a run cannot take one more checkpoint of this TrainState."""
+    run = checkpoints.directory(run).parent
+    needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(run).free
+    if needed > free:
+        raise UserError(
+            f"{run}: a checkpoint takes {needed / 2**20:,.1f} MiB, {free / 2**20:,.1f} MiB are free; make room, then "
+            "call again: the run goes on from its newest checkpoint"
+        )
+
+
 class Saver:
     """Knows which step stands on the disk, and why it is not a newer one."""
 
@@ -32,7 +44,7 @@ class Saver:
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Begins to save; a failure is found out here or later, and becomes `trouble`."""
         self.finish()
-        room = first_says(lambda: int(self._attempt(lambda: checkpoints.check_room(self._run, state))))
+        room = first_says(lambda: int(self._attempt(lambda: check_room(self._run, state))))
         if room and self._attempt(lambda: self._checkpoints.save(state, meta)):
             self._writing = step
         elif not room and not self.trouble:

@@ -49,7 +49,9 @@ def what_happened(run: pathlib.Path) -> tuple[list[dict], str]:
 
 def run_with_kills(tmp_path: pathlib.Path, corpus: pathlib.Path, cache: pathlib.Path, kills: int, steps: int) -> None:
     """One run left alone, one killed at random steps and once told to stop: they must not differ in one bit."""
-    config = tiny_config(data__corpus=str(corpus), schedule__freeze_backbone_steps=steps // 2) | {"total_steps": steps}
+    config = tiny_config(data__corpus=str(corpus), schedule__freeze_backbone_steps=steps // 2, model__init="fan_in") | {
+        "total_steps": steps
+    }
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     flag, rng = command(tmp_path, config, alone)[2], random.Random(kills)
     with Zygote(tmp_path / "calls", environment(cache)) as calls:
