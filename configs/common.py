@@ -36,6 +36,7 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     c.data.corpus = ""  # folder(s) made by launch/ingest.py; with weights as "A:2,B:1"
     c.data.where = ""  # conditions on the index, such as "modality=CT,spacing_z<=5"; "": every slice
     c.data.held_out = 0.0  # share of the patients kept out of training, chosen by a hash
+    c.data.exclude = ""  # benchmarks, as "A,B", whose test patients are kept out of training; with the same salt
     c.data.global_batch = 2048  # images a step over all devices [ours: between DINOv2's 2,048 and 3,072]
     c.data.group_size = 16  # images that share mask ratios, drop-path subsets, KoLeo neighbors [ours: DINOv3's KoLeo]
     c.data.canvas = 0  # pixels along a side of what slices are padded to; 0: the corpus's largest, in multiples of 32
@@ -166,6 +167,16 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     c.checkpoint.every_steps = 1_000  # what a preemption can cost
     c.checkpoint.latest = 2  # newest checkpoints kept
     c.checkpoint.keep_every_steps = 25_000  # and one kept forever at each multiple of this
+
+    # What a run does about a bad step; changing it does not change the others.
+    c.guard = ConfigDict()
+    # Of a step whose loss or gradient is not finite: "stop" the run, "skip" its update, or "rewind" to the newest
+    # checkpoint and go on behind the batch [ours: somebody should look first].
+    c.guard.nonfinite = "stop"
+    c.guard.limit = 10  # bad steps that a run may have, before it stops
+    # A gradient norm of so many times the median of the last 100 is bad, too; 0: none is [ours].
+    c.guard.spike = 0.0
+    c.guard.collapse = "warn"  # or "stop", where all images get one class token [ours]
 
     c.log = ConfigDict()
     c.log.every_steps = 50

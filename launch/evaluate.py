@@ -1,10 +1,14 @@
 """Score an exported model on labelled slices, frozen: nearest neighbors and a linear probe.
 
     python launch/evaluate.py --model HF_DIR --data DIR --output REPORT [--task NAME...] [--device cuda] [--run RUN]
+    python launch/evaluate.py compare REPORT_A REPORT_B
 
-DIR is a benchmark, as `launch/ingest.py --labels` writes it. REPORT becomes a folder with report.html and results.json.
-Without --task, every task of DIR is scored. With --run, the report also shows the crops that this training run saw, and
-its curves. No code in HF_DIR is run unless --trust-remote-code says so.
+DIR is a benchmark, as `launch/ingest.py --labels` writes it. REPORT becomes a folder with report.html, results.json,
+scores.csv and predictions.parquet. Without --task, every task of DIR is scored. With --run, the report also shows the
+crops that this training run saw, and its curves, and says whether its corpus holds patients or images of the test; so
+does --corpus. No code in HF_DIR is run unless --trust-remote-code says so.
+`compare` needs the predictions of two reports alone: the difference of every task by every head on the same patients, p
+by flips of signs over patients, and Holm's correction over all of them.
 Exit codes: 0 done, or no labels to score on; 1 a fault; 2 your mistake (one line says which).
 """
 
@@ -26,15 +30,28 @@ _RANDOM = flags.DEFINE_multi_string(
     "Folder of weights that a run began with (launch/convert.py --checkpoint RUN@0); may be repeated. "
     "Default: three draws of transformers.",
 )
+_AGAINST = flags.DEFINE_multi_string(
+    "against",
+    [],
+    "Another model, a row beside yours; may be repeated: a folder of launch/convert.py, DINOv2 or DINOv3; curia:DIR, "
+    "curia-2:DIR, rad-dino:DIR, timm:DIR, monai:DIR, random:DIR@SEED, pixels-linear:DIR, or FILE.py:NAME.",
+)
+_POOLING = flags.DEFINE_enum("pooling", "curia-2", ["curia-2", "curia-v1"], "How tokens of --against are pooled.")
+_CACHE = flags.DEFINE_string("cache", None, "Folder where features of --against are kept and found again.")
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Where the backbone runs.")
-_RUN = flags.DEFINE_string("run", None, "Training run whose pictures go into the report.")
+_RUN = flags.DEFINE_string(
+    "run", None, "Training run: its pictures are shown, and its corpus is searched for the test."
+)
+_CORPUS = flags.DEFINE_string("corpus", None, "Corpus of pre-training, where --run does not say it.")
 _TRUST = flags.DEFINE_bool(
-    "trust-remote-code", False, "Run the image processor in --model where it is not that of this version."
+    "trust-remote-code", False, "Run the image processor in --model where it is not ours, and FILE.py of --against."
 )
 
 
 def run(argv: list[str]) -> int:
-    """Checks every flag, then scores and prints the table and the verdict."""
+    """Checks every flag, then scores and prints the table and the verdict; or compares two reports."""
+    if argv[1:2] == ["compare"]:
+        return compare(argv[2:])
     model, data, output = (command.required(flag) for flag in (_MODEL, _DATA, _OUTPUT))
     if argv[1:] and not _TASK.value:
         raise UserError(f"found {argv[1]!r} without a flag; write --task {argv[1]}")
@@ -47,18 +64,41 @@ def run(argv: list[str]) -> int:
         print(f"no labels in {data}: nothing to score. Ingest with --labels to get a benchmark.")
         return 0
     try:
-        from curia2_jax.curiabench import report, results
+        from curia2_jax.curiabench import leaks, others, report, results
         from curia2_jax.curiabench.evaluate import evaluate  # after the flags: a wrong one needs no PyTorch
     except ModuleNotFoundError as e:
         raise UserError(f"{e.name} is not installed; write: pip install -e '.[eval]'") from None
     names = [*_TASK.value, *argv[1:]] or task_names(folder)
     run_pictures = sorted(pathlib.Path(_RUN.value, "images").glob("*.png")) if _RUN.value else []
-    scored = evaluate(model, folder, names, output, _DEVICE.value, run_pictures, _TRUST.value, _RANDOM.value)
+    trained_on = leaks.whole_corpus(_CORPUS.value) if _CORPUS.value else None
+    if _RUN.value and not trained_on:
+        try:
+            trained_on = leaks.corpus_of_run(_RUN.value)
+        except UserError as e:  # its pictures are shown all the same
+            print(f"warning: {e}; what training saw of the test is not looked at")
+    cache = pathlib.Path(_CACHE.value) if _CACHE.value else None
+    beside = others.load_all(_AGAINST.value, _DEVICE.value, _TRUST.value, _POOLING.value, cache)
+    scored = evaluate(
+        model, folder, names, output, _DEVICE.value, run_pictures, _TRUST.value, _RANDOM.value, trained_on, beside
+    )
     print()
     print(report.table(scored))
     print()
     print(scored["verdict"])
     print(f"report: {pathlib.Path(output) / results.PAGE}")
+    return 0
+
+
+def compare(reports: list[str]) -> int:
+    """Prints the differences of two reports."""
+    if len(reports) != 2:
+        raise UserError(f"compare: found {len(reports)} reports; write compare REPORT_A REPORT_B")
+    try:
+        from curia2_jax.curiabench import answers, paired, protocol  # as below
+    except ModuleNotFoundError as e:
+        raise UserError(f"{e.name} is not installed; write: pip install -e '.[eval]'") from None
+    first, second = (answers.read(pathlib.Path(report)) for report in reports)
+    print(paired.table(paired.compare(first, second), protocol.scoring_of(first[0].kind)))
     return 0
 
 

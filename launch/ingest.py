@@ -92,12 +92,15 @@ def _forget() -> None:
     if not _OUTPUT.value or _INPUT.value:
         raise UserError("--forget: goes with --output CORPUS and no --input; ingest and forget one after the other")
     folder = pathlib.Path(_OUTPUT.value)
+    copies = forget.copies(folder, _FORGET.value)
     contract = forget.forget(folder, _FORGET.value)
     print(
         f"{folder}: {contract['slices']} slices of {contract['patients']} patients are left, all others are as before"
     )
     print(f"runs on the corpus as it was do not go on; its contract is revision {contract.get('revision', 1)}")
     table = folder / layout.LOCAL / layout.QUARANTINE
+    if copies:
+        print(f"left out before, with the same voxels, perhaps of the patient under another name: {', '.join(copies)}")
     print(f"not searched: copies and checkpoints elsewhere; {table} may name refused files of the patient")
 
 

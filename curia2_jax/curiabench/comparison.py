@@ -7,7 +7,7 @@ import numpy as np
 from curia2_jax.curiabench import intervals
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.intervals import Estimate
-from curia2_jax.curiabench.protocol import BASELINES, TRAINED, Metric, Scoring
+from curia2_jax.curiabench.protocol import TRAINED, TRAINED_PATCHES, Metric, Scoring
 from curia2_jax.curiabench.results import Comparison
 
 Key = tuple[str, str, str]  # row, head, metric
@@ -52,7 +52,7 @@ def compare(found: Estimates) -> Comparison:
         rows.setdefault(row, {}).setdefault(head, {})[metric] = intervals.interval(one)
         if len(each) > 1:
             seeds.setdefault(row, {}).setdefault(head, {})[metric] = [score.value for score in each]
-        if row in [baseline.name for baseline in BASELINES]:
+        if row not in (TRAINED.name, TRAINED_PATCHES.name):
             gain = intervals.minus(intervals.mean(found[TRAINED.name, head, metric]), one)
             trained_minus.setdefault(row, {}).setdefault(head, {})[metric] = intervals.interval(gain)
     out: Comparison = {"rows": rows, "trained_minus": trained_minus}

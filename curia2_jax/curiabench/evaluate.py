@@ -19,11 +19,13 @@ from sklearn.metrics import confusion_matrix
 
 from curia2_jax import files
 from curia2_jax.curiabench import answers as answering
-from curia2_jax.curiabench import comparison, features, heads, intervals, pictures, report, scores, tasks
+from curia2_jax.curiabench import comparison, features, heads, intervals, leaks, pictures, report, scores, tasks
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
-from curia2_jax.curiabench.protocol import ROWS, Scoring, scoring_of
-from curia2_jax.curiabench.results import FILE, PAGE, SCORES, Count, ModelFacts, Results, Settings, TaskResults
+from curia2_jax.curiabench.others import Others
+from curia2_jax.curiabench.protocol import Scoring, rows_of, scoring_of
+from curia2_jax.curiabench.provenance import provenance
+from curia2_jax.curiabench.results import FILE, PAGE, SCORES, TEX, Count, ModelFacts, Results, Settings, TaskResults
 from curia2_jax.curiabench.splits import Split
 from curia2_jax.data.ingest.benchmark_schema import TEST, TRAIN, VAL
 from curia2_jax.errors import UserError
@@ -38,6 +40,8 @@ def evaluate(
     run_pictures: Sequence[Path] = (),
     trust_remote_code: bool = False,
     began: Sequence[str] = (),
+    trained_on: leaks.Trained | None = None,
+    others: Others | None = None,
     say: Callable[[str], None] = print,
 ) -> Results:
     """Scores tasks `names` of the benchmark folder `data`; writes `output`/results.json and `output`/report.html.
@@ -46,6 +50,8 @@ def evaluate(
       run_pictures: PNG files of the training run to show in the report.
       trust_remote_code: run an image processor of the folder that is not ours.
       began: exported folders of weights that runs began with; without, random ones of transformers.
+      trained_on: the corpus of pre-training, in which test patients and images are looked for.
+      others: other people's models, each a row beside the trained one.
       say: receives one line a stage.
     Returns:
       What results.json holds.
@@ -57,13 +63,15 @@ def evaluate(
     model = load_model(model_folder, device, trust_remote_code, began)
     output = Path(output)
     _writable(output)
-    scored = {task.name: _score(task, scoring, model, say) for task in chosen}
+    others = others or Others()
+    scored = {task.name: _score(task, scoring, model, others, say) for task in chosen}
     answers = [one for one, _ in scored.values()]
     shown = {task.name: pictures.token_pictures(task.test, model, scored[task.name][0].slices) for task in chosen}
     estimates = comparison.estimates(answers, scoring)
     results: Results = {
         "model": _describe(model, model_folder),
         "settings": _settings(device, scoring, began),
+        "provenance": provenance(Path(data), [task.name for task in chosen]),
         "tasks": {
             one.task: cast(TaskResults, {**facts, **comparison.compare(found), **confusions(one)})
             for (one, facts), found in zip(scored.values(), estimates, strict=True)
@@ -71,11 +79,16 @@ def evaluate(
         "mean": comparison.compare(comparison.mean(estimates)),
         "verdict": "",
     }
+    if others.adapters:
+        results["settings"]["others"] = others.described()
+    if trained_on:
+        results["leak"] = leaks.find([task.test for task in chosen], Path(data), trained_on)
     results["verdict"] = report.verdict(results)
     page = report.render(results, shown, {path.stem: pictures.embed(path) for path in run_pictures})
     with _disk(output):
         answering.write(output / answering.FILE, answers)
         files.write_text(output / SCORES, report.csv(results))
+        files.write_text(output / TEX, report.tex(results))
         files.write_text(output / PAGE, page)
         files.write_text(output / FILE, json.dumps(results, indent=1) + "\n")
     return results
@@ -106,12 +119,16 @@ def _disk(folder: Path) -> Iterator[None]:
         raise UserError(f"--output: cannot write in {folder}: {error.strerror}; write another folder") from None
 
 
-def _score(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[str], None]) -> tuple[Answers, dict]:
+def _score(
+    task: tasks.Task, scoring: Scoring, model: Model, others: Others, say: Callable[[str], None]
+) -> tuple[Answers, dict]:
     """Features and predictions of one task, and what results.json says of the task beside its scores."""
     start = time.monotonic()
     for warning in task.warnings:
         say(f"warning: {warning}")
     found = {name: features.extract(split, model) for name, split in task.splits.items()}
+    for name, split in task.splits.items():
+        found[name].rows.update(others.rows(split, say))
     train, test, val = found[TRAIN], found[TEST], found.get(VAL)
     counts = ", ".join(f"{len(one.slices)} {name}" for name, one in found.items())
     say(f"{task.name}: features of {counts} samples, {time.monotonic() - start:.1f} s")
@@ -120,7 +137,7 @@ def _score(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[str]
     targets = np.searchsorted(classes, task.test.targets) if task.kind.has_classes else task.test.targets
     validated_on, train_groups = _groups(task.train.patients, train.slices)
     predictions: dict[tuple[str, str], list[heads.Prediction]] = {}
-    for row in (row for row in ROWS if row.name in train.rows):
+    for row in rows_of(train.rows):
         for seed, (before, after) in enumerate(zip(train.rows[row.name], test.rows[row.name], strict=True)):
             problem = heads.Problem(
                 before,

@@ -5,7 +5,6 @@ volume's feature is the average over its slices, those without a masked pixel le
 """
 
 import collections
-import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from curia2_jax.curiabench.protocol import (
     TRAINED,
     TRAINED_PATCHES,
 )
-from curia2_jax.curiabench.splits import Split, read_sample
+from curia2_jax.curiabench.splits import Split, content, read_sample
 
 MAX_WAITING_SLICES = 512  # of one series
 
@@ -102,9 +101,9 @@ def extract(split: Split, model: Model, batch_size: int = 32) -> Features:
         if len(waiting) >= batch_size and (split.series[index] != last or len(waiting) >= MAX_WAITING_SLICES):
             encode()
         last, modality = split.series[index], split.modalities[index]
-        for content, one, mask in _slices(*read_sample(split, index)):
-            key = (content, modality)
-            slices[index] = slices[index] or content
+        for digest, one, mask in _slices(*read_sample(split, index)):
+            key = (digest, modality)
+            slices[index] = slices[index] or digest
             if key not in waiting:
                 waiting[key] = _Waiting(to_pixels(model.processor, one, modality), [])
             under = None
@@ -159,5 +158,4 @@ def _slices(image: np.ndarray, mask: np.ndarray | None):
     for s in range(image.shape[2]):
         if mask is None or mask[..., s].any():
             one = np.ascontiguousarray(image[..., s])
-            content = hashlib.blake2b(repr(one.shape).encode() + one.tobytes(), digest_size=16).hexdigest()
-            yield content, one, None if mask is None else mask[..., s]
+            yield content(one), one, None if mask is None else mask[..., s]

@@ -31,6 +31,7 @@ class Processor(Protocol):
 PROCESSOR = Path(curia_image_processor.__file__)
 SETTINGS = "preprocessor_config.json"
 INDEX = "model.safetensors.index.json"
+KINDS = ("dinov2", "dinov2_with_registers")  # that launch/convert.py writes
 # No code of the folder, no pickle, and no attention kernel that config.json would have fetched and run.
 UNTRUSTED: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "attn_implementation": "sdpa"}
 
@@ -90,10 +91,10 @@ def load_model(
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device: found cuda, but PyTorch sees no GPU; write --device cpu")
     processor = load_processor(folder, trust_remote_code)
-    model = _load_weights(folder)
+    model = load_weights(folder)
     torch.backends.cudnn.allow_tf32 = False  # PyTorch's default for convolutions, of which the patch embedding is one
     if began:
-        randoms = [_load_weights(Path(one)) for one in began]
+        randoms = [load_weights(Path(one)) for one in began]
     else:
         randoms = [_initial(model.config, seed, layerscale=1.0) for seed in range(seeds)]
     digest = hashlib.sha256()
@@ -115,8 +116,8 @@ def _initial(config: transformers.PretrainedConfig, seed: int, layerscale: float
     return transformers.AutoModel.from_config(config, trust_remote_code=False)
 
 
-def _load_weights(folder: Path) -> transformers.PreTrainedModel:
-    """A stock DINOv2 model with every weight of the folder in its place."""
+def load_weights(folder: Path, kinds: Sequence[str] = KINDS) -> transformers.PreTrainedModel:
+    """A stock model of transformers, of one of these kinds, with every weight of the folder in its place."""
     _check_index(folder / INDEX)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -129,7 +130,7 @@ def _load_weights(folder: Path) -> transformers.PreTrainedModel:
     wrong = [key for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in info[kind]]
     if wrong:
         raise UserError(f"--model: {folder}: {len(wrong)} weights do not fit config.json, first {wrong[0]}")
-    if model.config.model_type not in ("dinov2", "dinov2_with_registers"):
+    if model.config.model_type not in kinds:
         raise UserError(f"--model: {folder}: found model_type {model.config.model_type}; write dinov2")
     return model
 

@@ -5,7 +5,7 @@ heads (a function `Problem` -> `Prediction` each), its scores (a function of tar
 and a row of `SCORINGS` here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -86,8 +86,20 @@ PIXELS_LINEAR = Row(
 MASK_ONLY = Row("mask-only", "Mask alone, no pixel", "place and shape of the mask", "mask", has_direction=False)
 PIXELS = Row("pixels", "Raw pixels", "raw pixels", "raw pixels", has_direction=False)
 ROWS = (TRAINED, TRAINED_PATCHES, RANDOM, RANDOM_PATCHES, PIXELS_LINEAR, MASK_ONLY, PIXELS)  # those that a task has
-BASELINES = (RANDOM, RANDOM_PATCHES, PIXELS_LINEAR, MASK_ONLY, PIXELS)
 JUDGED_BY = (PIXELS, PIXELS_LINEAR, RANDOM)  # what the trained backbone has to beat, in the order of the verdict
+KNOWN = {row.name for row in ROWS}
+
+
+def rows_of(names: Iterable[str]) -> list[Row]:
+    """The rows with these names: those of every report, then other people's models."""
+    names = list(names)
+    return [row for row in ROWS if row.name in names] + [other(name) for name in names if name not in KNOWN]
+
+
+def other(name: str) -> Row:
+    """The row of another model, which is called what it is called."""
+    return Row(name, name, name, name)
+
 
 LINEAR = Head(
     "linear",
@@ -129,6 +141,55 @@ AUROC = Metric(
 )
 PRIMARY = Primary(LINEAR, BALANCED_ACCURACY)
 
+RIDGE = Head(
+    "ridge",
+    "Ridge regression",
+    "ridge",
+    "Ridge regression on standardized features, its strength chosen on val, or else by cross-validation over training "
+    "patients.",
+    heads.ridge_probe,
+)
+KNN_MEAN = Head(
+    "knn",
+    "k nearest neighbors",
+    "kNN",
+    f"The mean of {heads.NEIGHBORS} neighbors, compared by cosine and weighted by exp(similarity / "
+    f"{heads.TEMPERATURE}).",
+    heads.neighbor_mean,
+)
+R_SQUARED = Metric("r2", "R squared", "R squared is the share of the variance that is explained.", scores.explained)
+COX = Head(
+    "cox",
+    "Cox regression",
+    "Cox",
+    "Cox regression on standardized features with a ridge penalty, chosen on val, or else by cross-validation over "
+    "training patients.",
+    heads.cox_probe,
+)
+CONCORDANCE = Metric(
+    "concordance",
+    "concordance",
+    "Concordance is Harrell's C: the share of pairs of patients in which the one who died first has the larger risk.",
+    scores.concordance,
+    parts=scores.concordance_parts,
+)
+NEAREST = Head(
+    "nearest",
+    "Retrieval",
+    "retrieval",
+    "Retrieval ranks the training samples by cosine; nothing is fitted.",
+    heads.nearest_of_classes,
+)
+RECALLS = tuple(
+    Metric(
+        f"recall_at_{depth}",
+        f"recall@{depth}",
+        f"Recall@{depth} is the share of samples with one of their class among the {depth} most similar.",
+        scores.recall_within(depth),
+    )
+    for depth in heads.DEPTHS
+)
+
 SCORINGS = (
     Scoring(
         benchmark_schema.CLASSIFICATION.name,
@@ -140,6 +201,27 @@ SCORINGS = (
             "temperature": heads.TEMPERATURE,
             "regularization": list(heads.REGULARIZATION),
         },
+    ),
+    Scoring(
+        benchmark_schema.REGRESSION.name,
+        heads=(RIDGE, KNN_MEAN),
+        metrics=(R_SQUARED,),
+        primary=Primary(RIDGE, R_SQUARED),
+        settings={"strengths": list(heads.RIDGE), "neighbors": heads.NEIGHBORS, "temperature": heads.TEMPERATURE},
+    ),
+    Scoring(
+        benchmark_schema.SURVIVAL.name,
+        heads=(COX,),
+        metrics=(CONCORDANCE,),
+        primary=Primary(COX, CONCORDANCE),
+        settings={"penalties": list(heads.PENALTIES)},
+    ),
+    Scoring(
+        benchmark_schema.RETRIEVAL.name,
+        heads=(NEAREST,),
+        metrics=RECALLS,
+        primary=Primary(NEAREST, RECALLS[0]),
+        settings={"depths": list(heads.DEPTHS)},
     ),
 )
 

@@ -1,13 +1,15 @@
 """The report: one self-contained HTML file, and the sentence that says what came out."""
 
 from importlib import resources
+from typing import NamedTuple
 
 import jinja2
 
+from curia2_jax.curiabench import leaks
 from curia2_jax.curiabench.intervals import FEWEST_PATIENTS, RARE
 from curia2_jax.curiabench.pictures import SlicePicture
-from curia2_jax.curiabench.protocol import BASELINES, JUDGED_BY, MASK_ONLY, ROWS, TRAINED, scoring_behind
-from curia2_jax.curiabench.results import Results, Score, defined
+from curia2_jax.curiabench.protocol import JUDGED_BY, MASK_ONLY, TRAINED, Row, rows_of, scoring_behind
+from curia2_jax.curiabench.results import Comparison, Results, Score, defined
 
 CAPTIONS = {"crops": "What the student saw of the first images", "curves": "How training went"}
 
@@ -20,7 +22,7 @@ def verdict(results: Results) -> str:
     """
     head, metric = scoring_behind(results).primary
     mean, tasks = results["mean"], results["tasks"].values()
-    fewest = min(task["test"]["patients"] for task in tasks)
+    fewest = min_patients(results)
     parts = []
     for row in (row for row in JUDGED_BY if row.name in mean["trained_minus"]):
         other = mean["rows"][row.name][head.name][metric.name][0]
@@ -37,7 +39,8 @@ def verdict(results: Results) -> str:
         sentence = f"No verdict, {few}: the trained backbone {said} beside {_listed(parts)}."
     else:
         sentence = f"The trained backbone {said} is {_listed(parts)}."
-    return " ".join([sentence, *_silent(results)])
+    seen = [leaks.sentence(results["leak"])] if "leak" in results else []
+    return " ".join([sentence, *_silent(results), *seen])
 
 
 def _silent(results: Results) -> list[str]:
@@ -91,7 +94,7 @@ def table(results: Results) -> str:
     columns = [(head, metric) for head in scoring.heads for metric in scoring.metrics if metric.in_brief]
     lines = [["", "", *(f"{head.short}, {metric.phrase}" for head, metric in columns)]]
     for name, part in parts.items():
-        for row in (row for row in ROWS if row.name in part["rows"]):
+        for row in rows_of(part["rows"]):
             cells = (cell(part["rows"][row.name][head.name][metric.name]) for head, metric in columns)
             lines.append([name, row.title, *cells])
             name = ""
@@ -110,6 +113,72 @@ def csv(results: Results) -> str:
                 for metric, score in metrics.items():
                     lines.append(",".join([task, row, head, metric, *("" if x is None else repr(x) for x in score)]))
     return "\n".join(lines) + "\n"
+
+
+def tex(results: Results) -> str:
+    """table.tex: the primary score of every task and row, with its interval, for a table of booktabs."""
+    head, metric = scoring_behind(results).primary
+    parts = results["tasks"] | ({"mean": results["mean"]} if len(results["tasks"]) > 1 else {})
+    rows = rows_of(dict.fromkeys(name for part in parts.values() for name in part["rows"]))
+
+    def cell(part: Comparison, row: Row) -> str:
+        if row.name not in part["rows"]:
+            return "--"
+        value, low, high = part["rows"][row.name][head.name][metric.name]
+        return _number(value) + ("" if low is None else f" \\,{{\\scriptsize [{low:.3f}, {high:.3f}]}}")
+
+    lines = [
+        f"% {head.title}, {metric.phrase}, 95 % intervals over patients",
+        f"\\begin{{tabular}}{{l{'c' * len(rows)}}}",
+    ]
+    lines += ["\\toprule", " & ".join(["task", *(row.short for row in rows)]) + " \\\\", "\\midrule"]
+    for name, part in parts.items():
+        lines.append(" & ".join([name.replace("_", "\\_"), *(cell(part, row) for row in rows)]) + " \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+class ForestLine(NamedTuple):
+    """A difference as a line of the forest plot; places from 0 to 1 along its axis. `sure`: it may be called one."""
+
+    row: Row
+    score: Score
+    low: float
+    middle: float
+    high: float
+    sure: bool
+
+
+def forest(results: Results) -> tuple[list[tuple[str, list[ForestLine]]], float, tuple[float, float]]:
+    """Lines of every task and of their mean, where zero lies on their axis, and the values at its ends."""
+    head, metric = scoring_behind(results).primary
+    parts: dict[str, Comparison] = {**results["tasks"]}
+    if len(parts) > 1:
+        parts["mean of the tasks"] = results["mean"]
+    patients = [task["test"]["patients"] for task in results["tasks"].values()] + [min_patients(results)]
+    found = [
+        (name, [(row, minus[row.name][head.name][metric.name]) for row in rows_of(minus)])
+        for name, minus in ((name, part["trained_minus"]) for name, part in parts.items())
+    ]
+    ends = [x for _, lines in found for _, score in lines for x in score if x is not None] + [-0.05, 0.05]
+    low, high = min(ends), max(ends)
+
+    def place(value: float | None) -> float:
+        return 0.0 if value is None else (value - low) / (high - low)
+
+    def line(row: Row, score: Score, count: int) -> ForestLine:
+        value, lower, upper = score
+        apart = lower is not None and upper is not None and (lower > 0 or upper < 0)
+        return ForestLine(row, score, place(lower), place(value), place(upper), apart and count >= FEWEST_PATIENTS)
+
+    drawn = [
+        (name, [line(*one, count) for one in lines]) for (name, lines), count in zip(found, patients, strict=False)
+    ]
+    return drawn, place(0.0), (low, high)
+
+
+def min_patients(results: Results) -> int:
+    """Test patients of the smallest task."""
+    return min(task["test"]["patients"] for task in results["tasks"].values())
 
 
 def render(results: Results, tokens: dict[str, list[SlicePicture]], run_pictures: dict[str, str]) -> str:
@@ -131,13 +200,17 @@ def render(results: Results, tokens: dict[str, list[SlicePicture]], run_pictures
         "" if score[1] is None else f"{score[1]:+.3f} to {score[2]:+.3f}"
     )
     template = environment.from_string(resources.files(__package__).joinpath("report.html.j2").read_text("utf-8"))
+    lines, zero, reach = forest(results)
     return template.render(
         results=results,
+        forest=lines,
+        zero=zero,
+        reach=reach,
         tokens=tokens,
         run_pictures=run_pictures,
         captions=CAPTIONS,
-        rows=ROWS,
-        baselines=BASELINES,
+        rows=rows_of(results["mean"]["rows"]),
+        baselines=rows_of(results["mean"]["trained_minus"]),
         trained=TRAINED,
         scoring=scoring_behind(results),
         fewest_patients=FEWEST_PATIENTS,

@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from curia2_jax.curiabench.leaks import Leak
+from curia2_jax.curiabench.provenance import Provenance
 from curia2_jax.errors import UserError
 
 FILE = "results.json"
 PAGE = "report.html"
 SCORES = "scores.csv"
+TEX = "table.tex"
 
 Score = list[float | None]  # [value, lower, upper] of a 95 % interval; None where undefined
 Table = dict[str, dict[str, dict[str, Score]]]  # row -> head -> metric -> score
@@ -81,6 +84,7 @@ class Settings(TypedDict):
 
     device: str
     kind: NotRequired[str]  # absent in the first reports
+    others: NotRequired[dict[str, dict[str, str | int]]]  # other people's models, what they saw and how it was pooled
     random_weights: NotRequired[list[str] | str]  # folders, or what they are
     primary: dict[str, str]
     intervals: NotRequired[str]  # absent where they are of a bootstrap
@@ -92,8 +96,10 @@ class Results(TypedDict):
 
     model: ModelFacts
     settings: Settings
+    provenance: NotRequired[Provenance]  # absent in the first reports
     tasks: dict[str, TaskResults]
     mean: Comparison
+    leak: NotRequired[Leak]  # absent where no corpus was given to look in
     verdict: str
 
 

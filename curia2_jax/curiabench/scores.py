@@ -95,6 +95,37 @@ def explained(values: np.ndarray, outputs: np.ndarray, groups: np.ndarray, weigh
     return 1 - weights @ (values - outputs) ** 2 / np.where(spread > 0, spread, np.nan)
 
 
+def concordance(targets: np.ndarray, risks: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Harrell's C of risks (n,), for targets (n,) that are times, negative where censored: the share of the pairs in
+    which it is known who died first, and whose risks say so; ties count half. NaN without such a pair."""
+    times, count = np.abs(targets), weights.shape[1]
+    right, pairs = np.zeros((count, count)), np.zeros((count, count))
+    for i in np.flatnonzero(targets > 0):
+        later = (times > times[i]) | ((times == times[i]) & (targets < 0))
+        gain = (risks[i] > risks[later]) + 0.5 * (risks[i] == risks[later])
+        right[groups[i]] += np.bincount(groups[later], gain, count)
+        pairs[groups[i]] += np.bincount(groups[later], minlength=count)
+    ordered, possible = (np.einsum("dp,dp->d", weights @ table, weights) for table in (right, pairs))
+    return ordered / np.where(possible > 0, possible, np.nan)
+
+
+def concordance_parts(targets: np.ndarray, risks: np.ndarray, groups: np.ndarray):
+    """The concordance itself, and all patients."""
+    patients = int(groups.max()) + 1
+    return concordance(targets, risks, groups, np.ones((1, patients))), np.array([patients])
+
+
+def recall_within(depth: int):
+    """recall@depth, of outputs (n, K) that are one over the rank of the first sample of each class."""
+
+    def recall(targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        hit = outputs[np.arange(len(targets)), targets] * depth > 1 - 1e-9
+        hits, samples = (np.bincount(groups, one, weights.shape[1]) for one in (hit, np.ones(len(hit))))
+        return weights @ hits / (weights @ samples)
+
+    return recall
+
+
 def _counts(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, weights: np.ndarray):
     """Samples of each class that are right, and all of them: two arrays (draws, K) float64."""
     num_groups, num_classes = weights.shape[1], probabilities.shape[1]

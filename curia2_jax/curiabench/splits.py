@@ -1,6 +1,7 @@
 """One split of a task, its table and its images: what could be misread is refused or said, in one line."""
 
 import collections
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,6 +128,12 @@ def _modalities(path: Path, found: np.ndarray) -> np.ndarray:
     if unknown := sorted(set(upper.tolist()) - set(MODALITIES)):
         raise UserError(f"{path}: found the modality {unknown[0]!r}; write CT, MR, or nothing where it is not known")
     return np.array([MODALITIES[name] for name in upper.tolist()])
+
+
+def content(image: np.ndarray) -> str:
+    """A hash of a slice (H, W) float32, equal where shape and values are."""
+    data = np.ascontiguousarray(image, np.float32) + np.float32(0)  # -0 is 0
+    return hashlib.blake2b(repr(image.shape).encode() + data.tobytes(), digest_size=16).hexdigest()
 
 
 def read_sample(split: Split, index: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from curia2_jax.curiabench import schema
 from curia2_jax.curiabench.splits import AXES, MODALITIES, Facts, Split, read_split
 from curia2_jax.data.corpus.layout import BENCHMARK, CONTRACT
 from curia2_jax.data.ingest import benchmark_schema
@@ -52,8 +53,13 @@ def benchmark_folder(data: str | Path) -> Path | None:
 
 
 def task_names(folder: str | Path) -> list[str]:
-    """Names of the tasks in a benchmark folder, sorted; empty when it has none."""
-    return sorted(path.parent.name for path in Path(folder).glob(f"*/{benchmark_schema.TASK}"))
+    """Names of the tasks in a benchmark folder, sorted; empty when it has none.
+
+    A task has a task.json, or tables of both splits as CuriaBench is kept.
+    """
+    tables = (Path(folder).glob(f"*/{split}/{benchmark_schema.TABLE}") for split in benchmark_schema.SPLITS)
+    both = set.intersection(*({path.parent.parent.name for path in found} for found in tables))
+    return sorted({path.parent.name for path in Path(folder).glob(f"*/{benchmark_schema.TASK}")} | both)
 
 
 def read_task(folder: str | Path, name: str) -> Task:
@@ -63,10 +69,10 @@ def read_task(folder: str | Path, name: str) -> Task:
       UserError: no such task, or a file of it is at fault, which the message names.
     """
     path = Path(folder) / name / benchmark_schema.TASK
-    if not path.is_file():
-        known = ", ".join(task_names(folder)) or "none"
+    if name not in (names := task_names(folder)):
+        known = ", ".join(names) or "none"
         raise UserError(f"--task: found {name!r}, but {path} does not exist; write one of: {known}")
-    facts = _facts(path)
+    facts = _facts(path) if path.is_file() else _known_facts(path)
     val = path.parent / benchmark_schema.VAL / benchmark_schema.TABLE
     found = [*benchmark_schema.SPLITS, *([benchmark_schema.VAL] if val.is_file() else [])]
     read = {split: read_split(path.parent / split, facts, f"{name} {split}") for split in found}
@@ -103,6 +109,20 @@ def _facts(path: Path) -> Facts:
     if axes not in ("", *AXES):
         raise UserError(f"{path}: found axes {axes!r}; write {' or '.join(AXES)}")
     return Facts(_kind(path, name_of_kind), classes, masked, modality, axes)
+
+
+def _known_facts(path: Path) -> Facts:
+    """What is known of a task of CuriaBench, which comes without a task.json."""
+    name = path.parent.name
+    task = schema.known_task(name)
+    if task is None or task["classes"] is None:
+        example = '{"kind": "classification", "mask": true, "modality": "CT", "classes": {"0": "name", "1": "name"}}'
+        raise UserError(f"{path}: not found, and {name} is no task of CuriaBench that can be scored; write {example}")
+    masked = task["mask"]
+    if masked is None:
+        masked = any((path.parent / benchmark_schema.TEST / benchmark_schema.IMAGES).glob("*.mask.npy"))
+    classes = {number: str(number) for number in range(task["classes"])}
+    return Facts(_kind(path, task["kind"]), classes, masked, task["modality"])
 
 
 def _kind(path: Path, name: str) -> benchmark_schema.Kind:

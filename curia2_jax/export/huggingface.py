@@ -8,17 +8,17 @@ float32 and are only transposed, split or joined: the way there and back is exac
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from curia2_jax.errors import UserError
+from curia2_jax.export import tensors_file
+from curia2_jax.export.tensors_file import Piece
 from curia2_jax.files import is_plain
 from curia2_jax.models.vit import ViT, ViTConfig
 
@@ -73,56 +73,56 @@ def shapes(model: ViTConfig) -> dict[str, tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
 
 
-def to_huggingface(backbone: Mapping[str, Any], model: ViTConfig) -> dict[str, np.ndarray]:
-    """Name on disk -> float32 array, contiguous, in PyTorch's layout.
+def pieces(backbone: Mapping[str, Any], model: ViTConfig) -> Iterator[Piece]:
+    """The tensors of `shapes_on_disk`, float32 and contiguous, in PyTorch's layout; gate and up are halves of one.
 
     Args:
-      backbone: nested dict of arrays (the `backbone` of a teacher), blocks stacked on axis 0.
+      backbone: nested dict (the `backbone` of a teacher), blocks stacked on axis 0. What is not an array yet is read
+        when its turn comes, and one at a time.
     Raises:
       UserError: a parameter is missing, unexpected, or of another shape or dtype than `model` says.
     """
-    flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(backbone, sep="/").items()}
+    flat = flatten_dict(backbone, sep="/")
     _check("the checkpoint's backbone", {path: leaf.shape for path, leaf in flat.items()}, shapes(model))
     for path, leaf in flat.items():
         if leaf.dtype != np.float32:
             raise UserError(f"the checkpoint's backbone: {path} is {leaf.dtype}; only float32 is exported")
-    out: dict[str, np.ndarray] = {}
-    for path, leaf in flat.items():
+    for path in flat:
+        leaf = np.asarray(flat[path])
         for i, one in enumerate(leaf) if path.startswith("blocks/") else [(None, leaf)]:
-            name = _NAMES[path].format(i=i)
-            if "/gate/" in path:
-                one = np.concatenate([one, flat[path.replace("gate", "up")][i]], axis=-1)
-            elif "/up/" in path:
-                continue
-            out[name] = np.ascontiguousarray(one.transpose(_axes(path)))
-    return out
+            values = np.ascontiguousarray(one.transpose(_axes(path)))
+            yield Piece(_NAMES[path].format(i=i), len(values) if "/up/" in path else 0, values)
 
 
-def from_huggingface(tensors: Mapping[str, np.ndarray], model: ViTConfig, where: str) -> Tree:
-    """The inverse of `to_huggingface`: nested dict of float32 arrays, blocks stacked on axis 0.
+def from_huggingface(tensors: Mapping[str, Any], model: ViTConfig, where: str) -> Tree:
+    """The inverse of `pieces`: nested dict of float32 arrays, blocks stacked on axis 0.
 
     Half-precision weights become the same numbers in float32.
 
     Args:
+      tensors: name on disk -> array, or what NumPy reads when its turn comes.
       where: what to call the source in errors.
     Raises:
       UserError: names missing or unexpected, of another shape than `model` says, or not floating point.
     """
-    _check(where, {name: tensor.shape for name, tensor in tensors.items()}, _shapes_on_disk(model))
-    flat: dict[str, np.ndarray] = {}
-    for path, shape in shapes(model).items():
-        stacked = path.startswith("blocks/")
-        leaf = np.empty(shape, np.float32)
-        for i in range(model.depth) if stacked else [None]:
-            name = _NAMES[path].format(i=i)
-            if tensors[name].dtype.name not in ("float32", "float16", "bfloat16"):
-                raise UserError(f"{where}: {name} is {tensors[name].dtype}; write float32, float16 or bfloat16 weights")
-            tensor = tensors[name].transpose(np.argsort(_axes(path)))
-            if "/gate/" in path or "/up/" in path:
-                tensor = np.split(tensor, 2, axis=-1)["/up/" in path]
-            leaf[... if i is None else i] = tensor
-        flat[path] = leaf
+    _check(where, {name: tensor.shape for name, tensor in tensors.items()}, shapes_on_disk(model))
+    flat = {path: _leaf(path, shape, tensors, where) for path, shape in shapes(model).items()}
     return unflatten_dict(flat, sep="/")
+
+
+def _leaf(path: str, shape: tuple[int, ...], tensors: Mapping[str, Any], where: str) -> np.ndarray:
+    """One parameter of ours."""
+    leaf = np.empty(shape, np.float32)
+    for i in range(shape[0]) if path.startswith("blocks/") else [None]:
+        name = _NAMES[path].format(i=i)
+        tensor = np.asarray(tensors[name])
+        if tensor.dtype.name not in ("float32", "float16", "bfloat16"):
+            raise UserError(f"{where}: {name} is {tensor.dtype}; write float32, float16 or bfloat16 weights")
+        tensor = tensor.transpose(np.argsort(_axes(path)))
+        if "/gate/" in path or "/up/" in path:
+            tensor = np.split(tensor, 2, axis=-1)["/up/" in path]
+        leaf[... if i is None else i] = tensor
+    return leaf
 
 
 def model_config(model: ViTConfig) -> dict[str, Any]:
@@ -157,6 +157,7 @@ def model_config(model: ViTConfig) -> dict[str, Any]:
         "attention_probs_dropout_prob": 0.0,
         "initializer_range": 0.02,
         "dtype": "float32",
+        "torch_dtype": "float32",  # its name before release 5 of transformers
     }
     return config | ({"num_register_tokens": model.registers} if model.registers else {"use_mask_token": True})
 
@@ -200,15 +201,19 @@ def model_section(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     }
 
 
-def write(directory: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig) -> None:
-    """Writes config.json and model.safetensors into an existing folder.
+def write(
+    directory: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes config.json and model.safetensors into an existing folder, one parameter at a time.
 
+    Args:
+      metadata: of the safetensors file, beside the format that transformers asks for.
     Raises:
-      UserError: as `model_config` and `to_huggingface` do.
+      UserError: as `model_config` and `pieces` do.
     """
-    config, tensors = model_config(model), to_huggingface(backbone, model)
-    safetensors.numpy.save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
-    (directory / WEIGHTS).chmod(0o644)  # safetensors makes it the owner's alone
+    config = model_config(model)
+    like = {name: tensors_file.Like(shape, np.dtype(np.float32)) for name, shape in shapes_on_disk(model).items()}
+    tensors_file.write(directory / WEIGHTS, like, pieces(backbone, model), {"format": "pt", **(metadata or {})})
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -230,14 +235,7 @@ def read_weights(directory: pathlib.Path, model: ViTConfig) -> Tree:
       UserError: files missing or damaged, or not the weights of `model`.
     """
     files = weight_files(directory)
-    tensors: dict[str, np.ndarray] = {}
-    for file in files:
-        try:
-            tensors |= safetensors.numpy.load_file(file)
-        except FileNotFoundError:
-            raise UserError(f"{file}: not there; write a folder with safetensors weights") from None
-        except safetensors.SafetensorError as e:
-            raise UserError(f"{file}: not a whole safetensors file ({e}); fetch it again") from None
+    tensors = {name: tensor for file in files for name, tensor in tensors_file.read(file).items()}
     return from_huggingface(tensors, model, str(files[0] if len(files) == 1 else directory / INDEX))
 
 
@@ -279,7 +277,7 @@ def _axes(path: str) -> tuple[int, ...]:
     return tuple(range({"cls_token": 3, "pos_embed": 3, "register_tokens": 3, "mask_token": 2}.get(path, 1)))
 
 
-def _shapes_on_disk(model: ViTConfig) -> dict[str, tuple[int, ...]]:
+def shapes_on_disk(model: ViTConfig) -> dict[str, tuple[int, ...]]:
     out: dict[str, tuple[int, ...]] = {}
     for path, shape in shapes(model).items():
         stacked = path.startswith("blocks/")

@@ -72,6 +72,16 @@ def first_says(work: Callable[[], int | None]) -> int | None:
     return None if told < 0 else told
 
 
+def first_numbers(work: Callable[[], list[int]]) -> list[int]:
+    """The numbers, of 32 bits, that `work` gives in process 0, in every process. Raises as `first_alone` does."""
+    numbers = first_alone(work)
+    if jax.process_count() == 1:
+        return numbers or []
+    length = first_says(lambda: len(numbers or []))
+    mine = np.zeros(length or 0, np.int32) if numbers is None else np.asarray(numbers, np.int32)
+    return multihost_utils.broadcast_one_to_all(mine).tolist()
+
+
 def wait_for_all(what: str) -> None:
     """Returns when every process has done `what`, a name used once; one process does not wait.
 

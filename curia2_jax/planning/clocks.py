@@ -123,7 +123,7 @@ def time_step(recipe: Recipe, steps: int, *, with_crops: bool = True) -> dict[st
                 began = time.perf_counter()
                 inputs = (put(next(real)),)
                 waited.append(time.perf_counter() - began)
-            if not bool(metrics["finite"]):
+            if not bool(metrics["applied"]):
                 raise FloatingPointError(f"the loss is {metrics['loss']}")
 
         times = seconds(run, steps)

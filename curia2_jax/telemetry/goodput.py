@@ -26,7 +26,7 @@ class Ledger:
         self._seconds: dict[str, float] = collections.defaultdict(float)
         self._phase, self._since = "start", time.monotonic()
         self._path: pathlib.Path | None = None
-        self._life = f"{time.time():.0f}-{os.getpid()}"
+        self._life = f"{time.time():.3f}-{os.getpid()}"
 
     def enter(self, phase: str) -> str:
         """From now on it is `phase`; returns what it was."""

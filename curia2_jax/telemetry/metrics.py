@@ -4,19 +4,16 @@ import contextlib
 import json
 import math
 import pathlib
-import platform
 import shutil
 import sys
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.record_writer import RecordWriter
-from tensorboardX.summary import scalar
 
 from curia2_jax import files
+from curia2_jax.telemetry.board import Board
+from curia2_jax.telemetry.thinning import is_time, thinned
 
 KEPT = 200  # rows in memory
 
@@ -53,28 +50,25 @@ def rankme(tokens: np.ndarray) -> float:
 class MetricsWriter:
     """Writes rows of scalars. Opened at `step`, it first drops what an earlier life of the run wrote beyond it.
 
-    A disk that takes nothing stops no run: rows wait, in order and whole, until it does, and `trouble` says so.
+    A disk that takes nothing stops no run: rows wait, in order and whole, until it does, and `trouble` says so. Of a
+    long run, ever fewer of the older rows stay (telemetry/thinning.py).
     """
 
-    def __init__(self, run: pathlib.Path, step: int):
-        self._path = run / "metrics.jsonl"
+    def __init__(self, run: pathlib.Path, step: int, every_steps: int):
+        self._path, self._every = run / "metrics.jsonl", every_steps
         rows, bad = read(self._path)
         if bad:
             kept = self._path.with_name("metrics.jsonl.damaged")
             shutil.copyfile(self._path, kept)
             print(f"warning: {self._path}: {bad} damaged lines left out; the file is kept as {kept}", file=sys.stderr)
-        rows = [row for row in rows if row["step"] <= step]
-        files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+        rows = thinned([row for row in rows if row["step"] <= step], step, every_steps)
+        files.write_text(self._path, as_text(rows))
         self.rows: list[dict[str, Any]] = rows  # the first and the newest KEPT, of all lives
         self._file = self._path.open("ab", buffering=0)
         self._waiting = b""
         self.trouble = ""
-        # Not SummaryWriter: its thread ends at the first error, and then its queue blocks whoever writes.
-        (run / "tensorboard").mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}"
-        self._board = RecordWriter(str(run / "tensorboard" / name))
-        void = SessionLog(status=SessionLog.START)  # what an earlier file has from this step on
-        self._to_board(Event(file_version="brain.Event:2"), Event(step=step + 1, session_log=void))
+        self._board = Board(run, step)
+        self._board.bound(rows)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends one row, at once, so that a kill loses nothing. NaN is written as null."""
@@ -88,16 +82,22 @@ class MetricsWriter:
         except OSError as e:
             rows = self._waiting.count(b"\n")
             self.trouble = f"{self._path}: {rows} rows wait ({e.strerror})"
-        self._to_board(*(Event(step=step, summary=scalar(k, v)) for k, v in scalars.items() if not math.isnan(v)))
+        self._board.write(step, scalars)
+        if is_time(step, self._every) and not self._waiting:
+            self._thin(step)
 
-    def _to_board(self, *events: Event) -> None:
-        with contextlib.suppress(OSError):  # metrics.jsonl has it
-            for event in events:
-                event.wall_time = time.time()
-                self._board.write(event.SerializeToString())
-            self._board.flush()
+    def _thin(self, step: int) -> None:
+        with contextlib.suppress(OSError):  # a full disk: next time
+            rows = thinned(read(self._path)[0], step, self._every)
+            files.write_text(self._path, as_text(rows))
+            self._file.close()
+            self._file = self._path.open("ab", buffering=0)
+            self._board.bound(rows)
 
     def close(self) -> None:
         self._file.close()
-        with contextlib.suppress(OSError):
-            self._board.close()
+        self._board.close()
+
+
+def as_text(rows: list[dict[str, float]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)

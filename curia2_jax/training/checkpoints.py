@@ -7,12 +7,14 @@ This file alone knows Orbax's checkpoints: another library is a change of this f
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import pathlib
 import shutil
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import flax.traverse_util
@@ -25,6 +27,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from curia2_jax.errors import UserError
+from curia2_jax.parallel.sharding import path_of
 from curia2_jax.training.earlier import upgraded
 from curia2_jax.training.fingerprints import digest, fingerprints
 from curia2_jax.training.recipe import CheckpointConfig
@@ -55,8 +58,13 @@ def check_room(run: str | pathlib.Path, state: Any) -> None:
 
 def remove_unfinished(run: str | pathlib.Path) -> None:
     """Removes what saves that were killed or failed have left; nothing may be being saved."""
-    for partial in directory(run).glob("*.orbax-checkpoint-tmp*"):
+    for partial in unfinished(run):
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def unfinished(run: str | pathlib.Path) -> Iterator[pathlib.Path]:
+    """What is no checkpoint yet, or never will be one."""
+    return directory(run).glob("*.orbax-checkpoint-tmp*")
 
 
 class Checkpoints:
@@ -89,11 +97,17 @@ class Checkpoints:
         """Forgets a save that failed, and removes what it left; for a run of one process."""
         with contextlib.suppress(Exception):
             self._manager.close()
-        for thread in threading.enumerate():  # close() returns at the first error, and the rest goes on writing
-            if type(thread).__module__.startswith("orbax"):
-                with contextlib.suppress(Exception):
-                    thread.join()
-        remove_unfinished(self._run)
+        # close() returns at the first error, and the rest goes on writing: threads, which start others, and
+        # TensorStore, which makes folders anew that were removed below it.
+        for _ in range(100):
+            for thread in threading.enumerate():
+                if type(thread).__module__.startswith("orbax"):
+                    with contextlib.suppress(Exception):
+                        thread.join()
+            remove_unfinished(self._run)
+            time.sleep(0.05)
+            if not any(unfinished(self._run)):
+                break
         self._manager = self._opened()
 
     def is_writing(self) -> bool:
@@ -214,32 +228,89 @@ def restore_item(run: str | pathlib.Path, step: int, item: str) -> PyTree:
     Raises:
       Damaged: it cannot be read, or an array is not what was saved.
     """
+    return jax.tree.map(np.asarray, open_item(run, step, item))
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredArray:
+    """An array of a checkpoint. NumPy reads it when it asks for it, each time anew; Damaged is raised then, if it is
+    not what was saved. `fingerprint` is None in release 0.1.0."""
+
+    where: str
+    fingerprint: str | None
+    array: ts.TensorStore
+
+    shape = property(lambda self: tuple(self.array.shape))
+    dtype = property(lambda self: self.array.dtype.numpy_dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        with _readable(self.where):
+            values = np.asarray(self.array.read().result(), dtype)
+        if self.fingerprint not in (None, *fingerprints({"": values}).values()):
+            raise Damaged(f"{self.where} is not what was saved")
+        return values
+
+
+def open_item(run: str | pathlib.Path, step: int, item: str) -> PyTree:
+    """One item as nested dicts of StoredArray: nothing is read but names and shapes.
+
+    Raises:
+      Damaged: it cannot be read, or it has other arrays than were saved.
+    """
     meta, folder = read_meta(run, step), directory(run) / str(step) / item
-    try:
+    where = f"checkpoint {run}@{step}: {item}"
+    with _readable(where):
         # Not Orbax's own reader: when one array fails it leaves the others behind, which then print a traceback each.
         store = {"driver": "ocdbt", "base": f"file://{folder}"}
         keys = ts.KvStore.open(store).result().list().result()
         names = [key.decode().removesuffix("/.zarray") for key in keys if key.endswith(b"/.zarray")]
         specs = ({"driver": "zarr", "kvstore": {**store, "path": f"{name}/"}} for name in names)
-        reads = [array.result().read() for array in [ts.open(spec, read=True) for spec in specs]]
-        found = {name: values.result() for name, values in zip(names, reads, strict=True)}
+        arrays = [array.result() for array in [ts.open(spec, read=True) for spec in specs]]
         described = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree  # a run's restore goes by it
-        if found.keys() != {array.name for array in jax.tree.leaves(described)} or not (folder / "_METADATA").exists():
+        if set(names) != {array.name for array in jax.tree.leaves(described)} or not (folder / "_METADATA").exists():
             raise ValueError("_METADATA names other arrays")
-        tree = flax.traverse_util.unflatten_dict(found, sep=".")
-    # TensorStore raises ValueError, json and Python's own what they please.
+    found = {name.replace(".", "/"): array for name, array in zip(names, arrays, strict=True)}
+    saved = meta["arrays"][item] if "arrays" in meta else dict.fromkeys(found)
+    if other := sorted(saved.keys() ^ found.keys()):
+        raise Damaged(f"{where}/{other[0]} is not what was saved")
+    leaves = {name: StoredArray(f"{where}/{name}", saved[name], array) for name, array in found.items()}
+    return flax.traverse_util.unflatten_dict(leaves, sep="/")
+
+
+@contextlib.contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """TensorStore raises ValueError, json and Python's own what they please: all of it is Damaged."""
+    try:
+        yield
     except Exception as e:
-        said = " ".join(str(e).split())[:120]
-        raise Damaged(f"checkpoint {run}@{step}: {item} cannot be read ({type(e).__name__}: {said})") from e
-    check_arrays(run, meta, step, item, tree)
-    return tree
+        raise Damaged(f"{where} cannot be read ({type(e).__name__}: {' '.join(str(e).split())[:120]})") from e
+
+
+def open_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, Any]]:
+    """({backbone, dino_head[, ibot_head]} of StoredArray, meta and its `teacher_digest`). Raises Damaged."""
+    meta = read_meta(run, step)
+    proven = {"teacher_digest": digest(meta["arrays"]["teacher"])} if "arrays" in meta else {}
+    return open_item(run, step, "teacher"), meta | proven
+
+
+def shapes(run: str | pathlib.Path, step: int, item: str) -> dict[str, tuple[int, ...]]:
+    """{"backbone/norm/scale": (32,)} of the arrays of an item.
+
+    Raises:
+      Damaged: it does not say.
+    """
+    try:
+        described = ocp.PyTreeCheckpointHandler().metadata(epath.Path(directory(run) / str(step) / item)).tree
+        leaves = jax.tree_util.tree_leaves_with_path(described)
+        return {path_of(path): tuple(leaf.shape) for path, leaf in leaves}
+    except Exception as e:  # json and Orbax raise what they please
+        raise Damaged(f"checkpoint {run}@{step}: {item} cannot be read ({type(e).__name__})") from e
 
 
 def restore_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, Any]]:
-    """({backbone, dino_head[, ibot_head]} of NumPy arrays, meta and its `teacher_digest`). Raises Damaged."""
-    teacher, meta = restore_item(run, step, "teacher"), read_meta(run, step)
-    proven = {"teacher_digest": digest(meta["arrays"]["teacher"])} if "arrays" in meta else {}
-    return teacher, meta | proven
+    """`open_teacher` with NumPy arrays."""
+    teacher, meta = open_teacher(run, step)
+    return jax.tree.map(np.asarray, teacher), meta
 
 
 def read_config(run: str | pathlib.Path) -> dict[str, Any]:

@@ -29,7 +29,9 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     if "views" in new:
         new["augment"] = new.pop("views")
     new.setdefault("init", {"adapt": "positions:interpolate"})
-    new.get("data", {}).setdefault("reduce", 0)
+    for key, then in (("reduce", 0), ("exclude", "")):
+        new.get("data", {}).setdefault(key, then)
+    new.setdefault("guard", {"nonfinite": "stop", "limit": 10, "spike": 0.0, "collapse": "warn"})
     new.setdefault("probe", {"every_steps": 0, "slices": 512, "corpus": ""})
     new.get("schedule", {}).setdefault("freeze_backbone_steps", 0)
     for key, then in (("init", "normal_0.02"), ("position_init", "normal")):

@@ -172,6 +172,16 @@ class Lock:
                 self._path.unlink()
 
 
+def clear_leftovers(folder: pathlib.Path) -> None:
+    """Removes what processes that were killed while they asked for the lock have left. For its owner, whose lock is
+    renewed all the time and so gives the hour; others that ask renew what they have, too."""
+    with contextlib.suppress(OSError):
+        now = (folder / NAME).stat().st_mtime
+        for path in folder.glob(f"{NAME}.*"):
+            if now - path.stat().st_mtime > 10 * STALE:
+                path.unlink(missing_ok=True)
+
+
 def owner_id(folder: pathlib.Path) -> str:
     """What tells this life of a run from others, in all its processes; "" where the lock is not seen."""
     try:

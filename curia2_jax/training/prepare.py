@@ -26,11 +26,14 @@ from curia2_jax.telemetry.goodput import Ledger
 from curia2_jax.telemetry.metrics import MetricsWriter
 from curia2_jax.telemetry.profile import Profile
 from curia2_jax.telemetry.progress import duration
-from curia2_jax.training import checkpoints, lock, reports, salvage, workdir
+from curia2_jax.training import branch, checkpoints, lock, reports, salvage, workdir
 from curia2_jax.training.checkpoints import Checkpoints
+from curia2_jax.training.collapse import Collapse
 from curia2_jax.training.initial import abstract_sharded_state, initial_state
+from curia2_jax.training.journal import Journal
 from curia2_jax.training.recipe import Recipe, recipe_from
 from curia2_jax.training.saving import quiet
+from curia2_jax.training.spikes import Norms
 from curia2_jax.training.state import TrainState
 from curia2_jax.training.step import train_step
 from curia2_jax.training.watchdog import Watchdog, count_faults
@@ -43,11 +46,15 @@ class Run:
     """A run that is set up, except for its state, which every step replaces."""
 
     workdir: pathlib.Path
+    config: Mapping[str, Any]
     recipe: Recipe
     mesh: Mesh
     start: int  # steps that are done already
     newest: int | None  # the checkpoint that they were read from
     batches: Batches
+    journal: Journal
+    norms: Norms
+    collapse: Collapse
     checkpoints: Checkpoints
     meta: dict[str, str]  # what a checkpoint says of where it comes from
     is_lead: bool  # of the processes, the one that prints and writes
@@ -62,7 +69,7 @@ class Run:
 
 
 def prepare(
-    config: Mapping[str, Any], folder: pathlib.Path, closing: contextlib.ExitStack, *, profile: bool
+    config: Mapping[str, Any], folder: pathlib.Path, closing: contextlib.ExitStack, *, profile: bool, source: str
 ) -> tuple[Run, TrainState]:
     """Checks, claims and opens all that a run needs, and restores or draws its state; `closing` closes it again.
 
@@ -81,7 +88,7 @@ def prepare(
     if not recipe.data.corpus:
         raise UserError("config.data.corpus: no corpus; write --config.data.corpus=FOLDER, made by launch/ingest.py")
     corpus = Corpus(recipe.data.corpus)
-    newest = first_says(lambda: settle(folder, config, closing))
+    newest = first_says(lambda: settle(folder, config, closing, source))
     contract = corpus.contract["hash"]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
@@ -97,20 +104,26 @@ def prepare(
     watch.enter("")
     checkpoints.check_room(folder, state)
     start = int(state.step)
-    loader = closing.enter_context(open_batches(recipe, mesh, corpus, folder, newest, start))
+    every, journal = recipe.log.every_steps, Journal(folder, start)
+    before = {} if newest is None else checkpoints.read_meta(folder, newest)
+    loader = closing.enter_context(open_batches(recipe, mesh, corpus, before, start, journal))
     run = Run(
         folder,
+        config,
         recipe,
         mesh,
         start,
         newest,
         loader,
+        journal,
+        Norms(recipe.guard.spike, before.get("norms", {})),
+        Collapse(recipe.schedule.warmup_steps),
         saved,
         meta={"config": digest, "corpus": contract},
         is_lead=is_lead,
         ledger=ledger,
         watch=watch,
-        log=closing.enter_context(contextlib.closing(MetricsWriter(folder, start))) if is_lead else None,
+        log=closing.enter_context(contextlib.closing(MetricsWriter(folder, start, every))) if is_lead else None,
         trace=closing.enter_context(contextlib.closing(Profile(folder, start))) if profile and is_lead else None,
     )
     if is_lead:
@@ -121,9 +134,9 @@ def prepare(
 
 
 def open_batches(
-    recipe: Recipe, mesh: Mesh, corpus: Corpus, folder: pathlib.Path, newest: int | None, start: int
+    recipe: Recipe, mesh: Mesh, corpus: Corpus, before: Mapping[str, Any], start: int, journal: Journal
 ) -> Batches:
-    """The batches from `start` on, for the rows of this process; how many were replaced before, `newest` knows."""
+    """The batches from `start` on, for the rows of this process; `before`: the meta of the checkpoint there."""
     return batches(
         recipe.data,
         recipe.crops,
@@ -134,13 +147,14 @@ def open_batches(
         stop_step=recipe.schedule.total_steps,
         rows=local_rows(recipe.data.global_batch, mesh),
         corpus=corpus,
-        replaced=0 if newest is None else int(checkpoints.read_meta(folder, newest).get("replaced", 0)),
+        replaced=int(before.get("replaced", 0)),
+        passed_over=journal.passed_over,
     )
 
 
-def settle(folder: pathlib.Path, config: Mapping[str, Any], closing: contextlib.ExitStack) -> int | None:
-    """Makes or takes up the working directory and locks it until `closing`; the step of the checkpoint to go on from.
-    For one process of a run.
+def settle(folder: pathlib.Path, config: Mapping[str, Any], closing: contextlib.ExitStack, source: str) -> int | None:
+    """Makes or takes up the working directory, with the checkpoint `source` of another where that is asked for, and
+    locks it until `closing`; the step of the checkpoint to go on from. For one process of a run.
 
     Raises:
       UserError: it cannot be made, is not a run of this config, is locked, or has checkpoints and none is good.
@@ -154,6 +168,7 @@ def settle(folder: pathlib.Path, config: Mapping[str, Any], closing: contextlib.
         raise workdir.cannot_write(folder, e) from e
     workdir.claim(folder, config)
     salvage.clear_leftovers(folder)
+    branch.begin(folder, source, config)
     return salvage.newest_good(folder)
 
 
@@ -163,14 +178,15 @@ def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
 
-def compile_step(run: Run, state: TrainState, batch: dict[str, Array]) -> CompiledStep:
-    """The step, compiled once and ahead: a second compilation cannot happen, other shapes would raise."""
+def compile_step(recipe: Recipe, mesh: Mesh, state: TrainState, batch: dict[str, Array], name: str) -> CompiledStep:
+    """The step, compiled once and ahead: a second compilation cannot happen, other shapes would raise. `name` is one
+    that this process has not given before."""
     began = time.monotonic()
-    shardings = jax.tree.map(lambda a: a.sharding, abstract_sharded_state(run.recipe, run.mesh))
-    step = functools.partial(train_step, recipe=run.recipe, mesh=run.mesh)
+    shardings = jax.tree.map(lambda a: a.sharding, abstract_sharded_state(recipe, mesh))
+    step = functools.partial(train_step, recipe=recipe, mesh=mesh)
     lowered = jax.jit(step, out_shardings=(shardings, None), donate_argnums=0).lower(state, batch)
     compiled = lowered.compile(compiler.options(jax.default_backend()))
-    wait_for_all("compiled")
-    if run.is_lead:
+    wait_for_all(f"compiled {name}")
+    if jax.process_index() == 0:
         print(f"compiled in {duration(time.monotonic() - began)}", flush=True)
     return compiled

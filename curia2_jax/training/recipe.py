@@ -122,6 +122,16 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class GuardConfig:
+    """What a run does about steps that are worth nothing."""
+
+    nonfinite: Literal["stop", "skip", "rewind"]  # when a loss or a gradient is not finite, or a spike
+    limit: int  # such steps that a run may have
+    spike: float  # gradient norms of so many medians count as not finite; 0: none
+    collapse: Literal["warn", "stop"]  # when all images get one class token
+
+
+@dataclasses.dataclass(frozen=True)
 class LogConfig:
     """How often the metrics of a step are written."""
 
@@ -146,6 +156,7 @@ class Recipe:
     schedule: ScheduleConfig
     parallel: ParallelConfig
     checkpoint: CheckpointConfig
+    guard: GuardConfig
     log: LogConfig
     probe: ProbeConfig
 
@@ -281,9 +292,11 @@ def _check(r: Recipe) -> None:
             f"config.data.global_batch: {r.data.global_batch} is no multiple of data.group_size {r.data.group_size}; "
             f"write {near}"
         )
+    if r.guard.spike and not r.guard.spike > 1:
+        raise UserError(f"config.guard.spike: found {r.guard.spike:g}; write more than 1, or 0 for none")
     for key in (
         "checkpoint.every_steps", "checkpoint.latest", "checkpoint.keep_every_steps", "log.every_steps",
-        "schedule.total_steps", "parallel.accumulation",
+        "schedule.total_steps", "parallel.accumulation", "guard.limit",
     ):  # fmt: skip
         section, name = key.split(".")
         if getattr(getattr(r, section), name) < 1:

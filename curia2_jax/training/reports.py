@@ -6,6 +6,7 @@ import json
 import math
 import pathlib
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -61,7 +62,7 @@ def picture_of_crops(folder: pathlib.Path, batch: dict[str, Array], recipe: Reci
 
 def scalars_of(values: dict[str, Any]) -> dict[str, float]:
     """The scalar metrics of a step, on the host."""
-    return {name: float(x) for name, x in values.items() if name not in (CLASS_TOKENS, "finite", STOP, PROBE)}
+    return {name: float(x) for name, x in values.items() if name not in (CLASS_TOKENS, "applied", STOP, PROBE)}
 
 
 def first_row(log: MetricsWriter, scalars: dict[str, float]) -> None:
@@ -71,7 +72,13 @@ def first_row(log: MetricsWriter, scalars: dict[str, float]) -> None:
 
 
 def row(
-    log: MetricsWriter, live: Live, step: int, values: dict[str, Any], batches: Batches, trouble: str, recipe: Recipe
+    log: MetricsWriter,
+    live: Live,
+    step: int,
+    values: dict[str, Any],
+    counts: Mapping[str, int],
+    trouble: str,
+    recipe: Recipe,
 ) -> None:
     """One row of metrics.jsonl and one printed line, with what is wrong with the disk or the run at its end."""
     scalars = scalars_of(values)
@@ -79,7 +86,7 @@ def row(
     if PROBE in values:
         scalars |= values[PROBE].scalars()
     figures = live.progress.interval(step)
-    log.write(step, scalars | figures | resources.usage() | {"replaced_records": float(batches.replaced)})
+    log.write(step, scalars | figures | resources.usage() | {name: float(n) for name, n in counts.items()})
     found = diagnose(log.rows, dataclasses.asdict(recipe))
     wrong = [what for what in (trouble, log.trouble) if what] + [f"{one.kind}: {one.says}" for one in found[:1]]
     live.row(scalars, figures, "  ".join(wrong))
@@ -107,17 +114,53 @@ def draw_curves(folder: pathlib.Path) -> None:
         pictures.curves(folder / "images" / "curves.png", rows, [term.curve for term in TERMS])
 
 
-def nonfinite(folder: pathlib.Path, step: int, values: dict[str, Any], batches: Batches) -> None:
-    """Writes what is known of a step whose loss or gradient norm is not finite. The state was not touched by it."""
+def bad_step(folder: pathlib.Path, step: int, values: dict[str, Any], batches: Batches) -> dict[str, Any]:
+    """Writes what is known of a step whose loss or gradient is not finite, or a spike, into nonfinite.json, and returns
+    it. The state was not touched by it."""
     scalars = scalars_of(values)
     text = {name: value if math.isfinite(value) else str(value) for name, value in scalars.items()}
     report = {"step": step, "metrics": text, "batch": batches.records_of_step(step - 1)}
     files.write_text(folder / "nonfinite.json", json.dumps(report, indent=1) + "\n")
+    return report
+
+
+def left_out(step: int, report: dict[str, Any], done: str, count: int, limit: int) -> None:
+    """One line for a bad step after which a run goes on."""
     print(
-        f"error: step {step:,}: loss {scalars['loss']} or a gradient norm is not finite; nothing was updated or "
-        f"saved; its images are listed in {folder / 'nonfinite.json'}; look at them, or lower config.optim.base_lr",
+        f"warning: step {step:,}: {what_is_bad(report)}; {done} ({count} of at most {limit} in this run); "
+        "its images are in bad_steps.jsonl",
         file=sys.stderr,
     )
+
+
+def bad_end(folder: pathlib.Path, step: int, report: dict[str, Any], too_many: bool, no_capsule: str) -> None:
+    """One line for a bad step that ends a run."""
+    limit = "; it is one more than config.guard.limit allows" if too_many else ""
+    again = f"no capsule ({no_capsule})" if no_capsule else f"--replay={folder / 'bad_step'} does it again"
+    print(
+        f"error: step {step:,}: {what_is_bad(report)}; nothing was updated or saved{limit}; its images are listed in "
+        f"{folder / 'nonfinite.json'}, {again}; look at them, lower config.optim.base_lr, or write "
+        "--config.guard.nonfinite=skip or rewind",
+        file=sys.stderr,
+    )
+
+
+def collapsed(step: int, spread: float, stops: bool) -> None:
+    """One line for a network that does not tell images apart."""
+    print(
+        f"{'error' if stops else 'warning'}: step {step:,}: all images get one class token (spread {spread:.1e}): the "
+        "network has collapsed; go back to a checkpoint before that with --branch, and lower config.optim.base_lr or "
+        "raise config.objective.sigreg.weight",
+        file=sys.stderr,
+    )
+
+
+def what_is_bad(report: dict[str, Any]) -> str:
+    metrics = report["metrics"]
+    norms = [value for name, value in metrics.items() if name.startswith("grad_norm")]
+    if any(isinstance(value, str) for value in (metrics["loss"], *norms)):
+        return f"loss {metrics['loss']} or a gradient norm is not finite"
+    return f"loss {metrics['loss']:.4f}, but the norm of the gradient, {metrics['grad_norm']:.4g}, is a spike"
 
 
 def finish(folder: pathlib.Path, state: TrainState, is_lead: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from curia2_jax import files
 from curia2_jax.errors import UserError
-from curia2_jax.training import checkpoints
+from curia2_jax.training import checkpoints, lock
 from curia2_jax.training.checkpoints import Damaged
 
 
@@ -17,6 +17,7 @@ def clear_leftovers(run: pathlib.Path) -> None:
     for folder in (run, run / "images"):
         for path in folder.glob(f"*{files.SUFFIX}"):
             path.unlink(missing_ok=True)
+    lock.clear_leftovers(run)
 
 
 def check(run: pathlib.Path, step: int) -> int:

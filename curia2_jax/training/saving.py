@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from curia2_jax.ending import STOPPED, end_now
 from curia2_jax.errors import UserError
 from curia2_jax.parallel.processes import first_says
 from curia2_jax.training import checkpoints
@@ -60,7 +61,10 @@ class Saver:
             return True
         except (OSError, ValueError, RuntimeError) as e:
             if jax.process_count() > 1 and not isinstance(e, UserError):
-                raise  # the others are in the middle of it
+                # The others wait for this one inside Orbax, where nothing reaches them; they notice that it is gone.
+                said = f"its part of a checkpoint cannot be written ({' '.join(str(e).split())[:160]})"
+                again = "call again to go on from the newest checkpoint"
+                end_now(STOPPED, f"process {jax.process_index()} stops: {said}; {again}", fault=True)
             if not self._run.is_dir():
                 raise UserError(f"--workdir {self._run}: was removed while the run was writing there") from e
             self.trouble = " ".join(str(e).split())[:160]

@@ -1,6 +1,7 @@
 """One training step as a pure function: views, then update, nothing else."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -17,6 +18,8 @@ from curia2_jax.training.state import TrainState
 
 # Every draw on the device is fold_in(key(seed), step), folded again by use.
 AUGMENT, OBJECTIVE = 0, 1
+# Keys of a batch, which the loop adds: the state that it is for, and the gradient norm from which a step is a spike.
+STEP, LARGEST_NORM = "step", "largest_norm"
 
 
 def step_key(recipe: Recipe, step: Array | int, use: int) -> Array:
@@ -31,6 +34,8 @@ def update(
     recipe: Recipe,
     mesh: Mesh | None = None,
     platform: str | None = None,
+    allowed: Array | bool = True,
+    largest_norm: Array | float = math.inf,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Teacher forward, student forward and backward, clipping, AdamW, moving average (DINOv2's order).
 
@@ -39,8 +44,10 @@ def update(
         entries in every group of `recipe.data.group_size` images.
       mesh: None off a mesh, as in most tests.
       platform: what the program is for, where that is not what the mesh is made of.
+      allowed, largest_norm: (), whether the state may change at all, and up to which norm of the whole gradient.
     Returns:
-      the new state, or the old one if the loss or a gradient norm is not finite; and scalar metrics, with `finite`.
+      the new state, or the old one, with its step, if the loss or the gradient is not finite or one of these says so;
+      and scalar metrics, with `applied`: whether it is the new one.
     """
     c, s = recipe.schedule, recipe.optim
     lr, last_layer_lr = schedules.learning_rate(state.step, c, s.peak_lr(recipe.data.global_batch), s.min_lr)
@@ -62,25 +69,35 @@ def update(
         )
     new = TrainState(step=state.step + 1, params=params, teacher=teacher, opt_state=opt_state, centers=centers)
 
+    norm = jnp.sqrt(sum(n * n for n in grad_norms.values()))
     finite = jnp.isfinite(metrics["loss"]) & jnp.stack([jnp.isfinite(n) for n in grad_norms.values()]).all()
-    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+    applied = finite & allowed & (norm <= largest_norm)
+    new = jax.tree.map(lambda a, b: jnp.where(applied, a, b), new, state)
     for name in params:
         change = jax.tree.map(jnp.subtract, params[name], state.params[name])
         moved = optax.tree.norm(change)
         metrics |= {f"grad_norm/{name}": grad_norms[name], f"update_norm/{name}": moved}
         metrics[f"update_ratio/{name}"] = moved / optax.tree.norm(state.params[name])
-    metrics |= {"finite": finite, "lr": lr, "last_layer_lr": last_layer_lr, "weight_decay": wd}
+    metrics |= {"applied": applied, "grad_norm": norm, "lr": lr, "last_layer_lr": last_layer_lr, "weight_decay": wd}
     return new, metrics | {"teacher_momentum": momentum, "teacher_temp": temp}
 
 
 def train_step(
     state: TrainState, batch: dict[str, Array], *, recipe: Recipe, mesh: Mesh | None = None, platform: str | None = None
 ) -> tuple[TrainState, dict[str, Any]]:
-    """`batch` is the pipeline's: int16 slices, boxes, flips, masks (curia2_jax/data/crops/batches.py). See `update`."""
+    """`batch` is the pipeline's: int16 slices, boxes, flips, masks (curia2_jax/data/crops/batches.py). See `update`.
+
+    One that says which state it is for changes no other: after a bad step the state stays as it was before that one,
+    whatever was dispatched behind it, until the loop has looked.
+    """
     key = step_key(recipe, state.step, AUGMENT)
     with jax.named_scope("augment"):
         crops = augment.crops_of(batch, key, recipe.augment, recipe.crops.global_size, recipe.crops.local_size)
-    new, metrics = update(state, crops, batch["masks"], recipe=recipe, mesh=mesh, platform=platform)
+    allowed = (batch[STEP] == state.step).all() if STEP in batch else True
+    largest = batch[LARGEST_NORM].min() if LARGEST_NORM in batch else math.inf
+    new, metrics = update(
+        state, crops, batch["masks"], recipe=recipe, mesh=mesh, platform=platform, allowed=allowed, largest_norm=largest
+    )
     if STOP in batch:  # several processes: has any of them been asked to stop?
         metrics[STOP] = batch[STOP].any()
     return new, metrics

@@ -19,7 +19,8 @@ from curia2_jax.training import checkpoints, lock
 # no crop sees) nor the mathematics of a step.
 RESUMABLE = (
     "data.corpus", "data.canvas", "data.num_threads", "data.num_workers", "data.prefetch", "data.max_corrupt_rate",
-    "checkpoint.", "log.", "probe.", "parallel.fsdp", "model.attention", "model.remat", "model.scan", "objective.chunk",
+    "checkpoint.", "guard.", "log.", "probe.", "parallel.fsdp", "model.attention", "model.remat", "model.scan",
+    "objective.chunk",
 )  # fmt: skip
 INIT = "init.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "imagecodecs", "curia2-jax")

@@ -37,7 +37,7 @@ def test_three_rows_two_heads_three_scores_and_the_files(scored):
     """Everything is scored, the files hold what is returned, and a line is said a stage."""
     results, output, said = scored
     assert json.loads((output / "results.json").read_text()) == results == read(output)
-    names = ["predictions.parquet", "report.html", "results.json", "scores.csv"]
+    names = ["predictions.parquet", "report.html", "results.json", "scores.csv", "table.tex"]
     assert sorted(path.name for path in output.iterdir()) == names
     assert results["verdict"] in (output / "report.html").read_text().replace("&#39;", "'")
     assert list(results["tasks"]) == ["organs-ct", "organs-mr"]

@@ -23,10 +23,8 @@ def surface(mask):
     """Coordinates of the voxels that have a face neighbor outside, the border of the array included."""
     padded, points = np.pad(mask, 1), []
     for index in np.argwhere(mask):
-        around = [
-            index + 1 + step * np.eye(mask.ndim, dtype=int)[axis] for axis in range(mask.ndim) for step in (-1, 1)
-        ]
-        if not all(padded[tuple(one)] for one in around):
+        steps = np.concatenate([np.eye(mask.ndim, dtype=int), -np.eye(mask.ndim, dtype=int)])
+        if not all(padded[tuple(index + 1 + step)] for step in steps):
             points.append(index)
     return np.array(points, float)
 

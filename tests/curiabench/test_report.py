@@ -127,6 +127,35 @@ def test_a_task_that_the_mask_answers_is_named():
     )
 
 
+def test_the_table_for_a_paper_has_a_column_a_row_of_the_protocol():
+    """The primary score with its interval, names escaped, and a line a task."""
+    found = results()
+    found["tasks"] = {"or_gans": found["tasks"]["organs"]}
+    lines = report.tex(found).splitlines()
+    assert lines[1:4] == ["\\begin{tabular}{lccc}", "\\toprule", "task & trained & random & raw pixels \\\\"]
+    cells = [r"{} \,{{\scriptsize [{}, {}]}}".format(*one) for one in (
+        ("0.800", "0.700", "0.900"), ("0.600", "0.500", "0.700"), ("0.300", "0.200", "0.400"))]  # fmt: skip
+    assert lines[5] == " & ".join([r"or\_gans", *cells]) + r" \\"
+
+
+def test_the_forest_has_a_line_a_difference_on_one_axis():
+    """Zero and every end lie where their values do; few patients, or an interval with zero in it, are no difference."""
+    found = results(random=0.75, pixels=0.3)
+    found["tasks"]["few"] = copy.deepcopy(found["tasks"]["organs"])
+    found["tasks"]["few"]["test"]["patients"] = 3
+    lines, zero, (low, high) = report.forest(found)
+    assert [name for name, _ in lines] == ["organs", "few", "mean of the tasks"]
+    assert [(line.row.name, line.sure) for line in lines[0][1]] == [("random", False), ("pixels", True)]
+    assert not any(line.sure for _, part in lines[1:] for line in part)
+    assert (low, high) == pytest.approx((-0.05, 0.6)) and low + zero * (high - low) == pytest.approx(0)
+    for _, part in lines:
+        for line in part:
+            places = [low + at * (high - low) for at in (line.middle, line.low, line.high)]
+            assert places == pytest.approx(line.score)
+    page = report.render(found, {"organs": [], "few": []}, {})
+    assert page.count('class="line random unsure"') == 3 and page.count('class="line pixels"') == 1
+
+
 def test_page_lists_classes_of_few_patients():
     """With how many there are."""
     found = results()

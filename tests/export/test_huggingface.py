@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 import torch
 import transformers
@@ -63,6 +65,14 @@ def assert_same(a: dict, b: dict) -> None:
         assert np.array_equal(x, y), jax.tree_util.keystr(path)
 
 
+def on_disk(params: dict, config: ViTConfig) -> dict[str, np.ndarray]:
+    """What a folder holds, in memory."""
+    out = {name: np.full(shape, np.nan, np.float32) for name, shape in huggingface.shapes_on_disk(config).items()}
+    for name, row, values in huggingface.pieces(params, config):
+        out[name][row : row + len(values)] = values
+    return out
+
+
 def images_of(config: ViTConfig, size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(2, config.in_channels, *size)).astype(np.float32)
 
@@ -84,7 +94,6 @@ def test_export_gives_the_same_tokens(tmp_path, ffn, channels, registers):
         np.testing.assert_allclose(ours(config, params, images), expected, rtol=0, atol=1e-5)
     assert_same(huggingface.read_weights(tmp_path, config), params)
     assert config_from(tmp_path) == config
-    assert (tmp_path / huggingface.WEIGHTS).stat().st_mode & 0o777 == 0o644  # a group can read it
 
 
 @pytest.mark.parametrize(("ffn", "channels", "registers"), MODELS)
@@ -108,7 +117,7 @@ def test_import_gives_the_same_tokens(tmp_path, ffn, channels, registers):
         np.testing.assert_allclose(ours(config, params, images), theirs(model, images), rtol=0, atol=1e-5)
 
     # And back: every tensor of theirs, bit for bit.
-    again = huggingface.to_huggingface(params, config)
+    again = on_disk(params, config)
     stored = {}
     for file in tmp_path.glob("*.safetensors"):
         stored |= safetensors.numpy.load_file(file)
@@ -185,7 +194,7 @@ def _widen(tensors):
 def test_refuses_other_weights(tmp_path, damage, words):
     """Missing, unexpected, misshapen and double-precision weights, each by name."""
     config = config_of()
-    tensors = huggingface.to_huggingface(random_params(config), config)
+    tensors = on_disk(random_params(config), config)
     damage(tensors)
     safetensors.numpy.save_file(tensors, tmp_path / huggingface.WEIGHTS)
     with pytest.raises(UserError, match=words) as error:
@@ -225,11 +234,33 @@ def test_refuses_other_models(tmp_path, change, words):
         huggingface.read_config(tmp_path)
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o007])
+def test_files_are_read_by_whom_umask_says(tmp_path, umask):
+    """safetensors' own writer makes files that only their owner can read."""
+    config = config_of()
+    before = os.umask(umask)
+    try:
+        huggingface.write(tmp_path, random_params(config), config)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~umask}
+
+
+def test_the_file_says_what_it_is(tmp_path):
+    """Metadata that the library of the format reads, and a dtype under the names of both releases."""
+    config = config_of()
+    huggingface.write(tmp_path, random_params(config), config, {"step": "7"})
+    with safetensors.safe_open(tmp_path / huggingface.WEIGHTS, "np") as file:
+        assert file.metadata() == {"format": "pt", "step": "7"}
+    said = json.loads((tmp_path / "config.json").read_text())
+    assert said["dtype"] == said["torch_dtype"] == "float32"
+
+
 def test_refuses_a_checkpoint_of_another_shape():
     """A backbone that is not what its config says."""
     config = config_of()
     params = random_params(config)
     with pytest.raises(UserError, match=r"blocks/attn/key/bias is \(3, 64\), the config says \(4, 64\)|blocks/"):
-        huggingface.to_huggingface(params, dataclasses.replace(config, depth=4))
+        on_disk(params, dataclasses.replace(config, depth=4))
     with pytest.raises(UserError, match="float64"):
-        huggingface.to_huggingface({**params, "cls_token": params["cls_token"].astype(np.float64)}, config)
+        on_disk({**params, "cls_token": params["cls_token"].astype(np.float64)}, config)

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 from curia2_jax.export import huggingface, parity
 from curia2_jax.models.vit import ViTConfig
 from launch import torch_features
-from tests.export.test_huggingface import config_of, random_params
+from tests.export.test_huggingface import config_of, on_disk, random_params
 
 BLIND = {"blocks/attn/key/bias"}  # the softmax cancels it: no forward pass shows it
 MODELS = {"swiglu": ("swiglu", 1, 0), "mlp with registers": ("mlp", 3, 4)}
@@ -123,6 +123,6 @@ def test_the_probes_change_the_same_parameters_on_both_sides(tmp_path):
         torch_features.change(model, probe)
         model.save_pretrained(tmp_path / probe)
         stored = safetensors.numpy.load_file(tmp_path / probe / huggingface.WEIGHTS)
-        ours = huggingface.to_huggingface(parity.changed(params, probe), config)
+        ours = on_disk(parity.changed(params, probe), config)
         assert all(np.array_equal(ours[name], stored[name]) for name in stored)
     assert len(flatten_dict(params)) == len(huggingface.shapes(config))

@@ -1,6 +1,7 @@
 """Orbax -> PyTorch -> Orbax through the command line, on a tiny run."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import shutil
@@ -15,11 +16,13 @@ from absl import flags
 
 from configs import common
 from curia2_jax.errors import UserError
-from curia2_jax.export import huggingface
+from curia2_jax.export import continuation, huggingface, tensors_file
 from curia2_jax.training import checkpoints, initial
 from curia2_jax.training.fingerprints import digest, fingerprints
 from curia2_jax.training.recipe import recipe_from
-from curia2_jax.training.state import abstract_state
+from curia2_jax.training.state import abstract_state, init_state
+from tests.export.test_huggingface import on_disk
+from tests.export.test_model_card import results_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -63,7 +66,16 @@ def convert():
 
     def main(*arguments: str) -> int:
         flags.FLAGS.unparse_flags()
-        for name in ("checkpoint", "from-pretrained", "output", "verify"):
+        for name in (
+            "checkpoint",
+            "from-pretrained",
+            "output",
+            "verify",
+            "license",
+            "report",
+            "with-heads",
+            "with-optimizer",
+        ):
             flags.FLAGS[name].unparse()
         try:
             return convert.run(flags.FLAGS(["convert.py", *map(str, arguments)]))
@@ -91,6 +103,7 @@ def test_there_and_back(run, convert, tmp_path, capsys):
         "model.safetensors",
         "preprocessing.json",
         "preprocessor_config.json",
+        "training_config.json",
     }
     # The newest step by default, another by name; the teacher and not the student.
     assert_same(huggingface.read_weights(tmp_path / "hf", model), backbones[5])
@@ -109,10 +122,72 @@ def test_there_and_back(run, convert, tmp_path, capsys):
     begun = initial.pretrained(recipe)  # what training starts from
     for tree in (begun.params, begun.teacher):
         assert_same(tree, {"backbone": backbones[5]})
-    again = huggingface.to_huggingface(checkpoints.restore_item(found, at, "teacher")["backbone"], model)
+    again = on_disk(checkpoints.restore_item(found, at, "teacher")["backbone"], model)
     stored = safetensors.numpy.load_file(tmp_path / "hf" / "model.safetensors")
     assert again.keys() == stored.keys() and all(again[k].tobytes() == stored[k].tobytes() for k in stored)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "hf3", "orbax"]  # no partial folders
+
+
+def test_the_card_tells_license_corpus_and_scores_of_these_weights(run, convert, tmp_path, capsys):
+    """A report counts for the weights that it scored; the corpus of this run is not at hand, which is said."""
+    folder, _ = run
+    assert convert("--checkpoint", folder, "--output", tmp_path / "hf") == 0
+    said = capsys.readouterr().out
+    assert "no license was named" in said and "not at hand" in said
+    weights = (tmp_path / "hf" / "model.safetensors").read_bytes()
+    scored = results_of(hashlib.sha256(weights).hexdigest())
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "results.json").write_text(json.dumps(scored))
+    again = ("--output", tmp_path / "hf", "--report", tmp_path / "report", "--license", "cc-by-nc-4.0")
+    assert convert("--checkpoint", folder, *again) == 0
+    assert (tmp_path / "hf" / "model.safetensors").read_bytes() == weights
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "license: cc-by-nc-4.0" in card and "| organs | 9 | 0.900 [0.800, 0.950] |" in card
+    capsys.readouterr()
+    assert convert("--checkpoint", f"{folder}@3", *again) == 2
+    line = capsys.readouterr().err
+    assert "scores of other weights" in line and line.count("\n") == 1
+    assert (tmp_path / "hf" / "README.md").read_text() == card
+
+
+def test_heads_and_optimizer_go_along_and_come_back(run, convert, tmp_path):
+    """Every array of the checkpoint; what comes in has the heads, to the bit."""
+    folder, _ = run
+    assert convert("--checkpoint", folder, "--output", tmp_path / "heads", "--with-heads") == 0
+    assert [path.name for path in (tmp_path / "heads" / "training").iterdir()] == ["heads.safetensors"]
+    assert convert("--checkpoint", folder, "--output", tmp_path / "all", "--with-optimizer") == 0
+    found = continuation.read_state(tmp_path / "all")
+    for item in ("params", "opt_state", "centers"):
+        assert_same(found[item], checkpoints.restore_item(folder, 5, item))
+    teacher = checkpoints.restore_item(folder, 5, "teacher")
+    for name in ("heads", "all"):
+        assert convert("--from-pretrained", tmp_path / name, "--output", tmp_path / "orbax") == 0
+        assert_same(checkpoints.restore_item(tmp_path / "orbax", 0, "teacher"), teacher)
+    hf = json.loads((tmp_path / "all" / "preprocessing.json").read_text())["source"]
+    with safetensors.safe_open(tmp_path / "all" / "training" / "training_state.safetensors", "np") as file:
+        assert file.metadata()["step"] == str(hf["step"]) == "5"
+        assert file.metadata()["training_config_sha256"] == hf["training_config_sha256"]
+
+
+def test_a_converted_backbone_has_no_heads_to_give(run, convert, tmp_path, capsys):
+    folder, _ = run
+    shutil.copytree(folder, tmp_path / "run")
+    assert convert("--checkpoint", f"{tmp_path / 'run'}@0", "--output", tmp_path / "x", "--with-heads") == 2
+    line = capsys.readouterr().err
+    assert "--with-heads: " in line and "a backbone alone" in line and line.count("\n") == 1
+
+
+def test_step_0_is_what_the_run_began_with(run, convert, tmp_path):
+    """A run keeps no checkpoint of it: drawn again from its seed."""
+    folder, _ = run
+    assert convert("--checkpoint", f"{folder}@0", "--output", tmp_path / "began") == 0
+    recipe = recipe_from(tiny())
+    first = jax.jit(lambda: init_state(jax.random.key(recipe.seed), recipe).teacher["backbone"])()
+    found = huggingface.read_weights(tmp_path / "began", recipe.model)
+    assert jax.tree.structure(found) == jax.tree.structure(jax.tree.map(np.asarray, first))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(first), strict=True):
+        np.testing.assert_allclose(a, np.asarray(b, a.dtype), rtol=1e-6)
+    assert json.loads((tmp_path / "began" / "preprocessing.json").read_text())["source"]["step"] == 0
 
 
 def test_an_earlier_export_is_replaced_anything_else_is_not(run, convert, tmp_path, capsys):
@@ -140,7 +215,7 @@ def test_a_failure_leaves_the_earlier_export(run, convert, tmp_path, capsys, mon
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    monkeypatch.setattr(tensors_file, "write", full)
     assert convert("--checkpoint", folder, "--output", hf) == 2
     assert "No space left" in capsys.readouterr().err
     assert_same(huggingface.read_weights(hf, recipe_from(tiny()).model), backbones[3])
@@ -158,6 +233,9 @@ def test_a_failure_leaves_the_earlier_export(run, convert, tmp_path, capsys, mon
         (["--from-pretrained", "{tmp}", "--output", "{tmp}/x"], "config.json: not there"),
         (["--checkpoint", "{run}", "--output", "{run}/config.json"], "--output"),
         (["--checkpoint", "{run}", "--output", "{run}/config.json/x"], "cannot write"),
+        (["--checkpoint", "{run}", "--output", "{tmp}/x", "--license", "mine: [x]"], "--license: found 'mine: [x]'"),
+        (["--checkpoint", "{run}", "--output", "{tmp}/x", "--report", "{tmp}/none"], "results.json: not there"),
+        (["--from-pretrained", "a", "--output", "{tmp}/x", "--license", "mit"], "--license: goes with --checkpoint"),
     ],
 )
 def test_a_mistake_is_one_line(run, convert, tmp_path, capsys, arguments, words):
@@ -187,16 +265,20 @@ def test_verify_agrees(run, tmp_path):
     assert (tmp_path / "hf" / "model.safetensors").exists()
 
 
-def test_verify_finds_a_wrong_weight(run, convert, tmp_path, capsys, monkeypatch):
-    """One transposed kernel: loads without a complaint, computes something else."""
-    right = huggingface.to_huggingface
+def wrong_tensor(monkeypatch, name, damage):
+    """Exports after this have one wrong tensor."""
+    right = huggingface.pieces
 
     def wrong(backbone, model):
-        tensors = right(backbone, model)
-        name = "encoder.layer.1.attention.output.dense.weight"
-        return {**tensors, name: np.ascontiguousarray(tensors[name].T)}
+        for piece in right(backbone, model):
+            yield piece._replace(values=damage(piece.values.copy())) if piece.name == name else piece
 
-    monkeypatch.setattr(huggingface, "to_huggingface", wrong)
+    monkeypatch.setattr(huggingface, "pieces", wrong)
+
+
+def test_verify_finds_a_wrong_weight(run, convert, tmp_path, capsys, monkeypatch):
+    """One transposed kernel: loads without a complaint, computes something else."""
+    wrong_tensor(monkeypatch, "encoder.layer.1.attention.output.dense.weight", lambda x: np.ascontiguousarray(x.T))
     assert convert("--checkpoint", run[0], "--output", tmp_path / "hf", "--verify") == 1
     assert "differ by more than" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -205,15 +287,7 @@ def test_verify_finds_a_wrong_weight(run, convert, tmp_path, capsys, monkeypatch
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_verify_finds_what_is_not_finite(run, convert, tmp_path, capsys, monkeypatch, value):
     """A difference that is no number is no agreement."""
-    right = huggingface.to_huggingface
-
-    def wrong(backbone, model):
-        tensors = right(backbone, model)
-        weight = tensors["layernorm.weight"].copy()
-        weight[0] = value
-        return {**tensors, "layernorm.weight": weight}
-
-    monkeypatch.setattr(huggingface, "to_huggingface", wrong)
+    wrong_tensor(monkeypatch, "layernorm.weight", lambda x: np.where(np.arange(len(x)) == 0, np.float32(value), x))
     assert convert("--checkpoint", run[0], "--output", tmp_path / "hf", "--verify") == 1
     assert "differ by more than" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -50,6 +50,44 @@ def test_scores_the_tasks_asked_for_and_shows_what_the_run_saw(model, benchmark,
     assert results["verdict"] in done.stdout
     assert done.stdout.splitlines()[-1] == f"report: {tmp_path / 'report' / 'report.html'}"
     assert "What the student saw of the first images" in (tmp_path / "report" / "report.html").read_text()
+    assert "config.json is not there" in done.stdout  # a run without its config: said, and no reason to stop
+    compared = evaluate("compare", tmp_path / "report", tmp_path / "report")
+    assert compared.returncode == 0, compared.stderr
+    first = next(line.split() for line in compared.stdout.splitlines() if line.startswith("first"))
+    assert "+0.000" in first and compared.stdout.count("2 patients: no verdict") == 6
+
+
+def test_other_models_stand_beside_ours_and_are_encoded_once(model, benchmark, tmp_path):
+    """Random twins and code that is trusted: rows of every table, named in the result with what they saw."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "from curia2_jax.curiabench.adapters.adapter import Adapter, Tokens, each\n"
+        "def model(device):\n"
+        "    pixels = each(lambda volume: torch.from_numpy(volume.voxels)[:, None])\n"
+        "    return Adapter('', 'slice', pixels, lambda x, normed: Tokens(x.mean((2, 3)), None), '1', 'the mean')\n"
+    )
+    words = [f"random:{model}@4", f"{tmp_path}/mine.py:model"]
+    line = ["--model", model, "--task", "first", "--data", benchmark, "--output", tmp_path / "report",
+            "--against", words[0], "--against", words[1], "--cache", tmp_path / "cache",
+            "--pooling", "curia-v1"]  # fmt: skip
+    refused = evaluate(*line)
+    assert refused.returncode == 2 and "write --trust-remote-code" in refused.stderr
+    done = evaluate(*line, "--trust-remote-code")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    told = results["settings"]["others"]
+    assert list(told) == [f"random:{model.name}@4", "mine.py:model"]
+    assert told["mine.py:model"] | {"sha256": ""} == {
+        "preprocessing": "the mean", "sha256": "", "preset": "curia-v1", "pooling_over": "tokens",
+        "pooling_norm": "before", "pooling_unmasked": "patches", "pooling_window": 0,
+    }  # fmt: skip
+    for name in told:
+        assert name in results["tasks"]["first"]["rows"] and name in results["mean"]["trained_minus"]
+        assert name in done.stdout and name in (tmp_path / "report" / "report.html").read_text()
+    assert "mine.py:model: 8 of 8 samples encoded" in done.stdout
+    again = evaluate(*line, "--trust-remote-code")
+    assert "mine.py:model: 0 of 8 samples encoded" in again.stdout
+    assert json.loads((tmp_path / "report" / "results.json").read_text())["tasks"] == results["tasks"]
 
 
 def test_a_corpus_without_labels_is_no_mistake(model, tmp_path):
@@ -91,6 +129,8 @@ def test_mistakes_are_one_line_and_code_2(model, benchmark, tmp_path):
         (with_flag("--device", "tpu"), "--device=tpu"),
         (with_flag("--devise", "cpu"), "devise"),
         (with_flag("--run", tmp_path / "nowhere"), "--run: found"),
+        (["compare", tmp_path / "nowhere", tmp_path], "predictions.parquet: not there"),
+        (["compare", tmp_path], "compare: found 1 reports; write compare REPORT_A REPORT_B"),
         ([*with_flag("--device", "cpu"), "first"], "found 'first' without a flag; write --task first"),
     ]
     for arguments, message in mistakes:

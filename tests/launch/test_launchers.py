@@ -3,7 +3,9 @@
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 import yaml
@@ -25,10 +27,65 @@ def fake(folder: pathlib.Path, name: str, text: str) -> None:
     path.chmod(0o755)
 
 
+def slurm(folder: pathlib.Path, python: str) -> dict[str, str]:
+    """The environment of a job whose srun starts two tasks of `python`, waits and tells the highest code, as srun does;
+    folder/log has what was called."""
+    fake(folder, "srun", f"""
+echo "srun $*" >> "{folder}/log"
+shift
+for SLURM_PROCID in 0 1; do export SLURM_PROCID; env --default-signal "$@" & tasks+=($!); done
+echo "${{tasks[*]}}" > "{folder}/tasks"
+for task in "${{tasks[@]}}"; do
+  until wait "$task"; code=$?; ! kill -0 "$task" 2> /dev/null; do :; done
+  if ((code > worst)); then worst=$code; fi
+done
+exit $((worst))
+""")  # fmt: skip
+    fake(folder, "scontrol", f'echo "scontrol $*" >> "{folder}/log"\n')
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    fake(folder / ".venv" / "bin", "python", f'echo "$*" >> "{folder}/log"\n' + python)
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+
+
+SBATCH = LAUNCH / "slurm" / "pretrain.sbatch"
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "requeued"),
+    [
+        ((0, 0), 0, False), ((1, 1), 1, False), ((2, 2), 2, False), ((42, 42), 42, True), ((43, 43), 43, False),
+        ((42, 137), 42, True),  # one was killed by the kernel: the other has noticed
+        ((137, 137), 137, False), ((42, 43), 43, False), ((42, 1), 42, False), ((2, 42), 42, False),
+    ],
+)  # fmt: skip
+def test_slurm_requeues_when_a_task_says_42_and_none_forbids_it(tmp_path, codes, code, requeued):
+    env = slurm(tmp_path, f"codes=({codes[0]} {codes[1]})\nexit ${{codes[$SLURM_PROCID]}}\n")
+    line = ["bash", SBATCH, "--config=configs/vitg.py", "--workdir=a b"]
+    done = subprocess.run(line, env=env, check=False, cwd=tmp_path)
+    log = (tmp_path / "log").read_text()
+    assert done.returncode == code
+    assert log.count("launch/main.py --config=configs/vitg.py --workdir=a b\n") == 2
+    assert ("scontrol requeue 7" in log) == requeued
+    assert not list(tmp_path.glob(".curia2-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_slurm_tasks_hear_signals_and_say_their_own_code(tmp_path, number):
+    env = slurm(
+        tmp_path, 'trap "sleep 0.2; exit 42" USR1 TERM\ntouch "ready-$SLURM_PROCID"\nwhile :; do sleep 0.05; done\n'
+    )
+    job = subprocess.Popen(["bash", SBATCH], env=env, cwd=tmp_path)
+    while not all((tmp_path / f"ready-{process}").exists() for process in (0, 1)):
+        time.sleep(0.02)
+    for task in (tmp_path / "tasks").read_text().split():
+        os.kill(int(task), number)
+    assert job.wait(timeout=60) == 42
+    assert "scontrol requeue 7" in (tmp_path / "log").read_text()
+
+
 @pytest.mark.parametrize(
     ("name", "started", "requeue"),
     [
-        ("pretrain", "launch/main.py --config=configs/vitg.py --workdir=a b", "scontrol requeue 7"),
         ("sweep", "launch/sweep.py --config=configs/vitg.py --workdir=a b --only=3", "scontrol requeue 5_3"),
     ],
 )

@@ -1,5 +1,7 @@
 """What is saved comes back, whole and on other meshes; what is not there is one line."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -80,6 +82,18 @@ def test_one_item_needs_no_mesh(run, state):
     for a, b in zip(jax.tree.leaves(teacher), jax.tree.leaves(state.teacher), strict=True):
         assert isinstance(a, np.ndarray)
         np.testing.assert_array_equal(a, b)
+
+
+def test_an_opened_item_is_read_array_by_array_and_compared(run, state, tmp_path):
+    """Shapes cost no reading; each array is what was saved, or is named."""
+    opened, meta = checkpoints.open_teacher(run, 7)
+    assert meta["teacher_digest"] and jax.tree.structure(opened) == jax.tree.structure(state.teacher)
+    for a, b in zip(jax.tree.leaves(opened), jax.tree.leaves(state.teacher), strict=True):
+        assert isinstance(a, checkpoints.StoredArray) and (a.shape, a.dtype) == (b.shape, b.dtype)
+        np.testing.assert_array_equal(np.asarray(a), b)
+    other = dataclasses.replace(opened["backbone"]["cls_token"], fingerprint="0" * 16)
+    with pytest.raises(checkpoints.Damaged, match="teacher/backbone/cls_token is not what was saved"):
+        np.asarray(other)
 
 
 def test_parse(run, tmp_path):

@@ -14,29 +14,17 @@ import jax.numpy as jnp
 import pytest
 
 from configs import demo
+from curia2_jax.ending import NOT_AGAIN
 from curia2_jax.errors import UserError
 from curia2_jax.telemetry import metrics, resources
 from curia2_jax.training import checkpoints
-from curia2_jax.training.loop import DONE, NONFINITE, STOPPED, train
-from tests.data.small_corpus import write_small_corpus
+from curia2_jax.training.loop import DONE, STOPPED, train
 from tests.training.tiny import tiny_config
+from tests.training.zygote import Zygote
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The only figures that two equal runs may differ in.
 TIMES = ("images_per_s", "data_wait", "eta_s", *resources.NAMES)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("data") / "corpus"
-    write_small_corpus(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> pathlib.Path:
-    """One compilation cache for all processes of this file."""
-    return tmp_path_factory.mktemp("xla")
 
 
 def command(folder: pathlib.Path, config: dict, run: pathlib.Path) -> list[str]:
@@ -62,30 +50,23 @@ def what_happened(run: pathlib.Path) -> tuple[list[dict], str]:
 def run_with_kills(tmp_path: pathlib.Path, corpus: pathlib.Path, cache: pathlib.Path, kills: int, steps: int) -> None:
     """One run left alone, one killed at random steps and once told to stop: they must not differ in one bit."""
     config = tiny_config(data__corpus=str(corpus), schedule__freeze_backbone_steps=steps // 2) | {"total_steps": steps}
-    env = environment(cache)
     alone, killed = tmp_path / "alone", tmp_path / "killed"
-    subprocess.run(command(tmp_path, config, alone), check=True, env=env, timeout=300, stdout=subprocess.DEVNULL)
-
-    rng = random.Random(kills)
-    go = command(tmp_path, config, killed)
-    for number in range(kills + 1):
-        gentle = number == kills
-        patience = rng.randint(1, 4)  # progress lines to wait for
-        with subprocess.Popen(go, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-            for line in process.stdout:
-                patience -= line.startswith("step ")
-                if patience <= 0:
-                    time.sleep(rng.uniform(0, 0.05))
-                    process.send_signal(signal.SIGTERM if gentle else signal.SIGKILL)
-                    break
-            rest = process.stdout.read()
-            code = process.wait(timeout=60)
-        if gentle:
-            assert code in (DONE, STOPPED), rest
-            assert code == DONE or "stopped at step" in rest
-        else:
-            assert code in (-signal.SIGKILL, DONE), rest
-    subprocess.run(go, check=True, env=env, timeout=300, stdout=subprocess.DEVNULL)
+    flag, rng = command(tmp_path, config, alone)[2], random.Random(kills)
+    with Zygote(tmp_path / "calls", environment(cache)) as calls:
+        assert calls.start(flag, f"--workdir={alone}").ended() == (DONE, [])
+        for number in range(kills + 1):
+            gentle = number == kills
+            call = calls.start(flag, f"--workdir={killed}")
+            call.reached("out", "step ", times=rng.randint(1, 4))
+            time.sleep(rng.uniform(0, 0.05))
+            call.send_signal(signal.SIGTERM if gentle else signal.SIGKILL)
+            code, said = call.ended()
+            if gentle:
+                assert code in (DONE, STOPPED) and not said, said
+                assert code == DONE or "stopped at step" in call.read("out")
+            else:
+                assert code in (-signal.SIGKILL, DONE), said
+        assert calls.start(flag, f"--workdir={killed}").ended()[0] == DONE
     assert what_happened(killed) == what_happened(alone)
     assert len(what_happened(alone)[0]) == steps
     assert checkpoints.steps(killed)[-2:] == checkpoints.steps(alone)[-2:]
@@ -95,7 +76,7 @@ def run_with_kills(tmp_path: pathlib.Path, corpus: pathlib.Path, cache: pathlib.
 
 
 def test_killed_three_times_equals_left_alone(tmp_path, corpus, cache):
-    run_with_kills(tmp_path, corpus, cache, kills=3, steps=16)
+    run_with_kills(tmp_path, corpus, cache, kills=3, steps=12)
 
 
 @pytest.mark.soak
@@ -127,7 +108,7 @@ def test_a_poisoned_step_changes_and_saves_nothing(tmp_path, corpus, capsys):
         checkpoint__every_steps=1, model__init="fan_in",
     )  # fmt: skip
     run = tmp_path / "run"
-    assert train(config, run) == NONFINITE
+    assert train(config, run) == NOT_AGAIN
     report = json.loads((run / "nonfinite.json").read_text())
     assert checkpoints.steps(run) == list(range(1, report["step"]))
     assert len(report["batch"]) == 8 and report["batch"][0].startswith("record ")

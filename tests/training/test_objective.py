@@ -191,7 +191,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing(monkeypatch):
 
     monkeypatch.setattr(objective, "gradients", overflowed)
     new, metrics = jax.jit(functools.partial(update, recipe=recipe))(state, *random_batch(recipe))
-    assert np.isfinite(metrics["loss"]) and not metrics["finite"]
+    assert np.isfinite(metrics["loss"]) and not metrics["applied"]
     assert states.state_hash(new) == states.state_hash(state)
 
 

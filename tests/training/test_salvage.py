@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import pathlib
 import shutil
 
@@ -149,8 +150,11 @@ def test_leftovers_of_killed_saves_go_and_nothing_else(run):
     partial.mkdir(parents=True)
     (run / "config.json.77.partial").write_text("{")
     (run / "notes.txt").write_text("mine")
+    for name, age in (("lock", 0), ("lock.asks", 5), ("lock.killed", 3600), ("lock.killed.now", 3600)):
+        (run / name).write_text("")
+        os.utime(run / name, (1e9 - age, 1e9 - age))
     salvage.clear_leftovers(run)
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "notes.txt"]
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "lock", "lock.asks", "notes.txt"]
     assert checkpoints.steps(run) == [1, 2, 3] and not partial.parent.exists()
 
 

@@ -6,6 +6,8 @@ import os
 import pathlib
 import shutil
 import subprocess
+import threading
+import time
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from curia2_jax.errors import UserError
 from curia2_jax.parallel.mesh import make_mesh
 from curia2_jax.telemetry import resources
-from curia2_jax.training import checkpoints, prepare
+from curia2_jax.training import checkpoints, prepare, saving
 from curia2_jax.training import state as states
 from curia2_jax.training.checkpoints import Checkpoints
 from curia2_jax.training.loop import DONE, STOPPED, train
@@ -84,6 +86,46 @@ def test_a_write_that_fails_leaves_nothing_behind(saver, state, tmp_path, monkey
     assert capfd.readouterr().err == ""
 
 
+def test_what_writes_on_after_a_failure_is_removed_when_it_has_ended(saver, state, tmp_path, monkeypatch):
+    """TensorStore makes the folders anew that were removed below it."""
+    save(saver, state, 10)
+    late = tmp_path / "run" / "checkpoints" / "20.orbax-checkpoint-tmp" / "params"
+
+    def goes_on() -> None:
+        for number in range(6):
+            time.sleep(0.02)
+            late.mkdir(parents=True, exist_ok=True)
+            (late / str(number)).write_text("")
+
+    def fails(*_: object, **__: object) -> None:
+        threading.Thread(target=goes_on).start()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saver._checkpoints, "save", fails)
+    save(saver, state, 20)
+    assert os.listdir(tmp_path / "run" / "checkpoints") == ["10"]
+
+
+def test_one_of_several_processes_that_cannot_write_ends_with_a_line(saver, state, monkeypatch):
+    """It does not leave the others to a traceback: they see that it is gone, and all are started again."""
+    said = []
+
+    def ends(code: int, line: str, *, fault: bool) -> None:
+        said.append((code, line, fault))
+        raise SystemExit(code)
+
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saving.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(saving, "end_now", ends)
+    with pytest.raises(SystemExit):
+        saver._attempt(fails)
+    ((code, line, fault),) = said
+    assert (code, fault) == (42, True) and "\n" not in line
+    assert line.startswith("process 0 stops: its part of a checkpoint cannot be written ([Errno 28] No space left")
+
+
 def test_a_removed_workdir_is_one_line(saver, state, tmp_path):
     save(saver, state, 10)
     shutil.rmtree(tmp_path / "run")
@@ -137,6 +179,34 @@ def test_a_run_on_a_full_disk_goes_on_and_says_so(small_disk, tmp_path, capfd, m
 
 
 @pytest.mark.soak
+def test_a_run_on_a_disk_that_became_read_only_goes_on_and_says_so(small_disk, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(prepare, "make_mesh", lambda c: make_mesh(c, jax.devices()[:1]))
+    write_small_corpus(tmp_path / "corpus")
+    config = tiny_config(data__corpus=str(tmp_path / "corpus"), total_steps=9, checkpoint__every_steps=2)
+    run = small_disk / "run"
+    written = []
+
+    class Remounting:
+        """Makes the disk read-only when it is first asked after the first checkpoint."""
+
+        def made(self) -> bool:
+            if not written and checkpoints.steps(run):
+                written.append(subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True))
+            return False
+
+        def answered(self):
+            return quiet()
+
+    assert train(config, run, Remounting()) == STOPPED
+    said = capfd.readouterr()
+    assert said.err.startswith("warning: stopped at step 8, not saved since step 2: ") and said.err.count("\n") == 1
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    assert train(config, run) == DONE
+    assert train(config, tmp_path / "alone") == DONE
+    assert (run / "state.sha256").read_text() == (tmp_path / "alone" / "state.sha256").read_text()
+
+
+@pytest.mark.soak
 def test_two_thousand_saves_leave_nothing_behind(saver, state):
     """Files, threads and memory after the last tenth are those after the first."""
     seen = []
@@ -149,4 +219,4 @@ def test_two_thousand_saves_leave_nothing_behind(saver, state):
     assert saver.newest == EVERY * 2000 and not saver.trouble
     assert last["open_files"] <= first["open_files"] + 2 and last["threads"] <= first["threads"] + 2
     assert last["shm_bytes"] <= first["shm_bytes"] + (1 << 20)
-    assert last["rss_bytes"] <= first["rss_bytes"] + (64 << 20), [s["rss_bytes"] >> 20 for s in seen]
+    assert last["rss_bytes"] <= first["rss_bytes"] + (64 << 20), [int(s["rss_bytes"]) >> 20 for s in seen]

@@ -22,7 +22,7 @@ def as_before(config):
         "sigreg_placement": terms["sigreg"]["placement"], "sigreg_slices": terms["sigreg"]["directions"],
         "sigreg_knots": terms["sigreg"]["knots"], "sigreg_t_max": terms["sigreg"]["t_max"],
     }  # fmt: skip
-    del old["data"]["reduce"], old["model"]["init"], old["model"]["position_init"]
+    del old["data"]["reduce"], old["data"]["exclude"], old["model"]["init"], old["model"]["position_init"]
     return old
 
 

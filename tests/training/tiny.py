@@ -1,5 +1,6 @@
-"""The smallest recipes that still have every part."""
+"""The smallest recipes that still have every part, and who stops a run of them."""
 
+import contextlib
 import functools
 
 from configs import vitb
@@ -24,3 +25,13 @@ def tiny_config(**changes) -> dict:
         assert name in section, key
         section[name] = value
     return c
+
+
+class StopsWhen:
+    """Asks to stop as soon as so many batches were sent."""
+
+    def __init__(self, taken: list, batches: int):
+        self.made = lambda: len(taken) >= batches
+
+    def answered(self):
+        return contextlib.nullcontext()

@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from curia2_jax.curiabench import scores
 from curia2_jax.curiabench.heads import choice
 from curia2_jax.curiabench.heads.problem import Prediction, Problem, one_thread
 
 PENALTIES = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
 TOLERANCE, MAX_STEPS = 1e-10, 100  # of the Newton decrement per sample
-TIED = 1e-8  # risks nearer than this are the same
 
 
 class _Risks(NamedTuple):
@@ -22,7 +22,7 @@ class _Risks(NamedTuple):
 
 @one_thread()
 def cox_probe(problem: Problem) -> Prediction:
-    """Log risks (m,), larger for those who die sooner; targets (n, 2) are time and 1 for an event, 0 for censored.
+    """Log risks (m,), larger for those who die sooner; targets (n,) are times, negative where censored (as XGBoost's).
 
     Minimizes the negative log partial likelihood + half of the penalty times the squared weights of standardized
     features, as scikit-survival does. The penalty has the highest concordance on val, or else on left-out patients.
@@ -30,29 +30,28 @@ def cox_probe(problem: Problem) -> Prediction:
     chosen_on, trials = choice.trials(problem)
     penalty, edge = PENALTIES[len(PENALTIES) // 2], ""
     if trials:
-        scores = np.array([_scores(problem, trial) for trial in trials])
-        penalty, edge = choice.best(PENALTIES, scores)
+        penalty, edge = choice.best(PENALTIES, np.array([_scores(problem, trial) for trial in trials]))
     risks, converged = fit(problem.train, problem.targets, problem.test, penalty)
     return Prediction(risks, {"penalty": penalty, "converged": converged, "chosen_on": chosen_on, "edge": edge})
 
 
 def _scores(problem: Problem, trial: choice.Trial) -> list[float]:
     """Concordance at every penalty; one half where the judged samples have no pair to compare."""
-    times, events = np.asarray(trial.targets, np.float64).T
     found = (fit(problem.train[trial.fit], problem.targets[trial.fit], trial.features, one)[0] for one in PENALTIES)
-    return [float(np.nan_to_num(concordance(times, events > 0, risks), nan=0.5)) for risks in found]
+    same, one = np.zeros(len(trial.targets), np.int64), np.ones((1, 1))
+    return [float(np.nan_to_num(scores.concordance(trial.targets, risks, same, one)[0], nan=0.5)) for risks in found]
 
 
 def fit(train: np.ndarray, targets: np.ndarray, test: np.ndarray, penalty: float) -> tuple[np.ndarray, bool]:
     """Log risks of test (m, D) after a fit to train (n, D), and whether the fit converged."""
-    times, events = np.asarray(targets, np.float64).T
+    times, events = np.abs(targets), targets > 0
     order = np.argsort(times, kind="stable")
     center, scale = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
     scale = np.where(scale > 0, scale, 1)
     standard = (train[order] - center) / scale
     # The weights lie in the span of the samples: at most n numbers, however wide the features.
     left, spread, right = np.linalg.svd(standard, full_matrices=False)
-    risks = _Risks(left * spread, events[order] > 0, np.searchsorted(times[order], times[order]))
+    risks = _Risks(left * spread, events[order], np.searchsorted(times[order], times[order]))
     weights, converged = np.zeros(len(spread)), False
     value, gradient, hessian = _likelihood(weights, risks, penalty)
     for _ in range(MAX_STEPS):
@@ -86,17 +85,3 @@ def _likelihood(weights: np.ndarray, risks: _Risks, penalty: float) -> tuple[flo
     gradient = (mean - features[event]).sum(0) + penalty * weights
     hessian = (features * share[:, None]).T @ features - mean.T @ mean + penalty * np.eye(len(weights))
     return float(value), gradient, hessian
-
-
-def concordance(times: np.ndarray, events: np.ndarray, risks: np.ndarray) -> float:
-    """Harrell's C: of the pairs in which it is known who died first, the share whose risks say so; ties count half.
-
-    NaN without such a pair. All arrays are (n,).
-    """
-    right = pairs = 0.0
-    for i in np.flatnonzero(events):
-        later = (times > times[i]) | ((times == times[i]) & ~events)
-        difference = risks[i] - risks[later]
-        right += (difference > TIED).sum() + 0.5 * (np.abs(difference) <= TIED).sum()
-        pairs += later.sum()
-    return right / pairs if pairs else float("nan")

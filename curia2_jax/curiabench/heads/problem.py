@@ -18,7 +18,7 @@ class Problem(NamedTuple):
     """
 
     train: np.ndarray  # (n, D) float32
-    targets: np.ndarray  # (n,), labels in kinds that have classes; (n, T) several numbers; (n, 2) time and event
+    targets: np.ndarray  # (n,), labels in kinds that have classes; (n, T) several numbers
     groups: np.ndarray  # (n,) int64, the patient of each training sample
     test: np.ndarray  # (m, D) float32
     classes: np.ndarray  # (K,) int64, empty in kinds without classes

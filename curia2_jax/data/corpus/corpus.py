@@ -140,6 +140,11 @@ class Corpus:
             raise IndexError(f"slice {i} of {len(self)}")
         return self._parts[part][0].read(int(i - self._offsets[part]), out, reduce)
 
+    def chosen(self, where: str, split: str, held_out: float, exclude: frozenset[str]) -> np.ndarray:
+        """Which slices a sampler of these options draws: bool (N,)."""
+        kept = [(folder.select(where, split, held_out, exclude), len(folder)) for folder, _ in self._parts]
+        return np.concatenate([np.ones(size, bool) if keep is None else keep for keep, size in kept])
+
     def sampler(
         self,
         *,
@@ -148,6 +153,7 @@ class Corpus:
         where: str = "",
         split: str = "all",
         held_out: float = 0.0,
+        exclude: frozenset[str] = frozenset(),
     ) -> Sampler:
         """Which slice is read at which position of the stream.
 
@@ -156,6 +162,7 @@ class Corpus:
         cap: at most so many draws from a series in one epoch.
         where: conditions on index columns, all of which must hold: "modality=CT,plane=axial|coronal,spacing_z<=5".
         split: "all", "train" or "held_out", by a hash of the patient with the share `held_out` of patients held out.
+        exclude: keys of patients who are left out.
 
         Raises:
           UserError: a value that makes no sense, or one that leaves no slice.
@@ -169,7 +176,7 @@ class Corpus:
         strata: list[Stratum] = []
         several = len(self._parts) > 1
         for (folder, weight), offset in zip(self._parts, self._offsets, strict=False):
-            keep = folder.select(where, split, held_out)
+            keep = folder.select(where, split, held_out, exclude)
             series, _ = folder.codes("series")
             mine: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
             if temperature is None:
@@ -288,13 +295,17 @@ class _Folder:
         last = self.rows[np.cumsum(self.contract["shard_lengths"]) - 1]  # of each; rows are in the order of shards
         check_sizes(self._shards, (last["offset"] + last["span"]).tolist(), self.contract["bytes"])
 
-    def select(self, where: str, split: str, held_out: float) -> np.ndarray | None:
+    def select(self, where: str, split: str, held_out: float, exclude: frozenset[str]) -> np.ndarray | None:
         """Slices that meet the conditions, bool (N,); None when all do."""
         keep = matching(where, self._raw, self.codes)
         if split != "all":
             codes, patients = self.codes("patient")
             out = np.fromiter((patient_hash(patient.as_py()) < held_out for patient in patients), bool, len(patients))
             chosen = (out if split == "held_out" else ~out)[codes]
+            keep = chosen if keep is None else np.logical_and(keep, chosen, out=keep)
+        if exclude:
+            codes, patients = self.codes("patient")
+            chosen = np.fromiter((patient.as_py() not in exclude for patient in patients), bool, len(patients))[codes]
             keep = chosen if keep is None else np.logical_and(keep, chosen, out=keep)
         return keep
 

@@ -31,6 +31,9 @@ INDEX = "index.parquet"
 COLUMNS, LABELS, BENCHMARK, PREVIEW, LOCAL, WORK = "columns", "labels", "benchmark", "preview", "local", "work"
 ROWS = "rows"  # the column that holds several
 
+# In BENCHMARK/TASK: splits that are not learned from, and in each the table of its samples, with a column of patients.
+TESTED, SAMPLES, PATIENT_OF_SAMPLE = ("test", "val"), "extra_data.npy", "patient_id"
+
 # In LOCAL; the options in WORK too.
 SALT, OPTIONS, SUMMARY = "salt", "options.json", "summary.json"
 QUARANTINE, CORRECTIONS, SOURCES = "quarantine.csv", "corrections.csv", "sources.csv"

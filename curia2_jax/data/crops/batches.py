@@ -5,17 +5,20 @@ devices hold, and a run that resumes at step k starts here with `start_step=k`.
 """
 
 import collections
+import functools
 import gc
 import logging
 import signal
 import sys
 import weakref
+from collections.abc import Callable, Sequence
 
 import grain
 import numpy as np
 from absl import flags
 
 from curia2_jax.data.corpus.corpus import Corpus
+from curia2_jax.data.corpus.excluded import patients_of_tests
 from curia2_jax.data.crops.boxes import CropsConfig
 from curia2_jax.data.crops.canvases import Canvases
 from curia2_jax.data.crops.loader import DataConfig, StepLoader, fitted, locate
@@ -30,8 +33,16 @@ log = logging.getLogger(__name__)
 class Batches:
     """Iterator over batches; close it (or use it as a context manager) to end its threads and processes."""
 
-    def __init__(self, loader: StepLoader, iterator: grain.DatasetIterator, seen: int = 0, replaced: int = 0):
-        self.loader, self._iterator = loader, [iterator]
+    def __init__(
+        self,
+        loader: StepLoader,
+        iterator: grain.DatasetIterator,
+        seen: int = 0,
+        replaced: int = 0,
+        number: Callable[[int], int] = int,
+    ):
+        """`number` is which batch of the stream a step takes."""
+        self.loader, self._iterator, self._number = loader, [iterator], number
         self._finalizer = weakref.finalize(self, _close, self._iterator)  # at exit too, while Grain can still clean up
         self.seen, self.replaced = seen, replaced  # rows delivered and, of them, replaced, in all lives of a run
         self.replaced_before = replaced  # without the newest batch
@@ -66,7 +77,7 @@ class Batches:
     def records_of_step(self, step: int) -> list[str]:
         """What the rows of a step hold, in order: corpus position, series and place in it, for a report."""
         loader = self.loader
-        records = loader.sampler.records(step * loader.data.global_batch + loader.rows, loader.seed)
+        records = loader.sampler.records(self._number(step) * loader.data.global_batch + loader.rows, loader.seed)
         columns = [loader.corpus.take(name, records) for name in ("series", "plane", "position")]
         return [
             f"record {record}, series {series}, {plane} slice {position:g}"
@@ -101,6 +112,7 @@ def batches(
     rows: np.ndarray | None = None,
     corpus: Corpus | None = None,
     replaced: int = 0,
+    passed_over: Sequence[tuple[int, int]] = (),
 ) -> Batches:
     """Batches of the steps from `start_step` on (to before `stop_step`), dicts of NumPy arrays.
 
@@ -109,6 +121,7 @@ def batches(
         need not be neighbors: with parameters sharded over hosts a host may own interleaved blocks.
       corpus: an open one, instead of `data.corpus`.
       replaced: rows of the steps before that were replaced; data.max_corrupt_rate is of all together.
+      passed_over: (step, n): from that step on, n batches of the stream further, for each of these.
     Returns:
       an iterator, where n = len(rows), S = the canvas (of `fitted`), L = num_local, N = patches of a global crop:
         `slices` (n, S, S) int16, padded below and right with zeros, read-only;
@@ -133,18 +146,37 @@ def batches(
         where=data.where,
         split="train" if data.held_out else "all",
         held_out=data.held_out,
+        exclude=_excluded(data.exclude, corpus),
     )
     sections, grid = (data, crops_config, masks_config), crops_config.global_size // patch_size
     canvases = Canvases(len(rows), data.canvas, data.held)
     loader = StepLoader(corpus, sampler, *sections, grid, seed, rows.astype(np.int64), canvases)
-    steps = grain.MapDataset.range(start_step, sys.maxsize if stop_step is None else stop_step).map(loader)
+    number = functools.partial(number_of, passed_over=tuple(passed_over))
+    steps = grain.MapDataset.range(start_step, sys.maxsize if stop_step is None else stop_step).map(number).map(loader)
     buffer = data.num_threads if data.num_workers else max(data.prefetch, data.num_threads)
     ahead = steps.to_iter_dataset(grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=buffer))
     if data.num_workers:
         if not flags.FLAGS.is_parsed():  # Grain reads its own flags when it starts a process
             flags.FLAGS.mark_as_parsed()
         ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.num_workers), _start_worker)
-    return Batches(loader, iter(ahead), start_step * len(rows), replaced)
+    return Batches(loader, iter(ahead), start_step * len(rows), replaced, number)
+
+
+def number_of(step: int, passed_over: Sequence[tuple[int, int]]) -> int:
+    """Which batch of the stream a step takes. See `batches`."""
+    return step + sum(n for first, n in passed_over if step >= first)
+
+
+def _excluded(benchmarks: str, corpus: Corpus) -> frozenset[str]:
+    """Keys of `data.exclude`; says so when none of them is in the corpus, as with another salt."""
+    keys = patients_of_tests(benchmarks)
+    if keys and keys.isdisjoint(corpus.counts("patient")):
+        logging.warning(
+            "data.exclude: none of the %d patients of %s is in the corpus; were both ingested with one --salt?",
+            len(keys),
+            benchmarks,
+        )
+    return keys
 
 
 def _check(data: DataConfig) -> None:

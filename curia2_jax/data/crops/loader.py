@@ -41,6 +41,7 @@ class DataConfig:
     corpus: str  # folder, or several with weights: "A:2,B:1"
     where: str  # conditions on index columns, such as "modality=CT,spacing_z<=5"; "" for all slices
     held_out: float  # share of the patients kept out of the stream, chosen by a hash of the patient
+    exclude: str  # benchmarks "A,B" whose test patients are kept out of the stream, by their keys; "" for none
     global_batch: int  # images a step over all devices
     group_size: int  # images that share a ladder of mask ratios
     canvas: int  # pixels; every slice is padded below and right to this square; 0: what the corpus needs, see `fitted`

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from curia2_jax.data.corpus import index, layout
-from curia2_jax.data.ingest import journal, local, parts, publish
+from curia2_jax.data.ingest import identity, journal, local, parts, publish
 from curia2_jax.errors import UserError
 
 
@@ -33,13 +33,17 @@ def check(folder: pathlib.Path) -> None:
 def dropped(
     folder: pathlib.Path, reports: local.Reports, drop: dict[str, tuple[str, str]]
 ) -> dict[str, tuple[str, str]]:
-    """Why new series are not kept, key -> reason and detail: those of `drop`, and those that the corpus has."""
+    """Why new series are not kept, key -> reason and detail: those of `drop`, those that the corpus has, and those of
+    patients who were forgotten, under whichever name they come."""
     known = pq.read_table(folder / layout.LOCAL / layout.SERIES, columns=["series", "voxels", "source"]).to_pydict()
     keys = set(known["series"])
     source_of = dict(zip(known["voxels"], known["source"], strict=True))
+    withdrawn = local.withdrawn(folder)
     out = dict(drop)
     for one in (one for report in reports() for one in local.whole(report)):
-        if one.key in keys:
+        if identity.fingerprint(one.voxels) in withdrawn:
+            out[one.key] = ("withdrawn", "the same voxels as a series of a patient who was forgotten; see --forget")
+        elif one.key in keys:
             out[one.key] = ("late", "the corpus has the series as it was before; ingest anew to have it as it is")
         elif one.voxels in source_of:
             out[one.key] = ("duplicate", f"the same voxels as {source_of[one.voxels]}")
@@ -69,7 +73,7 @@ def publish_more(
         changed = _contract(folder, contract, reports, drop, lengths, [path for path, _, _ in new])
         contract = publish.sealed({**changed, **index.write(work, _rows(folder, old, new), sum(lengths))})
         moves += journal.index_moves(work)
-    told: journal.Journal = {"moves": moves, "contract": contract, "series": [], "sources": [], "patients": []}
+    told: journal.Journal = {"moves": moves, "contract": contract, "series": [], "sources": [], "withdrawn": []}
     journal.carry_out(folder, told)
     return contract
 

@@ -11,14 +11,17 @@ from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
+from curia2_jax.data.corpus import layout
+
 TASK = "task.json"
-TABLE = "extra_data.npy"
+TABLE = layout.SAMPLES
 IMAGES = "images"
 IMAGE_SUFFIX, MASK_SUFFIX = ".npy", ".mask.npy"
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, TEST)  # what every task has; VAL, to choose on, may be there too
 
-FILENAME, TARGET, SERIES, PATIENT, MODALITY = "filename", "target", "series_id", "patient_id", "modality"
+FILENAME, TARGET, SERIES, MODALITY = "filename", "target", "series_id", "modality"
+PATIENT = layout.PATIENT_OF_SAMPLE
 REQUIRED = (FILENAME, TARGET)  # tables of others may lack the rest
 
 IMAGE_DTYPE, MASK_DTYPE = np.float32, np.uint8
@@ -33,7 +36,10 @@ class Kind(NamedTuple):
 
 
 CLASSIFICATION = Kind("classification", np.int64, has_classes=True)
-KINDS = (CLASSIFICATION,)
+REGRESSION = Kind("regression", np.float64, has_classes=False)
+SURVIVAL = Kind("survival", np.float64, has_classes=False)  # times, negative where censored
+RETRIEVAL = Kind("retrieval", np.int64, has_classes=True)
+KINDS = (CLASSIFICATION, REGRESSION, SURVIVAL, RETRIEVAL)
 
 
 class Description(TypedDict):

@@ -45,10 +45,26 @@ def forget(folder: pathlib.Path, patients: list[str]) -> index.Contract:
         "contract": changed,
         "series": sorted(series),
         "sources": sorted(_sources(folder, series)),
-        "patients": [identity.fingerprint(key) for key in keys],
+        "withdrawn": [identity.fingerprint(told) for told in (*keys, *_voxels(folder, series))],
     }
     journal.carry_out(folder, told)
     return changed
+
+
+def copies(folder: pathlib.Path, patients: list[str]) -> list[str]:
+    """Files that were left out because their voxels are those of a series of `patients`: these may go by other names,
+    too. Raises UserError as `forget` does."""
+    journal.resume(folder)
+    Corpus(folder)  # which it must be
+    keys, table = [_key(folder, patient) for patient in patients], folder / layout.LOCAL / layout.QUARANTINE
+    if not table.exists():
+        return []
+    rows = pq.read_table(folder / layout.INDEX, columns=["series"], filters=[("patient", "in", keys)])
+    sources = _sources(folder, set(rows.column("series").cast(pa.string()).unique().to_pylist()))
+    ends = tuple(f"the same voxels as {source}" for source in sources)
+    return [
+        row["file"] for row in tables.read_own(table) if row["reason"] == "duplicate" and row["detail"].endswith(ends)
+    ]
 
 
 def _key(folder: pathlib.Path, patient: str) -> str:
@@ -124,6 +140,15 @@ def _new_rows(
     table = _rows(folder, old)
     keep = ~_of(series, table) if is_touched else np.ones(len(table), bool)
     return publish.as_shard(table, path, new, keep)
+
+
+def _voxels(folder: pathlib.Path, series: set[str]) -> list[str]:
+    """Hashes of the voxels of the series, by which a copy of them is known under any name."""
+    path = folder / layout.LOCAL / layout.SERIES
+    if not path.exists():
+        return []
+    known = pq.read_table(path, columns=["series", "voxels"]).to_pylist()
+    return [row["voxels"] for row in known if row["series"] in series]
 
 
 def _sources(folder: pathlib.Path, series: set[str]) -> set[str]:

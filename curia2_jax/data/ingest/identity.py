@@ -61,7 +61,7 @@ class Keys:
 
 
 def fingerprint(key: str) -> str:
-    """What is kept of the key of a patient who withdrew."""
+    """What is kept of the key of a patient who withdrew, and of the hash of the voxels of a series of theirs."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 

@@ -21,13 +21,14 @@ from curia2_jax.data.ingest import benchmark, tables
 
 class Journal(TypedDict):
     """`moves` are (source, target) below the corpus, in order; `contract` is the new one. `series` leave the corpus,
-    `sources` are the files that they came from, and `patients` are hashes of the keys of those who withdrew."""
+    `sources` are the files that they came from, and `withdrawn` are hashes of the keys of patients who withdrew and of
+    the voxels of their series."""
 
     moves: list[list[str]]
     contract: index.Contract
     series: list[str]
     sources: list[str]
-    patients: list[str]
+    withdrawn: list[str]
 
 
 def index_moves(work: pathlib.Path) -> list[list[str]]:
@@ -63,15 +64,15 @@ def resume(folder: pathlib.Path) -> None:
             (folder / layout.label_maps(one)).unlink(missing_ok=True)
         benchmark.without(folder / layout.BENCHMARK, series)
         shutil.rmtree(folder / layout.PREVIEW, ignore_errors=True)
-        _clean_local(folder / layout.LOCAL, series, set(journal["sources"]), journal["patients"])
+        _clean_local(folder / layout.LOCAL, series, set(journal["sources"]), journal["withdrawn"])
     shards.write_metadata(folder, contract["shard_lengths"], contract["bytes"])
     files.write_text(folder / layout.CONTRACT, json.dumps(contract, indent=2))
     shutil.rmtree(folder / layout.WORK)
 
 
-def _clean_local(local: pathlib.Path, series: set[str], sources: set[str], patients: list[str]) -> None:
-    """Takes the series and the files that they came from out of the tables; notes the hashes of the patients' keys, so
-    that no later ingest into this corpus brings them back."""
+def _clean_local(local: pathlib.Path, series: set[str], sources: set[str], withdrawn: list[str]) -> None:
+    """Takes the series and the files that they came from out of the tables; notes the hashes of what was withdrawn, so
+    that no later ingest into this corpus brings it back."""
     if not local.is_dir():
         return
     (local / layout.QUARANTINE_PAGE).unlink(missing_ok=True)  # a picture may be of the patient, and does not say so
@@ -99,4 +100,4 @@ def _clean_local(local: pathlib.Path, series: set[str], sources: set[str], patie
         files.write_text(local / layout.SUMMARY, json.dumps(summary | {"slowest": []}, indent=2))
     known = local / layout.FORGOTTEN
     before = json.loads(known.read_text()) if known.exists() else []
-    files.write_text(known, json.dumps(sorted({*before, *patients}), indent=1))
+    files.write_text(known, json.dumps(sorted({*before, *withdrawn}), indent=1))

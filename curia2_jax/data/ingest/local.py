@@ -20,6 +20,12 @@ Reports = collections.abc.Callable[[], collections.abc.Iterator[dict]]
 Lost = dict[str, dict[str, int]]  # as quarantine.count has it
 
 
+def withdrawn(folder: pathlib.Path) -> frozenset[str]:
+    """Fingerprints of what was taken out of the corpus in `folder` because a patient withdrew."""
+    path = folder / layout.LOCAL / layout.FORGOTTEN
+    return frozenset(json.loads(path.read_text())) if path.exists() else frozenset()
+
+
 def whole(report: dict) -> collections.abc.Iterator[parts.Series]:
     """The series of a part that did not break off."""
     return (parts.Series(**series) for series in report["series"] if not series["broken"])

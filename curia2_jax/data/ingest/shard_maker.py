@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from curia2_jax.data.corpus import layout
-from curia2_jax.data.ingest import benchmark, flatness, intensity, labels, parts, plan, slicing
+from curia2_jax.data.ingest import benchmark, flatness, intensity, labels, local, parts, plan, slicing
 from curia2_jax.data.ingest.foreground import MIN_FOREGROUND
 from curia2_jax.data.ingest.identity import Keys, Note, fingerprint
 from curia2_jax.data.readers import archive
@@ -37,8 +37,7 @@ def make_shard(output: str, number: int) -> int:
     now = work / layout.part_now(number)
     try:
         with parts.Part(work, number, options.codec) as part:
-            withdrawn = folder / layout.LOCAL / layout.FORGOTTEN
-            maker = _Maker(work, options, keys, part, json.loads(withdrawn.read_text()) if withdrawn.exists() else [])
+            maker = _Maker(work, options, keys, part, local.withdrawn(folder))
             for scan in plan.read_shard(work, number):
                 # Should reading this scan end the process, ingest finds its name here and leaves it out.
                 begun = time.time()
@@ -64,8 +63,10 @@ def make_shard(output: str, number: int) -> int:
 class _Maker:
     """Adds scans to a part."""
 
-    def __init__(self, work: pathlib.Path, options: plan.Options, keys: Keys, part: parts.Part, withdrawn: list[str]):
-        self._withdrawn = frozenset(withdrawn)
+    def __init__(
+        self, work: pathlib.Path, options: plan.Options, keys: Keys, part: parts.Part, withdrawn: frozenset[str]
+    ):
+        self._withdrawn = withdrawn
         self._work, self._options, self._keys, self._part = work, options, keys, part
         self.timer = slicing.Timer()
         self.report: dict = {"refused": [], "corrected": [], "samples": [], "slowest": []}

@@ -92,7 +92,10 @@ def read(frames: list[Frame], modality: str) -> Pixels:
     slope, intercept = (1.0, 0.0) if varies else scales.pop()
     one = None if varies else padding.pop()
     read_in = Pixels(np.asarray(out), slope, intercept, (one[0],) if one else ())
-    if inverted.pop():
+    is_inverted = inverted.pop()
+    if modality == "MR" and read_in.padding:
+        _fill_padding(read_in, is_inverted)
+    if is_inverted:
         _settle_inverted(read_in, modality)
     return read_in
 
@@ -127,6 +130,23 @@ def _room(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype, fille
     if out is not None:
         wider[:filled] = out[:filled]
     return wider
+
+
+def _fill_padding(pixels: Pixels, is_inverted: bool) -> None:
+    """Padding of MR becomes background, the darkest of the other numbers, where it lies far from all of them. Most MR
+    says that 0 is padding, or another number that its background has, which stays what it is."""
+    (value,) = pixels.padding
+    low, high, count = np.inf, -np.inf, 0
+    for one in pixels.raw:
+        rest = one[one != value]
+        count += one.size - rest.size
+        if rest.size:
+            low, high = min(low, float(rest.min())), max(high, float(rest.max()))
+    if count and low <= high and max(low - value, value - high) > (high - low) / 2:
+        for one in pixels.raw:
+            one[one == value] = high if is_inverted else low
+        pixels.padding = ()
+        pixels.notes.append(("padding", f"{count} voxels of {value:g}"))
 
 
 def _settle_inverted(pixels: Pixels, modality: str) -> None:

@@ -60,6 +60,7 @@ def config(folder, **changes):
             corpus=str(folder),
             where="",
             held_out=0.0,
+            exclude="",
             global_batch=BATCH,
             group_size=GROUP,
             canvas=80,

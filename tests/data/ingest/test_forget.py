@@ -169,6 +169,34 @@ def test_an_ingest_carries_it_on_and_does_not_bring_them_back(corpus, tmp_path, 
     assert not any("Ada" in name for name in quarantine(corpus))
 
 
+def test_a_copy_under_another_name_does_not_bring_them_back(corpus, tmp_path):
+    """Known by its voxels; other scans of whoever that is come in."""
+    options = {"patient_regex": "Ada|Ben|Cyd|Xtra"}
+    patient, _ = key_of(corpus, "Ben/")
+    forget.forget(corpus, [patient])
+    for path in (tmp_path / "in").rglob("copy.nii.gz"):
+        path.unlink()
+    save_dicom(tmp_path / "in" / "Eve", dicom_slices(body(SHAPE, seed=70)))
+    write_nifti(tmp_path / "in" / "Eve" / "b.nii.gz", body(SHAPE, seed=11), spacing=(3.0, 1.0, 1.0))  # Ben's scan1
+    before = slices_of(corpus)
+    run(corpus, tmp_path / "in", more=True, **options)
+    assert quarantine(corpus)["Eve/b.nii.gz"] == "withdrawn"
+    with open(corpus / "local" / "quarantine.csv") as file:
+        assert any("the same voxels as a series of a patient who was forgotten" in line for line in file)
+    after = slices_of(corpus)
+    assert before.items() <= after.items() and len(after) == len(before) + len(body(SHAPE))
+    assert holds(corpus, patient.encode(), b"Ben/") == set()
+
+
+def test_copies_that_were_left_out_are_told(corpus):
+    """Of the two with the same voxels one is in the corpus, and the other is named with it."""
+    names = {"Ada/scan0.nii.gz", "Xtra/copy.nii.gz"}
+    (left_out,) = (name for name, reason in quarantine(corpus).items() if reason == "duplicate")
+    (stays,) = names - {left_out}
+    assert forget.copies(corpus, [key_of(corpus, stays)[0]]) == [left_out]
+    assert forget.copies(corpus, [key_of(corpus, "Ben/")[0]]) == []
+
+
 def test_whom_nobody_knows_is_told(corpus, tmp_path):
     """And the last patient cannot leave an empty corpus."""
     before = Corpus(corpus).contract

@@ -190,6 +190,14 @@ def test_what_is_corrected_is_said(tmp_path):
         assert what in {found for _, found in corrections(tmp_path / name)}, name
 
 
+def test_a_ct_without_air_is_read_when_the_user_says_so(tmp_path):
+    """One that was cut off at a window is not."""
+    run(tmp_path / "c", case("N16"), modality="CT")
+    assert len(Corpus(tmp_path / "c")) == 12
+    with pytest.raises(UserError, match="not_hounsfield 1"):
+        run(tmp_path / "d", case("N14"), modality="CT")
+
+
 def test_one_voxel_takes_no_steps_from_the_others(tmp_path):
     """It is clipped."""
     run(tmp_path / "c", case("N18"))

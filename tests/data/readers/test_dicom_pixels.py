@@ -139,6 +139,31 @@ def test_padding_becomes_air(tmp_path, case):
     np.testing.assert_array_equal(found, np.where(hole, -1000, voxels))
 
 
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize(
+    ("value", "signed", "is_filled"),
+    [(-32768, True, True), (63536, False, True), (-2000, True, True), (0, True, False)],
+)
+def test_padding_of_mr_becomes_background(tmp_path, value, signed, is_filled, inverted):
+    """Where it is far from what was measured; a padding of 0 is background as it is."""
+    voxels = np.abs(body((3, 40, 44), low=0)).astype(np.int32) + 1
+    hole = np.zeros(voxels.shape, bool)
+    hole[:, :5] = True
+    slices = dicom_slices(voxels.astype(np.int16), modality="MR")
+    for n, ds in enumerate(slices):
+        ds.PixelData = np.where(hole[n], value, voxels[n]).astype("<i2" if signed else "<u2").tobytes()
+        ds.PixelRepresentation, ds.PixelPaddingValue = int(signed), value
+        ds["PixelPaddingValue"].VR = "SS" if signed else "US"
+        ds.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+    volume = dicom.read(save_dicom(tmp_path, slices))
+    rest = voxels[~hole]
+    background = int(rest.max() if inverted else rest.min()) if is_filled else value
+    expected = np.where(hole, background, voxels)
+    expected = expected.max() + expected.min() - expected if inverted else expected
+    np.testing.assert_array_equal(volume.voxels, expected)
+    assert any(what == "padding" for what, _ in volume.notes) == is_filled
+
+
 def test_a_scale_beside_the_functional_groups(tmp_path):
     """Of an enhanced object counts where these have none."""
     voxels = body((5, 8, 9), low=0)

@@ -1,0 +1,123 @@
+"""Pooling of volumes against the public trainer's rules, written out here on random weights."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from curia2_jax.curiabench import aggregate
+from curia2_jax.curiabench.adapters import load
+from curia2_jax.curiabench.adapters.adapter import Tokens, Volume
+from curia2_jax.curiabench.aggregate import PRESETS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("curia")
+    torch.manual_seed(1)
+    transformers.utils.logging.disable_progress_bar()
+    config = transformers.Dinov2Config(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, image_size=32, patch_size=8, num_channels=1
+    )
+    transformers.Dinov2Model(config).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"crop_size": 32, "clip_below_air": True}))
+    return folder
+
+
+def reference_mask(mask):
+    """(H, W) -> (4, 4): resized with antialiasing, cut at a half or at half of its maximum, largest of each patch."""
+    weight = torch.nn.functional.interpolate(
+        torch.from_numpy(mask.astype(np.float32))[None, None], (32, 32), mode="bilinear", antialias=True
+    )
+    inside = weight > 0.5 if (weight > 0.5).any() else weight > 0.5 * weight.max()
+    return inside.reshape(4, 8, 4, 8).amax((1, 3))
+
+
+def reference_feature(folder, voxels, mask, num_slices=None):
+    """The public trainer's feature of an image (S, H, W), of the average over the volume; S = 1 is its 2-D path.
+
+    Pixels: int16, / 32767, bicubic, one mean and spread. 2-D: tokens after the norm; the mean under the mask, or the
+    class token. 3-D: a window of slices around the lower median of those with a mask; tokens of the last block before
+    the norm, all that lie under the mask, or all patches; one mean over all of them.
+    """
+    model = transformers.Dinov2Model.from_pretrained(folder).eval()
+    pixels = torch.from_numpy(voxels.astype(np.int16).astype(np.float32) / 32767)[:, None]
+    pixels = torch.nn.functional.interpolate(pixels, (32, 32), mode="bicubic", antialias=True)
+    pixels = (pixels - pixels.mean()) / pixels.std()
+    with torch.no_grad():
+        if len(voxels) == 1:
+            hidden = model(pixels).last_hidden_state[0]
+            return hidden[0] if mask is None else hidden[1:][reference_mask(mask[0]).flatten()].mean(0)
+        numbers = list(range(len(voxels)))
+        if num_slices is not None:
+            filled = [z for z in numbers if mask[z].any()] if mask is not None else None
+            middle = filled[(len(filled) - 1) // 2] if filled else len(voxels) // 2
+            numbers = numbers[middle - num_slices // 2 : middle - num_slices // 2 + num_slices]
+        hidden = model(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
+        kept = []
+        for z in numbers:
+            if mask is None:
+                kept.append(hidden[z])
+            elif mask[z].any():
+                kept.append(hidden[z][reference_mask(mask[z]).flatten()])
+    return torch.cat(kept).mean(0)
+
+
+def study(depth, masked, seed=0):
+    """A scan, and boxes of different sizes on some slices."""
+    rng = np.random.default_rng(seed)
+    voxels = rng.normal(0, 300, (depth, 40, 30)).astype(np.float32)
+    mask = np.zeros(voxels.shape, bool)
+    for z in masked:
+        top, left = rng.integers(0, 20), rng.integers(0, 12)
+        mask[z, top : top + 1 + 3 * z, left : left + 2 + 2 * z] = True
+    return voxels, mask if masked else None
+
+
+@pytest.mark.parametrize("depth, masked, num_slices", [
+    (1, [0], None), (1, [], None), (6, [1, 2, 5], None), (6, [], None), (6, [1, 2, 3, 5], 3), (7, [], 3),
+    (40, [2, 35], None),
+])  # fmt: skip
+def test_curia_v1_is_the_public_trainers_feature(folder, depth, masked, num_slices):
+    voxels, mask = study(depth, masked)
+    adapter = load.load(f"curia:{folder}", "cpu", False)
+    got = aggregate.feature(adapter, Volume(voxels, "CT"), mask, PRESETS["curia-v1"]._replace(window=num_slices or 0))
+    np.testing.assert_allclose(got, reference_feature(folder, voxels, mask, num_slices), atol=2e-5)
+
+
+@pytest.mark.parametrize("masked", [[1, 2, 5], []])
+def test_curia_2_is_the_mean_of_what_each_slice_says_alone(folder, masked):
+    voxels, mask = study(6, masked)
+    adapter, choice = load.load(f"curia-2:{folder}", "cpu", False), PRESETS["curia-2"]
+    got = aggregate.feature(adapter, Volume(voxels, "MR"), mask, choice)
+    alone = [
+        aggregate.feature(adapter, Volume(voxels[[z]], "MR"), None if mask is None else mask[[z]], choice)
+        for z in (masked or range(6))
+    ]
+    np.testing.assert_allclose(got, np.mean(alone, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("middle, size, expected", [(0, 3, (0, 2)), (9, 4, (7, 10)), (4, 3, (3, 6)), (4, 50, (0, 10))])
+def test_a_window_ends_where_the_volume_does(middle, size, expected):
+    """Where the public trainer wraps around or breaks."""
+    mask = np.zeros((10, 2, 2), bool)
+    mask[middle] = True
+    found = aggregate.window(mask, 10, size)
+    assert (found.start, found.stop) == expected
+    assert aggregate.window(None, 10, 3) == slice(4, 7)
+
+
+def test_a_long_volume_is_encoded_a_few_slices_at_a_time(folder):
+    """A thousand slices, and never more than 32 of them at the size of the model."""
+    adapter, sizes = load.load(f"curia-2:{folder}", "cpu", False), []
+
+    def encode(batch, normed):
+        sizes.append(len(batch))
+        return Tokens(batch.flatten(1)[:, :3], None)
+
+    voxels = np.zeros((1000, 8, 8), np.float32)
+    voxels[:, 0] = np.arange(1000)[:, None]
+    got = aggregate.feature(adapter._replace(encode=encode), Volume(voxels, "MR"), None, PRESETS["curia-2"])
+    assert sum(sizes) == 1000 and max(sizes) == 32 and np.isfinite(got).all()
