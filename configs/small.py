@@ -16,7 +16,7 @@ What a batch of B images changes, against one of 256 (`scaling`), so that as man
 - prototypes: times B / 256, so that as many class tokens are spread over each;
 - SigReg: its weight times B / 256, which undoes the 512 / B of the term. The statistic of few images is mostly noise,
   and a weight that is raised for them raises that.
-docs/evaluation.md says what was seen of it at 32, 64 and 128, in small.
+The sweep `demo_batch` of configs/ablations.py tries the rule at 32, 64 and 128 in small. This config has not been run.
 """
 
 from ml_collections import ConfigDict

@@ -36,7 +36,11 @@ _AGAINST = flags.DEFINE_multi_string(
     "Another model, a row beside yours; may be repeated: a folder of launch/convert.py, DINOv2 or DINOv3; curia:DIR, "
     "curia-2:DIR, rad-dino:DIR, timm:DIR, monai:DIR, random:DIR@SEED, pixels-linear:DIR, or FILE.py:NAME.",
 )
-_POOLING = flags.DEFINE_enum("pooling", "curia-2", ["curia-2", "curia-v1"], "How tokens of --against are pooled.")
+_POOLING = flags.DEFINE_string(
+    "pooling",
+    "curia-2",
+    "How tokens of --against are pooled: curia-2 or curia-v1, then changes, as in curia-v1,norm=after.",
+)
 _CACHE = flags.DEFINE_string("cache", None, "Folder where features of --against are kept and found again.")
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Where the backbone runs.")
 _RUN = flags.DEFINE_string(

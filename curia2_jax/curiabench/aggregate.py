@@ -8,6 +8,7 @@ import torch
 
 from curia2_jax.curiabench.adapters.adapter import Adapter, Volume
 from curia2_jax.curiabench.features import patch_mask
+from curia2_jax.errors import UserError
 
 
 class Choice(NamedTuple):
@@ -30,6 +31,30 @@ PRESETS = {
     "curia-2": Choice("slices", "after", "class"),
     "curia-v1": Choice("tokens", "before", "patches"),
 }
+VALUES = {"over": ("slices", "tokens"), "norm": ("after", "before"), "unmasked": ("class", "patches")}
+
+
+def parse(text: str) -> Choice:
+    """A preset, and what differs from it: `curia-v1,norm=after,window=3`.
+
+    Raises:
+      UserError: no such preset, choice or value.
+    """
+    preset, *changes = text.split(",")
+    if preset not in PRESETS:
+        raise UserError(f"--pooling: found {preset!r}; write {' or '.join(PRESETS)}, then changes such as norm=after")
+    found = PRESETS[preset]._asdict()
+    for change in changes:
+        name, _, value = change.partition("=")
+        allowed = VALUES.get(name)
+        if name == "window" and value.isdigit():
+            found[name] = int(value)
+        elif allowed and value in allowed:
+            found[name] = value
+        else:
+            known = ", ".join(f"{key}={'|'.join(one)}" for key, one in VALUES.items())
+            raise UserError(f"--pooling: found {change!r}; write {known}, window=SLICES")
+    return Choice(**found)
 
 
 def window(mask: np.ndarray | None, depth: int, size: int) -> slice:

@@ -61,9 +61,8 @@ def evaluate(
     chosen = [tasks.read_task(data, name) for name in dict.fromkeys(names)]
     scoring = _scoring(chosen)
     model = load_model(model_folder, device, trust_remote_code, began)
-    output = Path(output)
-    _writable(output)
     others = others or Others()
+    _writable(output := Path(output))
     scored = {task.name: _score(task, scoring, model, others, say) for task in chosen}
     answers = [one for one, _ in scored.values()]
     shown = {task.name: pictures.token_pictures(task.test, model, scored[task.name][0].slices) for task in chosen}

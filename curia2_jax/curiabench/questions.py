@@ -12,9 +12,8 @@ import numpy as np
 
 from curia2_jax.curiabench import heads, intervals, scores
 from curia2_jax.curiabench.results import defined
-from curia2_jax.data.corpus import layout
 from curia2_jax.data.corpus.corpus import Corpus
-from curia2_jax.data.ingest.benchmark import MIN_PIXELS
+from curia2_jax.data.ingest import structures
 from curia2_jax.data.ingest.slicing import in_plane
 
 HEADS = {"kNN": heads.neighbor_mean, "linear probe": heads.ridge_probe}
@@ -26,7 +25,7 @@ class Labelled(NamedTuple):
     """n slices of a corpus that have a label map; `test` are those of half of the patients."""
 
     slices: np.ndarray  # (n,) int64, numbers in the corpus
-    present: np.ndarray  # (n, K) bool: the structure has at least MIN_PIXELS pixels
+    present: np.ndarray  # (n, K) bool: the structure has at least as many pixels as a benchmark asks for
     height: np.ndarray  # (n,) float64, 0 at the first slice of the series and 1 at the last
     patients: np.ndarray  # (n,) str
     test: np.ndarray  # (n,) bool
@@ -52,15 +51,11 @@ def read(folder: pathlib.Path) -> Labelled:
     corpus = Corpus(folder)
     series, patients, planes = (np.asarray(corpus.column(name)) for name in ("series", "patient", "plane"))
     position = np.asarray(corpus.column("position")).astype(np.int64)
-    maps = _label_maps(folder, np.unique(series[np.asarray(corpus.column("label")) != ""]))
+    maps = structures.label_maps(folder, np.unique(series[np.asarray(corpus.column("label")) != ""]))
     slices = np.flatnonzero(np.isin(series, list(maps)))
-    views = {name: in_plane(one, planes[np.argmax(series == name)]) for name, one in maps.items()}
-    present = np.zeros((len(slices), 1 + max((int(one.max()) for one in maps.values()), default=0)), bool)
-    height = np.zeros(len(slices))
-    for number, index in enumerate(slices):
-        view = views[series[index]]
-        pixels = np.bincount(view[position[index]].ravel(), minlength=present.shape[1])
-        present[number], height[number] = pixels >= MIN_PIXELS, position[index] / max(len(view) - 1, 1)
+    present = structures.present(maps, series[slices], planes[slices], position[slices])
+    last = {name: len(in_plane(one, planes[np.argmax(series == name)])) - 1 for name, one in maps.items()}
+    height = position[slices] / np.maximum([last[name] for name in series[slices]], 1)
     order = sorted(set(patients[slices]), key=lambda name: hashlib.sha256(str(name).encode()).hexdigest())
     test = np.isin(patients[slices], order[: len(order) // 2])
     return _labelled(slices, present, height, patients[slices], test)
@@ -85,17 +80,6 @@ def _labelled(slices, all_present, height, patients, test) -> Labelled:
     asked = np.asarray(all_present[~test].any(0) & ~all_present[~test].all(0))
     asked[0] = False  # what has no label
     return Labelled(slices, all_present[:, asked], height, patients, test, all_present)
-
-
-def _label_maps(folder: pathlib.Path, series: np.ndarray) -> dict[str, np.ndarray]:
-    """{series: (S, P, L) uint16} of the kind of labels that most have; a name in a file is KIND-NUMBER."""
-    by_kind: dict[str, dict[str, np.ndarray]] = {}
-    for one in series.tolist():
-        with np.load(folder / layout.label_maps(one)) as file:
-            for name in file.files:
-                if name != "affine":
-                    by_kind.setdefault(name.rpartition("-")[0], {})[one] = file[name]
-    return max(by_kind.values(), key=len, default={})
 
 
 def compare(labelled: Labelled, rows: dict[str, np.ndarray]) -> list[Answer]:

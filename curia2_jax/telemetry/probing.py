@@ -86,6 +86,19 @@ def explained(truth: np.ndarray, found: np.ndarray) -> float:
     return float(1 - ((truth - found) ** 2).sum() / total) if total > 0 else math.nan
 
 
+def auroc(truth: np.ndarray, found: np.ndarray) -> float:
+    """Mean area under the ROC over the columns of truth (m, C), 0 and 1, that have both; found (m, C), any scores."""
+    areas = []
+    for wanted, score in zip(truth.T > 0.5, found.T, strict=True):
+        if wanted.any() and not wanted.all():
+            order = np.unique(score, return_inverse=True, return_counts=True)
+            below = np.cumsum(order[2]) - order[2]
+            ranks = (below + (order[2] + 1) / 2)[order[1]]  # equal scores share their mean rank
+            hits = wanted.sum()
+            areas.append((ranks[wanted].sum() - hits * (hits + 1) / 2) / (hits * (len(wanted) - hits)))
+    return float(np.mean(areas)) if areas else math.nan
+
+
 def balanced_accuracy(truth: np.ndarray, found: np.ndarray) -> float:
     """Mean over the classes that occur of the share of them that is told; truth and found (m, C), one-hot and votes."""
     right = truth.argmax(1) == found.argmax(1)

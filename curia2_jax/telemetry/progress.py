@@ -5,7 +5,8 @@ import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 
-PROBED = ("probe/height_knn", "probe/modality_knn", "probe/plane_knn")  # the first that there is stands in the line
+# The first that there is stands in the line.
+PROBED = ("probe/structures_knn", "probe/height_knn", "probe/modality_knn", "probe/plane_knn")
 
 
 def duration(seconds: float) -> str:

@@ -5,8 +5,10 @@
 It is a run of one checkpoint, so whatever reads runs reads it: launch/convert.py, --config.init_from, --branch.
 """
 
+import errno
 import json
 import math
+import os
 import pathlib
 import shutil
 import zipfile
@@ -20,7 +22,7 @@ from jax import Array
 from curia2_jax import files
 from curia2_jax.errors import UserError
 from curia2_jax.parallel.mesh import local_rows, make_mesh
-from curia2_jax.parallel.processes import first_alone, whole
+from curia2_jax.parallel.processes import first_says, whole
 from curia2_jax.training import checkpoints
 from curia2_jax.training.checkpoints import Checkpoints
 from curia2_jax.training.initial import abstract_sharded_state
@@ -42,22 +44,31 @@ def write(run: Run, state: TrainState, batch: dict[str, Array], report: dict[str
     none, or ""."""
     folder = path_of(run.workdir)
 
-    def clear() -> None:
+    def clear() -> int:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        try:
+            folder.mkdir()
+        except OSError as e:
+            return e.errno or errno.EIO
+        return 0
 
-    first_alone(clear)
+    if problem := first_says(clear):
+        return os.strerror(problem)
     with Checkpoints(folder, CheckpointConfig(every_steps=1, latest=1, keep_every_steps=1)) as saved:
         saver = Saver(folder, saved, None, 1)
         saver.save(int(state.step), state, run.meta)
         saver.finish()
     rows: dict[str, Any] = {name: whole(x) for name, x in batch.items()}
-    if run.is_lead and not saver.trouble:
+    if not run.is_lead or saver.trouble:
+        return saver.trouble
+    try:
         files.write_text(folder / "config.json", json.dumps(run.config, indent=1) + "\n")
         files.write_text(folder / "report.json", json.dumps(report, indent=1) + "\n")
         with files.whole_file(folder / "batch.npz") as partial, open(partial, "wb") as file:
             np.savez_compressed(file, **rows)
-    return saver.trouble
+    except OSError as e:
+        return str(e.strerror)
+    return ""
 
 
 def replay(folder: pathlib.Path) -> int:

@@ -7,7 +7,6 @@ This file alone knows Orbax's checkpoints: another library is a change of this f
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import pathlib
@@ -25,20 +24,22 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint._src.serialization import tensorstore_utils
 
+from curia2_jax import files
 from curia2_jax.errors import UserError
 from curia2_jax.parallel.sharding import path_of
 from curia2_jax.training.earlier import upgraded
 from curia2_jax.training.fingerprints import digest, fingerprints
 from curia2_jax.training.recipe import CheckpointConfig
+from curia2_jax.training.stored import Damaged, StoredArray, readable
 
 PyTree = Any
 ITEMS = ("params", "teacher", "opt_state", "centers")
+# For a line of its log Orbax asks TensorStore twice, for each item of a save, how much was written, and TensorStore
+# (0.1.86) never frees its answer: some 40 kB a save.
+tensorstore_utils.get_tensorstore_raw_bytes = lambda *_, **__: 0
 FORMAT = 2  # of `meta`; 1, of release 0.1.0, has no such key and no fingerprints
-
-
-class Damaged(UserError):
-    """A checkpoint is not what was saved."""
 
 
 def directory(run: str | pathlib.Path) -> pathlib.Path:
@@ -63,8 +64,9 @@ def remove_unfinished(run: str | pathlib.Path) -> None:
 
 
 def unfinished(run: str | pathlib.Path) -> Iterator[pathlib.Path]:
-    """What is no checkpoint yet, or never will be one."""
-    return directory(run).glob("*.orbax-checkpoint-tmp*")
+    """What is no checkpoint yet, or never will be one: Orbax's, and copies (branch.py)."""
+    for pattern in ("*.orbax-checkpoint-tmp*", f".*{files.SUFFIX}"):
+        yield from directory(run).glob(pattern)
 
 
 class Checkpoints:
@@ -231,26 +233,6 @@ def restore_item(run: str | pathlib.Path, step: int, item: str) -> PyTree:
     return jax.tree.map(np.asarray, open_item(run, step, item))
 
 
-@dataclasses.dataclass(frozen=True)
-class StoredArray:
-    """An array of a checkpoint. NumPy reads it when it asks for it, each time anew; Damaged is raised then, if it is
-    not what was saved. `fingerprint` is None in release 0.1.0."""
-
-    where: str
-    fingerprint: str | None
-    array: ts.TensorStore
-
-    shape = property(lambda self: tuple(self.array.shape))
-    dtype = property(lambda self: self.array.dtype.numpy_dtype)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        with _readable(self.where):
-            values = np.asarray(self.array.read().result(), dtype)
-        if self.fingerprint not in (None, *fingerprints({"": values}).values()):
-            raise Damaged(f"{self.where} is not what was saved")
-        return values
-
-
 def open_item(run: str | pathlib.Path, step: int, item: str) -> PyTree:
     """One item as nested dicts of StoredArray: nothing is read but names and shapes.
 
@@ -259,7 +241,7 @@ def open_item(run: str | pathlib.Path, step: int, item: str) -> PyTree:
     """
     meta, folder = read_meta(run, step), directory(run) / str(step) / item
     where = f"checkpoint {run}@{step}: {item}"
-    with _readable(where):
+    with readable(where):
         # Not Orbax's own reader: when one array fails it leaves the others behind, which then print a traceback each.
         store = {"driver": "ocdbt", "base": f"file://{folder}"}
         keys = ts.KvStore.open(store).result().list().result()
@@ -277,15 +259,6 @@ def open_item(run: str | pathlib.Path, step: int, item: str) -> PyTree:
     return flax.traverse_util.unflatten_dict(leaves, sep="/")
 
 
-@contextlib.contextmanager
-def _readable(where: str) -> Iterator[None]:
-    """TensorStore raises ValueError, json and Python's own what they please: all of it is Damaged."""
-    try:
-        yield
-    except Exception as e:
-        raise Damaged(f"{where} cannot be read ({type(e).__name__}: {' '.join(str(e).split())[:120]})") from e
-
-
 def open_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, Any]]:
     """({backbone, dino_head[, ibot_head]} of StoredArray, meta and its `teacher_digest`). Raises Damaged."""
     meta = read_meta(run, step)
@@ -294,17 +267,9 @@ def open_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, 
 
 
 def shapes(run: str | pathlib.Path, step: int, item: str) -> dict[str, tuple[int, ...]]:
-    """{"backbone/norm/scale": (32,)} of the arrays of an item.
-
-    Raises:
-      Damaged: it does not say.
-    """
-    try:
-        described = ocp.PyTreeCheckpointHandler().metadata(epath.Path(directory(run) / str(step) / item)).tree
-        leaves = jax.tree_util.tree_leaves_with_path(described)
-        return {path_of(path): tuple(leaf.shape) for path, leaf in leaves}
-    except Exception as e:  # json and Orbax raise what they please
-        raise Damaged(f"checkpoint {run}@{step}: {item} cannot be read ({type(e).__name__})") from e
+    """{"backbone/norm/scale": (32,)} of the arrays of an item. Raises Damaged."""
+    leaves = jax.tree_util.tree_leaves_with_path(open_item(run, step, item))
+    return {path_of(path): leaf.shape for path, leaf in leaves}
 
 
 def restore_teacher(run: str | pathlib.Path, step: int) -> tuple[PyTree, dict[str, Any]]:

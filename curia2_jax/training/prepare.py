@@ -29,7 +29,7 @@ from curia2_jax.telemetry.progress import duration
 from curia2_jax.training import branch, checkpoints, lock, reports, salvage, workdir
 from curia2_jax.training.checkpoints import Checkpoints
 from curia2_jax.training.collapse import Collapse
-from curia2_jax.training.initial import abstract_sharded_state, initial_state
+from curia2_jax.training.initial import Origin, abstract_sharded_state, initial_state
 from curia2_jax.training.journal import Journal
 from curia2_jax.training.recipe import Recipe, recipe_from
 from curia2_jax.training.saving import quiet
@@ -90,7 +90,6 @@ def prepare(
     corpus = Corpus(recipe.data.corpus)
     newest = first_says(lambda: settle(folder, config, closing, source))
     contract = corpus.contract["hash"]
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
     closing.enter_context(jax.set_mesh(mesh))
     closing.enter_context(quiet())
@@ -119,7 +118,7 @@ def prepare(
         Norms(recipe.guard.spike, before.get("norms", {})),
         Collapse(recipe.schedule.warmup_steps),
         saved,
-        meta={"config": digest, "corpus": contract},
+        meta={"config": digest(config), "corpus": contract},
         is_lead=is_lead,
         ledger=ledger,
         watch=watch,
@@ -127,10 +126,20 @@ def prepare(
         trace=closing.enter_context(contextlib.closing(Profile(folder, start))) if profile and is_lead else None,
     )
     if is_lead:
-        ledger.begin(folder, start)
-        workdir.keep_origin(folder, origin.record)
-        reports.print_start(recipe, mesh, len(corpus), state, start, origin.line)
+        announce(run, state, origin, len(corpus))
     return run, state
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """Of a nested config, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def announce(run: Run, state: TrainState, origin: Origin, slices: int) -> None:
+    """Keeps where this life of the run starts, and prints it."""
+    run.ledger.begin(run.workdir, run.start)
+    workdir.keep_origin(run.workdir, origin.record)
+    reports.print_start(run.recipe, run.mesh, slices, state, run.start, origin.line)
 
 
 def open_batches(

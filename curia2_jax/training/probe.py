@@ -14,8 +14,9 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from curia2_jax.data.corpus.corpus import Corpus, patient_hash
+from curia2_jax.data.corpus.corpus import Corpus, parse, patient_hash
 from curia2_jax.data.corpus.records import CorruptRecord
+from curia2_jax.data.ingest import structures
 from curia2_jax.errors import UserError
 from curia2_jax.parallel import compiler, sharding
 from curia2_jax.parallel.mesh import batch_shards, local_rows
@@ -28,6 +29,7 @@ from curia2_jax.training.prepare import Run, to_devices
 from curia2_jax.training.recipe import Recipe
 from curia2_jax.training.state import TrainState
 
+LABELLED = 32  # series whose label maps are read
 CHUNK = 32  # slices at a time, or one a device where there are more of them
 SEED = 0  # of which slices: the same in every run of a corpus
 
@@ -68,7 +70,7 @@ def choose(corpus: Corpus, recipe: Recipe) -> Asked:
 
 
 def questions(corpus: Corpus, slices: np.ndarray) -> tuple[Question, ...]:
-    """Height in the scan, of slices of the most frequent plane; modality; plane."""
+    """Height in the scan, of slices of the most frequent plane; modality; plane; structures, where there are labels."""
     planes = corpus.take("plane", slices)
     names, counts = np.unique(planes, return_counts=True)
     first, length = corpus.series()
@@ -79,7 +81,23 @@ def questions(corpus: Corpus, slices: np.ndarray) -> tuple[Question, ...]:
     for name, values in (("modality", corpus.take("modality", slices)), ("plane", planes)):
         one_hot = (values[:, None] == np.unique(values)).astype(np.float64)
         asked.append(Question(name, np.ones(len(slices), bool), one_hot, probing.balanced_accuracy))
-    return tuple(asked)
+    return (*asked, *labelled(corpus, slices))
+
+
+def labelled(corpus: Corpus, slices: np.ndarray) -> tuple[Question, ...]:
+    """Which structures lie in the slice, of LABELLED series at most, since maps take long to read; not in a mixture."""
+    ((folder, _), *others) = parse(corpus.spec)
+    series = corpus.take("series", slices)
+    names = np.unique(series[corpus.take("label", slices) != ""])[:LABELLED]
+    if others or not len(names):
+        return ()
+    maps = structures.label_maps(folder, names)
+    rows = np.isin(series, list(maps))
+    planes, position = (corpus.take(name, slices[rows]) for name in ("plane", "position"))
+    found = structures.present(maps, series[rows], planes, position.astype(np.int64))[:, 1:]
+    targets = np.zeros((len(slices), found.shape[1]))
+    targets[rows] = found
+    return (Question("structures", rows, targets, probing.auroc),)
 
 
 def answers(asked: Asked, tokens: np.ndarray, usable: np.ndarray) -> dict[str, float]:

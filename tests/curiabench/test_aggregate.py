@@ -11,6 +11,7 @@ from curia2_jax.curiabench import aggregate
 from curia2_jax.curiabench.adapters import load
 from curia2_jax.curiabench.adapters.adapter import Tokens, Volume
 from curia2_jax.curiabench.aggregate import PRESETS
+from curia2_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,21 @@ def test_a_window_ends_where_the_volume_does(middle, size, expected):
     found = aggregate.window(mask, 10, size)
     assert (found.start, found.stop) == expected
     assert aggregate.window(None, 10, 3) == slice(4, 7)
+
+
+@pytest.mark.parametrize("text, changed", [
+    ("curia-2", {}), ("curia-2,window=3", {"window": 3}),
+    ("curia-2,over=tokens,norm=before", {"over": "tokens", "norm": "before"}),
+    ("curia-2,norm=never", "norm=after|before"), ("curia-3", "curia-2 or curia-v1"),
+    ("curia-2,window=-1", "window=SLICES"),
+])  # fmt: skip
+def test_every_choice_has_a_name_and_another_is_one_line(text, changed):
+    if isinstance(changed, dict):
+        assert aggregate.parse(text) == PRESETS["curia-2"]._replace(**changed)
+        return
+    with pytest.raises(UserError) as told:
+        aggregate.parse(text)
+    assert changed in str(told.value) and "\n" not in str(told.value)
 
 
 def test_a_long_volume_is_encoded_a_few_slices_at_a_time(folder):

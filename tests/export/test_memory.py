@@ -1,4 +1,4 @@
-"""What a conversion needs of memory, in the geometry of ViT-L: less than 1.3 times the file, whichever way it goes."""
+"""What an export needs of memory, in the geometry of ViT-L: less than 1.3 times the file."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def peak_of(line: list[str]) -> int:
 
 
 @pytest.mark.soak
-def test_a_conversion_takes_less_than_a_third_more_than_the_file(tmp_path):
+def test_an_export_takes_less_than_a_third_more_than_the_file(tmp_path):
     config = json.loads(json.dumps(vitl.get_config().to_dict()))
     draw = np.random.default_rng(0)
     shapes = abstract_state(recipe_from(config)).params["backbone"]
@@ -48,8 +48,5 @@ def test_a_conversion_takes_less_than_a_third_more_than_the_file(tmp_path):
     checkpoints.save_init(tmp_path / "run", {"backbone": backbone}, {"corpus": "0" * 64})
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     del backbone
-    there = peak_of(["launch/convert.py", f"--checkpoint={tmp_path / 'run'}", f"--output={tmp_path / 'hf'}"])
-    size = (tmp_path / "hf" / huggingface.WEIGHTS).stat().st_size
-    back = peak_of(["launch/convert.py", f"--from-pretrained={tmp_path / 'hf'}", f"--output={tmp_path / 'orbax'}"])
-    print(f"{size / 2**30:.2f} GiB; export {there / size:.2f} of it, import {back / size:.2f}")
-    assert there < 1.3 * size and back < 1.3 * size
+    peak = peak_of(["launch/convert.py", f"--checkpoint={tmp_path / 'run'}", f"--output={tmp_path / 'hf'}"])
+    assert peak < 1.3 * (tmp_path / "hf" / huggingface.WEIGHTS).stat().st_size

@@ -69,7 +69,7 @@ def test_other_models_stand_beside_ours_and_are_encoded_once(model, benchmark, t
     words = [f"random:{model}@4", f"{tmp_path}/mine.py:model"]
     line = ["--model", model, "--task", "first", "--data", benchmark, "--output", tmp_path / "report",
             "--against", words[0], "--against", words[1], "--cache", tmp_path / "cache",
-            "--pooling", "curia-v1"]  # fmt: skip
+            "--pooling", "curia-v1,norm=after"]  # fmt: skip
     refused = evaluate(*line)
     assert refused.returncode == 2 and "write --trust-remote-code" in refused.stderr
     done = evaluate(*line, "--trust-remote-code")
@@ -78,8 +78,8 @@ def test_other_models_stand_beside_ours_and_are_encoded_once(model, benchmark, t
     told = results["settings"]["others"]
     assert list(told) == [f"random:{model.name}@4", "mine.py:model"]
     assert told["mine.py:model"] | {"sha256": ""} == {
-        "preprocessing": "the mean", "sha256": "", "preset": "curia-v1", "pooling_over": "tokens",
-        "pooling_norm": "before", "pooling_unmasked": "patches", "pooling_window": 0,
+        "preprocessing": "the mean", "sha256": "", "pooling_over": "tokens",
+        "pooling_norm": "after", "pooling_unmasked": "patches", "pooling_window": 0,
     }  # fmt: skip
     for name in told:
         assert name in results["tasks"]["first"]["rows"] and name in results["mean"]["trained_minus"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
-from sklearn.metrics import balanced_accuracy_score, r2_score
+from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
@@ -62,4 +62,8 @@ def test_scores_are_scikit_learns():
     labels, votes = rng.integers(0, 3, 40), rng.normal(size=(40, 3))
     expected = balanced_accuracy_score(labels, votes.argmax(1))
     assert probing.balanced_accuracy(np.eye(3)[labels], votes) == pytest.approx(expected)
+    several, scores = rng.random((40, 3)) < 0.4, np.round(rng.normal(size=(40, 3)), 1)  # with ties
+    assert probing.auroc(several, scores) == pytest.approx(roc_auc_score(several, scores))
+    several[:, 1] = True  # says nothing
+    assert probing.auroc(several, scores) == pytest.approx(roc_auc_score(several[:, [0, 2]], scores[:, [0, 2]]))
     assert np.isnan(probing.explained(np.ones((4, 1)), np.zeros((4, 1))))

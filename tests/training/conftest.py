@@ -48,9 +48,10 @@ def quick(programs, monkeypatch):
             return _real(saved, newest, recipe, mesh, contract)
         key = (recipe.seed, recipe.model, recipe.heads)
         if key not in programs:
-            state = _real(saved, None, recipe, mesh, contract)
-            programs[key] = jax.device_get(state), jax.tree.map(lambda x: x.sharding, state)
-        return donatable(jax.device_put(*programs[key]))
+            state, origin = _real(saved, None, recipe, mesh, contract)
+            programs[key] = jax.device_get(state), jax.tree.map(lambda x: x.sharding, state), origin
+        values, shardings, origin = programs[key]
+        return donatable(jax.device_put(values, shardings)), origin
 
     monkeypatch.setattr(prepare, "initial_state", begin_once)
     for module in (prepare, capsule):

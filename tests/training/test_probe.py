@@ -1,17 +1,23 @@
 """The probe of a run: whose slices it asks about, what it finds from step 0 on, and that it changes no step."""
 
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from curia2_jax.data.corpus.corpus import Corpus, patient_hash
+from curia2_jax.data.readers import phantom
+from curia2_jax.errors import UserError
 from curia2_jax.telemetry import metrics
 from curia2_jax.training import probe
 from curia2_jax.training.loop import DONE, train
 from curia2_jax.training.recipe import recipe_from
 from tests.data.small_corpus import write_small_corpus
 from tests.training.tiny import tiny_config
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +106,19 @@ def test_what_cannot_be_read_is_left_out(corpus, monkeypatch):
     usable = np.concatenate([batch["read"] for batch in batches])
     assert usable.sum() == 47 and not usable[5] and not usable[48:].any()
     assert not batches[0]["slices"][5].any() and batches[0]["extent"][5].tolist() == [1, 1]
+
+
+def test_label_maps_of_the_corpus_are_asked_about(tmp_path):
+    """Slices that show a structure, as many as in the phantoms themselves; a lost map is a mistake of one line."""
+    phantom.write_studies(tmp_path / "studies", 3, seed=2, size=48)
+    line = [sys.executable, "launch/ingest.py", f"--input={tmp_path / 'studies'}", f"--output={tmp_path / 'corpus'}"]
+    subprocess.run(line, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    studies = [phantom.make_study(2, number, 48) for number in range(3)]
+    shown = [[(one.labels[..., z] == k).sum() >= 32 for k in phantom.LABELS]
+             for one in studies for z in range(one.labels.shape[2])]  # fmt: skip
+    question = asked(tmp_path / "corpus", probe__slices=1000).questions[-1]
+    assert question.name == "structures" and question.rows.all()
+    assert sorted(question.targets.sum(0)) == sorted(np.sum(shown, 0)[: question.targets.shape[1]])
+    next((tmp_path / "corpus" / "labels").glob("*.npz")).unlink()
+    with pytest.raises(UserError, match="label maps cannot be read"):
+        asked(tmp_path / "corpus", probe__slices=1000)

@@ -148,6 +148,7 @@ def test_a_checkpoint_of_a_later_release_is_not_called_damaged(run):
 def test_leftovers_of_killed_saves_go_and_nothing_else(run):
     partial = run / "checkpoints" / "4.orbax-checkpoint-tmp" / "params"
     partial.mkdir(parents=True)
+    (run / "checkpoints" / ".2.77.partial" / "params").mkdir(parents=True)  # a copy of a branch
     (run / "config.json.77.partial").write_text("{")
     (run / "notes.txt").write_text("mine")
     for name, age in (("lock", 0), ("lock.asks", 5), ("lock.killed", 3600), ("lock.killed.now", 3600)):

@@ -126,6 +126,19 @@ def test_one_of_several_processes_that_cannot_write_ends_with_a_line(saver, stat
     assert line.startswith("process 0 stops: its part of a checkpoint cannot be written ([Errno 28] No space left")
 
 
+def test_a_save_leaves_no_objects_behind(saver, state):
+    def lists() -> int:
+        gc.collect()
+        return sum(type(x) is list for x in gc.get_objects())
+
+    save(saver, state, 10)
+    save(saver, state, 20)
+    before = lists()
+    for step in (30, 40, 50, 60):
+        save(saver, state, step)
+    assert lists() - before < 4 * 24  # they were 96 a save
+
+
 def test_a_removed_workdir_is_one_line(saver, state, tmp_path):
     save(saver, state, 10)
     shutil.rmtree(tmp_path / "run")
