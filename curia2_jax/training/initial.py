@@ -149,6 +149,8 @@ def _fitted(tree: PyTree, known: Mapping[str, Any], recipe: Recipe) -> Fitted:
     heads = {name: every[name] for name in abstract_state(recipe).params if name != "backbone"}
     try:
         fitted = adapt.fit(tree, known, recipe.model, heads, recipe.init.rules)
+    except UserError:
+        raise
     except (KeyError, ValueError, AttributeError, TypeError) as e:
         raise UserError(f"no weights of a model of this code ({type(e).__name__}: {e}); write another run") from None
     wanted = {path: leaf.shape for path, leaf in flatten_dict(abstract_state(recipe).params, sep="/").items()}

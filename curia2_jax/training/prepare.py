@@ -80,12 +80,7 @@ def prepare(
     recipe = recipe_from(config)
     mesh = make_mesh(recipe.parallel)
     check_batch(recipe.data.global_batch, recipe.data.group_size, recipe.parallel.accumulation, batch_shards(mesh))
-    if recipe.model.in_channels != 1:
-        raise UserError(
-            f"config.model.in_channels: found {recipe.model.in_channels}, slices have one channel; write 1 (weights of "
-            "more become weights of one by --config.init.adapt=channels:sum)"
-        )
-    corpus = open_corpus(recipe.data.corpus)
+    corpus = corpus_of(recipe)
     newest = first_says(lambda: settle(folder, config, closing, source))
     contract = corpus.contract["hash"]
 
@@ -140,11 +135,16 @@ def announce(run: Run, state: TrainState, origin: Origin, slices: int) -> None:
     reports.print_start(run.recipe, run.mesh, slices, state, run.start, origin.line)
 
 
-def open_corpus(folder: str) -> Corpus:
-    """The corpus of a run. Raises UserError."""
-    if not folder:
+def corpus_of(recipe: Recipe) -> Corpus:
+    """The corpus of a run. Raises UserError: there is none, or the model takes other images than its slices."""
+    if recipe.model.in_channels != 1:
+        raise UserError(
+            f"config.model.in_channels: found {recipe.model.in_channels}, slices have one channel; write 1 (weights of "
+            "more become weights of one by --config.init.adapt=channels:sum)"
+        )
+    if not recipe.data.corpus:
         raise UserError("config.data.corpus: no corpus; write --config.data.corpus=FOLDER, made by launch/ingest.py")
-    return Corpus(folder)
+    return Corpus(recipe.data.corpus)
 
 
 def open_batches(

@@ -27,7 +27,7 @@ def dinov2(registers: int, **changes) -> torch.nn.Module:
     extra = {"num_register_tokens": registers} if registers else {}
     model = transformers.AutoModel.from_config(kind(**(sizes | changes), **extra)).eval()
     generator = torch.Generator().manual_seed(0)
-    spread = 0.1 * (128 / model.config.hidden_size) ** 0.5  # by fan-in, so that no width saturates its attention
+    spread = 0.1 * 128 / model.config.hidden_size  # at published widths that of the initial weights, 0.02, or less
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(spread * torch.randn(parameter.shape, generator=generator))

@@ -48,17 +48,23 @@ def test_grids_are_interpolated_as_torch_does_and_heads_are_kept(stage_1):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model__width": 64}, "write --config.model.width=32"),
-        ({"heads__dino_prototypes": 64}, "write --config.heads.dino_prototypes=48 or heads:new"),
-        ({"heads__shared": True}, "write --config.heads.shared=False or heads:new"),
-        ({"crops__global_size": 64, "init__adapt": ""}, "write --config.crops.global_size=32 or positions:interpolate"),
+        ({"model__width": 64}, "width is 32 there, 64 here (write --config.model.width=32)"),
+        (
+            {"heads__dino_prototypes": 64},
+            "dino_prototypes is 48 there, 64 here (write --config.heads.dino_prototypes=48",
+        ),
+        ({"heads__shared": True}, "shared is False there, True here (write --config.heads.shared=False or heads:new)"),
+        (
+            {"crops__global_size": 64, "init__adapt": ""},
+            "global_size is 32 there, 64 here (write --config.crops.global",
+        ),
     ],
 )
 def test_another_model_is_one_line(stage_1, changes, words):
     folder, _ = stage_1
     with pytest.raises(UserError) as error:
         initial.pretrained(recipe_from(tiny_config(init_from=str(folder), **changes)))
-    assert str(error.value).startswith(f"config.init_from: {folder}: ") and words in str(error.value)
+    assert str(error.value).startswith(f"config.init_from: {folder}: {words}")
     assert "\n" not in str(error.value)
 
 
