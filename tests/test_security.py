@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from curia2_jax.curiabench.model import load_model
-from curia2_jax.curiabench.tasks import read_sample, read_task
+from curia2_jax.curiabench.splits import read_sample
+from curia2_jax.curiabench.tasks import read_task
 from curia2_jax.errors import UserError
 from curia2_jax.export import huggingface
 from curia2_jax.models.vit import ViTConfig

@@ -88,6 +88,7 @@ def travels(tmp_path: pathlib.Path, monkeypatch, source: pathlib.Path, model: to
     return json.loads((run / "init.json").read_text())
 
 
+@pytest.mark.soak
 def test_a_checkpoint_of_facebook_with_registers_and_heads(tmp_path, monkeypatch, capsys):
     """The iBOT head fits and stays; the DINO head and the registers of this config are drawn anew."""
     model = dinov2(4, **SMALL)

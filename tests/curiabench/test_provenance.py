@@ -25,7 +25,9 @@ def test_a_report_says_how_to_make_it_again(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["launch/evaluate.py", "--data", "my scans"])
     found = provenance.provenance(tmp_path, ["organs"])
     assert found["command"] == "launch/evaluate.py --data 'my scans'"
-    head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    head = subprocess.run(
+        ["git", "-C", ROOT, "rev-parse", "--verify", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
     assert found["commit"].rstrip("+") == head
     age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(found["date"])
     assert datetime.timedelta(0) <= age < datetime.timedelta(minutes=10)

@@ -36,6 +36,7 @@ def test_the_step():
     assert out["tflops_per_device"] * 8 * times["median"] == pytest.approx(32 * sum(out["tflop_per_image"].values()))
 
 
+@pytest.mark.soak
 def test_noise_has_the_canvas_of_the_corpus_that_follows_it(tmp_path):
     write_small_corpus(tmp_path / "corpus")
     recipe = recipe_from(tiny_config(data__global_batch=32, data__corpus=str(tmp_path / "corpus"), data__canvas=0))
@@ -46,7 +47,7 @@ def test_views_and_losses():
     recipe = recipe_from(tiny_config())
     assert clocks.time_augment(recipe, 1)["images_per_s"] > 0
     losses = clocks.time_losses(recipe, 1)
-    assert losses.keys() == {"dino sinkhorn", "dino", "ibot sinkhorn", "ibot", "koleo", "sigreg"}
+    assert losses.keys() == {"dino sinkhorn", "dino", "ibot sinkhorn", "ibot", "koleo", "invariance", "sigreg"}
     assert all(row["median_s"] > 0 for row in losses.values())
 
 

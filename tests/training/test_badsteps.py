@@ -136,6 +136,7 @@ def test_the_capsule_of_a_bad_step_does_it_again_bit_for_bit(tmp_path, corpus, s
         capsule.replay(run / "bad_step")
 
 
+@pytest.mark.soak
 def test_a_spike_is_skipped_as_what_is_not_finite(tmp_path, corpus, stream, monkeypatch, capsys):
     """The norms are given: of step 5 alone the bound lies below its own."""
     monkeypatch.setattr(Norms, "largest", lambda self, step: 1e-6 if step == 5 else np.inf)

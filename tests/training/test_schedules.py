@@ -24,6 +24,7 @@ def test_equal_to_dinov2_at_every_listed_step(name):
     assert peak == pytest.approx(block["peak_lr"], rel=1e-15)
     c = ScheduleConfig(
         total_steps=block["total_iters"], warmup_steps=block["warmup_iters"], freeze_last_layer_steps=1250,
+            freeze_backbone_steps=0,
         weight_decay=0.04, weight_decay_end=decay_end, teacher_momentum=momentum, teacher_momentum_end=1.0,
         teacher_temp=0.07, teacher_temp_start=0.04, teacher_temp_warmup_steps=37_500,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from curia2_jax.training.step import update
 from tests import reference
 from tests.training.tiny import tiny_config
 
+SOAK = pytest.mark.soak  # parallel/test_sharding.py has more meshes
 E2E = reference.VALUES["end_to_end_two_steps"]
 # Where the reference's entries lie in our tree: name -> (path, transform to the torch layout, index).
 ENTRIES = {
@@ -58,7 +59,7 @@ def reference_recipe(dtype: str, shared: bool, clip: float, centering: str):
     return recipe_from(c)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=SOAK)])
 @pytest.mark.parametrize(
     ("block", "shared", "clip", "centering"),
     [
@@ -148,7 +149,7 @@ def lejepa():
     return config, run(recipe_from(config))
 
 
-@pytest.mark.parametrize(("devices", "fsdp"), [(2, 1), (4, 2), (8, 8)])
+@pytest.mark.parametrize(("devices", "fsdp"), [(2, 1), pytest.param(4, 2, marks=SOAK), pytest.param(8, 8, marks=SOAK)])
 def test_lejepa_on_meshes_agrees_with_one_device(lejepa, devices, fsdp):
     config, (expected, _) = lejepa
     mesh = make_mesh(ParallelConfig(fsdp, 1), jax.devices()[:devices])
@@ -171,7 +172,7 @@ def test_lejepa_alone_has_no_heads_and_moves_the_rest(lejepa):
     )
 
 
-@pytest.mark.parametrize(("devices", "fsdp"), [(2, 1), (4, 2), (8, 8)])
+@pytest.mark.parametrize(("devices", "fsdp"), [pytest.param(2, 1, marks=SOAK), (4, 2), pytest.param(8, 8, marks=SOAK)])
 def test_meshes_agree_with_one_device(base, devices, fsdp):
     config, (expected, _) = base
     mesh = make_mesh(ParallelConfig(fsdp, 1), jax.devices()[:devices])
