@@ -145,7 +145,7 @@ def sign_flips(found: Estimate, seed: int = 0) -> float:
     if count <= 14:
         signs = 1.0 - 2.0 * (np.arange(2**count)[:, None] >> np.arange(count) & 1)
     else:
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (_FLIPS, count))
+        signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), (_FLIPS, count))
         signs[0] = 1.0  # what was observed is one of the draws (Phipson and Smyth 2010)
     return float(np.mean(np.abs(signs @ parts) >= abs(parts.sum()) - 1e-12))
 
