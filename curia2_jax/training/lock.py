@@ -84,7 +84,10 @@ class Lock:
         try:
             os.link(own, path)
         except FileExistsError:
-            return path.exists() and path.samefile(own)  # an NFS server may have linked and lost its answer
+            try:
+                return path.samefile(own)  # an NFS server may have linked and lost its answer
+            except FileNotFoundError:  # its owner gave it back meanwhile
+                return False
         except OSError as e:
             if e.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
                 raise
