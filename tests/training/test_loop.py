@@ -77,8 +77,8 @@ def run_with_kills(tmp_path: pathlib.Path, corpus: pathlib.Path, cache: pathlib.
     assert changed == sorted(changed)
 
 
-def test_killed_three_times_equals_left_alone(tmp_path, corpus, cache):
-    run_with_kills(tmp_path, corpus, cache, kills=3, steps=12)
+def test_killed_twice_equals_left_alone(tmp_path, corpus, cache):
+    run_with_kills(tmp_path, corpus, cache, kills=2, steps=12)
 
 
 @pytest.mark.soak
@@ -103,6 +103,7 @@ def test_the_second_start_takes_the_compiled_step_from_the_cache(tmp_path, corpu
     assert len(list(cache.glob("jit_train_step-*-cache"))) == 1
 
 
+@pytest.mark.soak  # tests/training/test_badsteps.py asks the same of smaller runs
 def test_a_poisoned_step_changes_and_saves_nothing(tmp_path, corpus, capsys):
     """A learning rate beyond float32 makes the second loss infinite or NaN."""
     config = tiny_config(
