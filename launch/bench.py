@@ -8,6 +8,9 @@
 --what=losses   each loss with its gradient, at the sizes of the config
 --what=loader   slices a second of the loader, beside other ways to the same crops; needs --config.data.corpus; with
                 --nifti=DIR also beside a PyTorch DataLoader in which MONAI reads the .nii.gz files of a folder
+--what=encode   slices a second from the files of a benchmark to features, as launch/evaluate.py makes them, and their
+                ratio to what the backbone does with batches that lie on the device; of --model=HF_DIR, or of a random
+                ViT-B; in PyTorch, on a GPU where it sees one; needs no --config
 --against=torch the step from ready crops beside one in eager PyTorch (planning/torch_peer) in the same minute, on the
                 CPU: 4 images in float32, 2 x 224 + 8 x 96 pixels, 4,096 prototypes, no drop path; width, depth and
                 heads of the config
@@ -26,7 +29,8 @@ from curia2_jax.errors import UserError
 from launch import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
-_WHAT = flags.DEFINE_enum("what", "step", ("step", "augment", "losses", "loader"), "What to time.")
+_WHAT = flags.DEFINE_enum("what", "step", ("step", "augment", "losses", "loader", "encode"), "What to time.")
+_MODEL = flags.DEFINE_string("model", None, "Folder of launch/convert.py to encode with; default: a random ViT-B.")
 _AGAINST = flags.DEFINE_enum("against", None, ("torch",), "Another implementation to time beside this one.")
 _NIFTI = flags.DEFINE_string("nifti", None, "Folder of .nii.gz for MONAI beside the loader; needs the extra bench.")
 _STEPS = flags.DEFINE_integer("steps", 6, "Timed repetitions, after two that are not.", lower_bound=1)
@@ -49,13 +53,33 @@ def rows(result: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def run(_: list[str]) -> None:
-    sections = command.config_of(_CONFIG)
+    sections = command.config_of(_CONFIG) if _WHAT.value != "encode" else {}
     if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
         raise UserError(f"--json={_JSON.value}: its folder is not there; write a file in a folder that is")
     if _AGAINST.value and _WHAT.value != "step":
         raise UserError(f"--what={_WHAT.value}: --against=torch times the step; write --what=step, or leave one out")
     if _NIFTI.value and _WHAT.value != "loader":
         raise UserError(f"--what={_WHAT.value}: --nifti is for the loader; write --what=loader, or leave it out")
+    if _MODEL.value and _WHAT.value != "encode":
+        raise UserError(f"--what={_WHAT.value}: --model is for encode; write --what=encode, or leave it out")
+    result = encode() if _WHAT.value == "encode" else in_jax(sections)
+    for what, value in rows(result):
+        print(f"{what:<50} {value}")
+    if _JSON.value:
+        pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def encode() -> dict[str, Any]:
+    """Needs PyTorch and transformers, and no JAX."""
+    try:
+        from curia2_jax.curiabench import encode_rate
+    except ModuleNotFoundError as e:
+        raise UserError(f"{e.name} is not installed; write: pip install -e '.[eval]'") from None
+    return {"what": "encode", **encode_rate.measure(_MODEL.value)}
+
+
+def in_jax(sections: dict[str, Any]) -> dict[str, Any]:
+    """Everything else."""
     if _AGAINST.value:
         os.environ["JAX_PLATFORMS"] = "cpu"
     from curia2_jax.planning import clocks, loader_rates  # only now: JAX reads the variable when it is imported
@@ -77,16 +101,7 @@ def run(_: list[str]) -> None:
         result = {"step": clocks.time_step, "augment": clocks.time_augment, "losses": clocks.time_losses}[_WHAT.value](
             recipe, _STEPS.value
         )
-    result = {
-        "what": _WHAT.value,
-        "config": command.config_file(),
-        "machine": clocks.machine(),
-        **result,
-    }
-    for what, value in rows(result):
-        print(f"{what:<50} {value}")
-    if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=1) + "\n")
+    return {"what": _WHAT.value, "config": command.config_file(), "machine": clocks.machine(), **result}
 
 
 if __name__ == "__main__":
