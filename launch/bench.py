@@ -8,6 +8,8 @@
 --what=losses   each loss with its gradient, at the sizes of the config
 --what=loader   slices a second of the loader, beside other ways to the same crops; needs --config.data.corpus; with
                 --nifti=DIR also beside a PyTorch DataLoader in which MONAI reads the .nii.gz files of a folder
+--what=probe    the linear probe of an evaluation at 50,000 x 768 with 54 classes, on the GPU of PyTorch or on one core;
+                needs no --config; --steps=1 is enough
 --against=torch the step from ready crops beside one in eager PyTorch (planning/torch_peer) in the same minute, on the
                 CPU: 4 images in float32, 2 x 224 + 8 x 96 pixels, 4,096 prototypes, no drop path; width, depth and
                 heads of the config
@@ -26,10 +28,11 @@ from curia2_jax.errors import UserError
 from launch import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
-_WHAT = flags.DEFINE_enum("what", "step", ("step", "augment", "losses", "loader"), "What to time.")
+_WHAT = flags.DEFINE_enum("what", "step", ("step", "augment", "losses", "loader", "probe"), "What to time.")
 _AGAINST = flags.DEFINE_enum("against", None, ("torch",), "Another implementation to time beside this one.")
 _NIFTI = flags.DEFINE_string("nifti", None, "Folder of .nii.gz for MONAI beside the loader; needs the extra bench.")
 _STEPS = flags.DEFINE_integer("steps", 6, "Timed repetitions, after two that are not.", lower_bound=1)
+_ROWS = flags.DEFINE_integer("rows", 50_000, "Training samples of --what=probe.", lower_bound=100)
 _JSON = flags.DEFINE_string("json", None, "Also write the results to this file.")
 
 
@@ -49,9 +52,24 @@ def rows(result: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def run(_: list[str]) -> None:
-    sections = command.config_of(_CONFIG)
     if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
         raise UserError(f"--json={_JSON.value}: its folder is not there; write a file in a folder that is")
+    result = {"what": _WHAT.value, **(_probe() if _WHAT.value == "probe" else _of_config())}
+    for what, value in rows(result):
+        print(f"{what:<50} {value}")
+    if _JSON.value:
+        pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _probe() -> dict[str, Any]:
+    from curia2_jax.curiabench import probe_clock  # PyTorch and no JAX
+
+    return probe_clock.seconds(_ROWS.value, _STEPS.value)
+
+
+def _of_config() -> dict[str, Any]:
+    """What is timed for a config."""
+    sections = command.config_of(_CONFIG)
     if _AGAINST.value and _WHAT.value != "step":
         raise UserError(f"--what={_WHAT.value}: --against=torch times the step; write --what=step, or leave one out")
     if _NIFTI.value and _WHAT.value != "loader":
@@ -77,16 +95,7 @@ def run(_: list[str]) -> None:
         result = {"step": clocks.time_step, "augment": clocks.time_augment, "losses": clocks.time_losses}[_WHAT.value](
             recipe, _STEPS.value
         )
-    result = {
-        "what": _WHAT.value,
-        "config": command.config_file(),
-        "machine": clocks.machine(),
-        **result,
-    }
-    for what, value in rows(result):
-        print(f"{what:<50} {value}")
-    if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=1) + "\n")
+    return {"config": command.config_file(), "machine": clocks.machine(), **result}
 
 
 if __name__ == "__main__":
