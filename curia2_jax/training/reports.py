@@ -38,7 +38,7 @@ PROBE = "probe"  # of what a probe found, among the metrics of a step
 def warn_if_kept(before: TrainState) -> None:
     """One line on stderr if the first step did not take over the buffers of the state that it was given."""
     kept = sum(leaf.nbytes for leaf in jax.tree.leaves(before) if not leaf.is_deleted())
-    if kept:
+    if kept > 2**16:  # JAX 0.11 keeps the scalars on a CPU
         print(
             f"warning: the first step copied {kept / 2**20:,.1f} MiB of its state instead of taking them over: it "
             "needs that much more memory than launch/plan.py says",
