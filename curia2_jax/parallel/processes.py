@@ -57,7 +57,7 @@ def first_alone(work: Callable[[], T]) -> T | None:
     if jax.process_count() > 1:
         failed = bool(multihost_utils.broadcast_one_to_all(np.asarray(error is not None)))
         if failed and error is None:
-            error = UserError("process 0 refused to start; its own message says why")
+            error = UserError("process 0 refuses; its own message says why")
     if error is not None:
         raise error
     return result
