@@ -82,6 +82,15 @@ def first_numbers(work: Callable[[], list[int]]) -> list[int]:
     return multihost_utils.broadcast_one_to_all(mine).tolist()
 
 
+def first_where(mine: bool) -> int | None:
+    """The first process that asks with True, None if none does: the same answer in every process, and all have to
+    ask."""
+    if jax.process_count() == 1:
+        return 0 if mine else None
+    asked = np.flatnonzero(multihost_utils.process_allgather(np.asarray(mine)))
+    return int(asked[0]) if len(asked) else None
+
+
 def wait_for_all(what: str) -> None:
     """Returns when every process has done `what`, a name used once; one process does not wait.
 
