@@ -16,7 +16,7 @@ import pytest
 from curia2_jax.errors import UserError
 from curia2_jax.parallel.mesh import make_mesh
 from curia2_jax.telemetry import resources
-from curia2_jax.training import checkpoints, prepare, saving
+from curia2_jax.training import checkpoints, lock, prepare, saving
 from curia2_jax.training import state as states
 from curia2_jax.training.checkpoints import Checkpoints
 from curia2_jax.training.loop import DONE, STOPPED, train
@@ -223,6 +223,7 @@ def test_a_run_on_a_disk_that_becomes_read_only_goes_on_and_says_so(small_disk, 
     assert said.err.startswith("warning: stopped at step 8, not saved since step 2: ") and said.err.count("\n") == 1
     assert said.out.count("not saved since step 2: ") >= 3
     subprocess.run(["umount", small_disk], check=True)
+    (run / lock.NAME).unlink()  # a run would be dead by now, and this process lives
     monkeypatch.setattr(Checkpoints, "save", real)
     assert train(config, run) == DONE
     assert not list((run / "checkpoints").glob("*tmp*"))
