@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from curia2_jax.errors import UserError
+from curia2_jax.parallel import processes
 from curia2_jax.parallel.mesh import make_mesh
 from curia2_jax.telemetry import resources
 from curia2_jax.training import checkpoints, lock, prepare, saving
@@ -105,6 +106,22 @@ def test_what_writes_on_after_a_failure_is_removed_when_it_has_ended(saver, stat
     monkeypatch.setattr(saver._checkpoints, "save", fails)
     save(saver, state, 20)
     assert os.listdir(tmp_path / "run" / "checkpoints") == ["10"]
+
+
+@pytest.mark.parametrize("mine", [False, True])
+def test_several_processes_leave_a_save_out_together(saver, state, monkeypatch, mine):
+    """One sees that its disk takes none, this one or another. None begins, for Orbax meets all of them on the way; nor
+    is anything opened anew, which they would have to do together as well."""
+    free = 0 if mine else 1 << 40
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(saving.shutil, "disk_usage", lambda _: usage._replace(free=free))
+    monkeypatch.setattr(saving.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", lambda found: np.array([found, True]))
+    monkeypatch.setattr(saver, "_checkpoints", None)
+    save(saver, state, 20)
+    words = "MiB are free" if mine else "process 1 cannot write a checkpoint"
+    assert words in saver.poll() and saver.newest == 0
+    assert not saver.too_long(29) and saver.too_long(30)
 
 
 def test_one_of_several_processes_that_cannot_write_ends_with_a_line(saver, state, monkeypatch):
