@@ -6,6 +6,7 @@ float32 and are only transposed, split or joined: the way there and back is exac
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from curia2_jax.errors import UserError
 from curia2_jax.export import tensors_file
-from curia2_jax.export.tensors_file import Piece
+from curia2_jax.export.tensors_file import Later, Piece
 from curia2_jax.files import is_plain
 from curia2_jax.models.vit import ViT, ViTConfig
 
@@ -95,7 +96,8 @@ def pieces(backbone: Mapping[str, Any], model: ViTConfig) -> Iterator[Piece]:
 
 
 def from_huggingface(tensors: Mapping[str, Any], model: ViTConfig, where: str) -> Tree:
-    """The inverse of `pieces`: nested dict of float32 arrays, blocks stacked on axis 0.
+    """The inverse of `pieces`: nested dict of float32 parameters, blocks stacked on axis 0, which NumPy reads from
+    `tensors` when it asks for them.
 
     Half-precision weights become the same numbers in float32.
 
@@ -103,10 +105,11 @@ def from_huggingface(tensors: Mapping[str, Any], model: ViTConfig, where: str) -
       tensors: name on disk -> array, or what NumPy reads when its turn comes.
       where: what to call the source in errors.
     Raises:
-      UserError: names missing or unexpected, of another shape than `model` says, or not floating point.
+      UserError: names missing or unexpected, of another shape than `model` says; when read, not floating point.
     """
     _check(where, {name: tensor.shape for name, tensor in tensors.items()}, shapes_on_disk(model))
-    flat = {path: _leaf(path, shape, tensors, where) for path, shape in shapes(model).items()}
+    leaf = {path: functools.partial(_leaf, path, shape, tensors, where) for path, shape in shapes(model).items()}
+    flat = {path: Later(shape, leaf[path]) for path, shape in shapes(model).items()}
     return unflatten_dict(flat, sep="/")
 
 
@@ -227,8 +230,8 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
     return model_section(_json(path), str(path))
 
 
-def read_weights(directory: pathlib.Path, model: ViTConfig) -> Tree:
-    """The backbone parameters of a folder, float32.
+def open_weights(directory: pathlib.Path, model: ViTConfig) -> Tree:
+    """The backbone parameters of a folder, as `from_huggingface` gives them.
 
     Reads model.safetensors, or the shards that model.safetensors.index.json names.
     Raises:
@@ -244,19 +247,19 @@ def weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
     index = directory / INDEX
     if (directory / WEIGHTS).exists() or not index.exists():
         return [directory / WEIGHTS]
-    return [directory / name for name in _shards(index)]
+    return shards(index, ".safetensors")
 
 
-def _shards(index: pathlib.Path) -> list[str]:
-    """The files that an index names, all of them beside it. Raises UserError."""
+def shards(index: pathlib.Path, suffix: str) -> list[pathlib.Path]:
+    """The files that an index names, all of them beside it and with that suffix. Raises UserError."""
     said = _json(index)
     named = said.get("weight_map") if isinstance(said, dict) else None
     if not isinstance(named, dict) or not named:
         raise UserError(f"{index}: no weight_map of names to files; fetch it again")
     names = [*named.values()]
-    if wrong := [name for name in names if not is_plain(name) or not name.endswith(".safetensors")]:
-        raise UserError(f"{index}: names {wrong[0]!r}, which is no .safetensors file beside it; fetch it again")
-    return sorted(set(names))
+    if wrong := [name for name in names if not is_plain(name) or not name.endswith(suffix)]:
+        raise UserError(f"{index}: names {wrong[0]!r}, which is no {suffix} file beside it; fetch it again")
+    return [index.with_name(name) for name in sorted(set(names))]
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

@@ -164,9 +164,13 @@ def of_pixels(
 
 def unequal(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig) -> list[str]:
     """Our names of the parameters that the folder does not hold to the bit."""
-    stored = flatten_dict(huggingface.read_weights(folder, model), sep="/")
+    stored = flatten_dict(huggingface.open_weights(folder, model), sep="/")
+
+    def bits(leaf: Any) -> np.ndarray:
+        return np.asarray(leaf).view(np.int32)
+
     ours = flatten_dict(backbone, sep="/")
-    return [path for path, leaf in ours.items() if np.asarray(leaf).tobytes() != stored[path].tobytes()]
+    return [path for path in ours if not np.array_equal(bits(ours[path]), bits(stored[path]))]
 
 
 def worst(entries: list[dict[str, Any]], pixels: Mapping[str, float]) -> tuple[float, str]:
