@@ -107,7 +107,7 @@ def to_huggingface(state: Mapping[str, Later], where: str) -> dict[str, Later]:
       UserError: DINOv3, a name that DINOv2 does not have, the same block twice, or no class token.
     """
     if any("rope_embed" in name or name.startswith("storage_tokens") for name in state):
-        raise UserError(f"{where}: a DINOv3 model, which has rotary positions (RoPE); write a DINOv2 model")
+        raise UserError(f"{where}: a state dict of DINOv3; write a folder of its DINOv3ViTModel")
     if "cls_token" not in state or "pos_embed" not in state:
         raise UserError(f"{where}: no cls_token and pos_embed; write a state dict of facebookresearch's DINOv2")
     out: dict[str, Later] = {}

@@ -85,7 +85,8 @@ def _of_folder(folder: pathlib.Path, unpickle: Unpickle) -> Source:
     state: Tensors = {}
     for file in files:
         state |= unpickle(file) if file.suffix in _PICKLES else tensors_file.read(file)
-    plain = {re.sub(r"^dinov2(_with_registers)?\.", "", name): tensor for name, tensor in state.items()}
+    # A classifier's prefix, and the encoder's as release 5 of transformers has it in memory, of DINOv3.
+    plain = {re.sub(r"^(dinov2(_with_registers)?\.|model\.(?=layer\.))", "", k): tensor for k, tensor in state.items()}
     left_out = tuple(sorted(name for name in plain if name.startswith("classifier.")))
     tensors = {name: tensor for name, tensor in plain.items() if name not in left_out}
     return _source(section, tensors, where, {}, left_out)
@@ -103,10 +104,11 @@ def _pickled(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _source(section: dict[str, Any], tensors: Tensors, where: str, heads: Mapping[str, Any], left_out: tuple) -> Source:
+    model = ViTConfig(**section)
     if _MASK_TOKEN not in tensors:  # a model that was made with use_mask_token=False; a new one begins with zeros
-        shape = (1, section["width"])
+        shape = huggingface.shapes_on_disk(model)[_MASK_TOKEN]
         tensors |= {_MASK_TOKEN: Later(shape, lambda: np.zeros(shape, np.float32))}
-    backbone = huggingface.from_huggingface(tensors, ViTConfig(**section), where)
+    backbone = huggingface.from_huggingface(tensors, model, where)
     return Source(section, {"backbone": backbone, **heads}, left_out)
 
 

@@ -80,7 +80,13 @@ def replace(folder: pathlib.Path, arrays: Mapping[str, Any]) -> None:
         rows = min(max(1, CHUNK * shape[0] // max(values.nbytes, 1)), shape[0]) if shape else 0
         chunks = ts.ChunkLayout(chunk_shape=(rows, *shape[1:]) if shape else ())
         spec = _array(folder, name.replace("/", "."))
-        made = {"create": True, "delete_existing": True, "shape": shape, "dtype": values.dtype, "chunk_layout": chunks}
+        made: dict[str, Any] = {
+            "create": True,
+            "delete_existing": True,
+            "shape": shape,
+            "dtype": values.dtype,
+            "chunk_layout": chunks,
+        }
         array = ts.open(spec, **made).result()
         # TensorStore copies and compresses all that it is given before it writes any of it.
         places = [slice(first, min(first + rows, shape[0])) for first in range(0, shape[0], rows)] if shape else [...]

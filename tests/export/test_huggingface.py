@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from curia2_jax.errors import UserError
-from curia2_jax.export import huggingface
+from curia2_jax.export import huggingface, names_on_disk
 from curia2_jax.models.vit import ViT, ViTConfig
 
 MODELS = [  # ffn, channels, registers: both classes, both feed-forward nets, 1 and 3 channels
@@ -139,7 +139,7 @@ def test_every_parameter_has_a_shape_and_a_name():
         assert found["patch_embed/kernel"] == (8, 8, channels, 64)
         assert found["blocks/attn/query/kernel"] == (3, 64, 64)
         assert ("register_tokens" in found) == bool(registers)
-        assert found.keys() <= huggingface._NAMES.keys()
+        assert found.keys() <= names_on_disk.DINOV2.keys()
         assert sum(int(np.prod(shape)) for shape in found.values()) == sum(
             leaf.size for leaf in jax.tree.leaves(random_params(config))
         )

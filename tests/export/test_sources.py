@@ -280,9 +280,9 @@ HOSTILE = {
     "other names": (lambda f: of_state(f, lambda s: s.update(what=torch.zeros(1))), "what is no parameter of DINOv2"),
     "dinov3 state": (
         lambda f: of_state(f, lambda s: s.update({"rope_embed.periods": torch.zeros(1)})),
-        "rotary positions (RoPE)",
+        "a state dict of DINOv3; write a folder of its DINOv3ViTModel",
     ),
-    "dinov3 folder": (lambda f: written(f, model_type="dinov3_vit"), "rotary positions (RoPE)"),
+    "dinov3 in name": (lambda f: written(f, model_type="dinov3_vit"), "intermediate_size is None"),
     "another model": (lambda f: written(f, model_type="bert"), "model_type is 'bert'"),
     "block twice": (
         lambda f: of_state(f, lambda s: s.update({"blocks.1.0.norm1.bias": s["blocks.0.norm1.bias"]})),
