@@ -311,8 +311,8 @@ class ViT(nn.Module):
             law = pos_embed.initializer(config.position_init)
             table = self.param("pos_embed", law, (1, 1 + config.grid**2, width))
             position = pos_embed.interpolate(table, grid, config.position_form).astype(tokens.dtype)
-            first, tokens = first + position[:, :1], tokens + position[:, 1:]
-        parts = [jnp.broadcast_to(first, (b, 1, width)), tokens]
+            first = first + position[:, :1]
+        parts = [jnp.broadcast_to(first, (b, 1, width)), tokens if config.rotary else tokens + position[:, 1:]]
         if config.registers:
             registers = self.param("register_tokens", tiny, (1, config.registers, width))
             parts.insert(1, jnp.broadcast_to(registers.astype(tokens.dtype), (b, config.registers, width)))
