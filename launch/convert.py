@@ -12,7 +12,7 @@ tells. --with-heads adds the heads of the teacher, --with-optimizer the student 
 wants to go on from there (curia2_jax/export/continuation.py has their names).
 
 The second makes a folder that `launch/main.py --config.init_from=ORBAX_DIR` starts from. WEIGHTS is a folder of a stock
-DINOv2 model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file with a state dict of
+DINOv2 or DINOv3 model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file with a state dict of
 facebookresearch's; projection heads that lie there come along.
 """
 
@@ -47,7 +47,9 @@ from launch import command
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "RUN or RUN@STEP: the run whose teacher is exported.")
 _PRETRAINED = flags.DEFINE_string(
-    "from-pretrained", None, "Folder of a Dinov2Model or Dinov2WithRegistersModel, or a file of a DINOv2 state dict."
+    "from-pretrained",
+    None,
+    "Folder of a Dinov2Model, Dinov2WithRegistersModel or DINOv3ViTModel, or a file of a DINOv2 state dict.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.")
 _VERIFY = flags.DEFINE_bool("verify", False, "With --checkpoint: compare PyTorch with JAX before anything is kept.")

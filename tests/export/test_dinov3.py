@@ -12,9 +12,11 @@ import torch
 import transformers
 
 from curia2_jax.errors import UserError
+from curia2_jax.export import dinov3 as dinov3_of
 from curia2_jax.export import huggingface, parity, sources
 from curia2_jax.models.vit import ViT, ViTConfig
 from tests.export.test_huggingface import assert_same, config_of, on_disk, weights_of
+from tests.export.test_model_card import card
 from tests.export.test_parity import as_trained, largest
 from tests.export.test_sources import no_pickle
 
@@ -81,6 +83,12 @@ def test_an_export_is_read_by_transformers_and_proven(tmp_path):
     for change in ({"rope_theta": 101.0}, {"layer_norm_eps": 1e-6}):
         path.write_text(json.dumps(json.loads(whole) | change))
         assert largest(tmp_path, params, config, inputs) > parity.TOLERANCE
+
+
+def test_the_card_names_its_class_and_net(tmp_path):
+    text = card(tmp_path, model=dinov3_of.model_config(config_of("swiglu", 1, 4, positions="rope")))
+    assert "# DINOv3ViTModel: 3 blocks of width 64" in text and "| feed-forward | SwiGLU |" in text
+    assert "\n- dinov3\n" in text and "registers 1 to 4" in text
 
 
 @pytest.mark.parametrize(
