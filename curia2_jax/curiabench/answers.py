@@ -34,8 +34,9 @@ COLUMNS = pa.schema(
 class Answers(NamedTuple):
     """One task with n test samples. `outputs`: (n, K) probabilities or (n,) values of every (row, head), one a seed.
 
-    `targets`: (n,) columns of the probabilities, or values. `patients`: keys that mean the same in every task;
-    `slices`: hashes of the images. `classes`: names of the K classes, none in kinds without classes.
+    `targets`: (n,) columns of the probabilities, or values; (n, K) float64 of 0, 1 and NaN in tasks of several labels.
+    `patients`: keys that mean the same in every task; `slices`: hashes of images. `classes`: names of the K classes,
+    none in kinds without classes.
     """
 
     task: str
@@ -71,7 +72,6 @@ def write(path: Path, found: Sequence[Answers]) -> None:
 def _table(one: Answers, row: str, head: str, seed: int) -> pa.Table:
     count, outputs = len(one.samples), one.outputs[row, head][seed]
     outputs = np.asarray(outputs, np.float64).reshape(count, -1)
-    offsets = pa.array(np.arange(count + 1) * outputs.shape[1], pa.int32())
     columns = {
         "model": pa.array([row] * count),
         "task": pa.array([one.task] * count),
@@ -80,10 +80,21 @@ def _table(one: Answers, row: str, head: str, seed: int) -> pa.Table:
         "sample": pa.array(one.samples.tolist()),
         "patient": pa.array(one.patients.tolist()),
         "slice": pa.array(one.slices.tolist()),
-        "target": pa.array(one.targets.astype(np.float64)),
-        "probabilities": pa.ListArray.from_arrays(offsets, pa.array(outputs.ravel())),
+        "target": _listed(one.targets) if one.targets.ndim == 2 else pa.array(one.targets.astype(np.float64)),
+        "probabilities": _listed(outputs),
     }
-    return pa.table(columns, COLUMNS)
+    return pa.table(columns, _columns(columns["target"].type))
+
+
+def _columns(target: pa.DataType) -> pa.Schema:
+    """`COLUMNS`, whose target is a list in tasks of several labels."""
+    return COLUMNS.set(COLUMNS.get_field_index("target"), pa.field("target", target))
+
+
+def _listed(values: np.ndarray) -> pa.ListArray:
+    """(n, K) float64 as a column."""
+    offsets = pa.array(np.arange(len(values) + 1) * values.shape[1], pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))
 
 
 def read(report: Path) -> list[Answers]:
@@ -96,7 +107,9 @@ def read(report: Path) -> list[Answers]:
     try:
         table = parquet.read_table(path)
         about = json.loads(table.schema.metadata[b"tasks"])
-        table = table.cast(COLUMNS.with_metadata(table.schema.metadata))
+        target = table.schema.field("target").type
+        target = target if pa.types.is_list(target) else pa.float64()
+        table = table.cast(_columns(target).with_metadata(table.schema.metadata))
     except FileNotFoundError:
         raise UserError(f"{path}: not there; write the folder of a report by launch/evaluate.py") from None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
@@ -115,6 +128,9 @@ def _answers(table: pa.Table, task: str, kind: str, classes: list[str]) -> Answe
         outputs.setdefault(keys[start][:2], []).append(values if classes else values[:, 0])
     first = table.slice(0, [*starts, len(keys)][1])
     samples, patients, slices = (np.array(first[name].to_pylist(), np.str_) for name in ("sample", "patient", "slice"))
-    targets = first["target"].to_numpy()
-    targets = targets.astype(np.int64) if classes else targets
+    if pa.types.is_list(first["target"].type):
+        targets = first["target"].combine_chunks().flatten().to_numpy().reshape(len(samples), -1)
+    else:
+        targets = first["target"].to_numpy()
+        targets = targets.astype(np.int64) if classes else targets
     return Answers(task, kind, classes, samples, patients, slices, targets, outputs)

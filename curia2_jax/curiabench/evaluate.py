@@ -37,7 +37,7 @@ from curia2_jax.curiabench.protocol import Scoring, scoring_of
 from curia2_jax.curiabench.provenance import provenance
 from curia2_jax.curiabench.results import FILE, PAGE, SCORES, TEX, Count, ModelFacts, Results, Settings, TaskResults
 from curia2_jax.curiabench.splits import Split
-from curia2_jax.data.ingest.benchmark_schema import KINDS, SEGMENTATION, TEST, TRAIN, VAL
+from curia2_jax.data.ingest.benchmark_schema import KINDS, MULTI_LABEL, SEGMENTATION, TEST, TRAIN, VAL
 from curia2_jax.errors import UserError
 
 
@@ -82,7 +82,9 @@ def evaluate(
         "settings": _settings(device, scoring, began),
         "provenance": provenance(Path(data), [task.name for task in chosen]),
         "tasks": {
-            one.task: cast(TaskResults, {**facts, **comparison.compare(found), **confusions(one)})
+            one.task: cast(
+                TaskResults, {**facts, **comparison.compare(found), **confusions(one), **labels_of(one, scoring)}
+            )
             for (one, facts), found in zip(scored.values(), estimates, strict=True)
         },
         "mean": comparison.compare(comparison.mean(estimates)),
@@ -220,6 +222,21 @@ def confusions(one: Answers) -> dict:
             }
         )
     }
+
+
+def labels_of(one: Answers, scoring: Scoring) -> dict:
+    """`labels` of results.json: every score of every label, of the first seed; nothing in other kinds."""
+    if one.kind != MULTI_LABEL.name:
+        return {}
+    groups = np.unique(one.units, return_inverse=True)[1]
+
+    def each(outputs: np.ndarray) -> dict[str, list[float | None]]:
+        parts = {
+            metric.name: metric.parts(one.targets, outputs, groups)[0] for metric in scoring.metrics if metric.parts
+        }
+        return {name: [None if np.isnan(v) else float(v) for v in values] for name, values in parts.items()}
+
+    return {"labels": _tree({key: each(seeds[0]) for key, seeds in one.outputs.items()})}
 
 
 def rare_classes(one: Answers) -> dict[str, int]:

@@ -62,6 +62,8 @@ class TaskResults(Comparison):
     resampled: str  # "patient" or "slice"
     validated_on: str  # "val", or "patient" or "slice" of train
     heads: dict[str, dict[str, dict]]  # row -> head -> what it chose
+    # row -> head -> score -> of each label, in tasks of several labels
+    labels: NotRequired[dict[str, dict[str, dict[str, list[float | None]]]]]
     confusion: NotRequired[
         dict[str, dict[str, list[list[int]]]]
     ]  # row -> head -> [true][predicted], if there are classes
