@@ -8,12 +8,13 @@ import sys
 import pytest
 
 from configs import demo, vitl, vits
-from curia2_jax.curiabench import probe_clock
+from curia2_jax.curiabench import encode_rate, probe_clock
 from curia2_jax.data.crops.masks import masked_per_group
 from curia2_jax.parallel import compiler
 from curia2_jax.planning import clocks
 from curia2_jax.planning.torch_peer.bench import random_masks
 from curia2_jax.training.recipe import recipe_from
+from tests import small_benchmark
 from tests.data.small_corpus import write_small_corpus
 from tests.training.tiny import tiny_config
 
@@ -66,6 +67,18 @@ def test_views_and_losses():
     assert all(row["median_s"] > 0 for row in losses.values())
 
 
+def test_encoding_beside_the_backbone_alone(tmp_path, monkeypatch):
+    """Every slice is counted once, in both rounds; the ratio is that of the two rates."""
+    monkeypatch.setitem(encode_rate.SAMPLES, "cpu", 40)
+    out = encode_rate.measure(str(small_benchmark.write_model(tmp_path / "model")))
+    assert out["precision"] == "float32" and out["workers"] == 0 and len(out["backbone"]["rounds"]) == 2
+    for kind in ("plain", "masked"):
+        assert out[kind]["slices"] == 40 and out[kind]["seconds"] > 0
+        assert out[kind]["slices_per_s"] == pytest.approx(40 / out[kind]["seconds"])
+        assert out[kind]["ratio"] == pytest.approx(out[kind]["slices_per_s"] / max(out["backbone"]["rounds"]))
+    assert 0 < max(out["bfloat16"].values()) < 0.05
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -73,6 +86,7 @@ def test_views_and_losses():
         (["--config=configs/demo.py", "--json=/nowhere/a.json"], "--json=/nowhere/a.json: its folder is not there"),
         (["--config=configs/demo.py", "--what=loader", "--against=torch"], "write --what=step"),
         (["--config=configs/demo.py", "--nifti=studies"], "write --what=loader"),
+        (["--config=configs/demo.py", "--model=here"], "write --what=encode"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, words):
