@@ -41,6 +41,12 @@ _POOLING = flags.DEFINE_string(
     "curia-2",
     "How tokens of --against are pooled: curia-2 or curia-v1, then changes, as in curia-v1,norm=after.",
 )
+_SETTING = flags.DEFINE_multi_enum(
+    "setting",
+    [],
+    ["few-shot", "cross-modality"],
+    "Also learn from 1, 5, 10, 25 and 50 % of the patients; or learn from the CT of a task and ask its MR.",
+)
 _CACHE = flags.DEFINE_string("cache", None, "Folder where features of --against are kept and found again.")
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Where the backbone runs.")
 _RUN = flags.DEFINE_string(
@@ -83,8 +89,9 @@ def run(argv: list[str]) -> int:
     cache = pathlib.Path(_CACHE.value) if _CACHE.value else None
     beside = others.load_all(_AGAINST.value, _DEVICE.value, _TRUST.value, _POOLING.value, cache)
     scored = evaluate(
-        model, folder, names, output, _DEVICE.value, run_pictures, _TRUST.value, _RANDOM.value, trained_on, beside
-    )
+        model, folder, names, output, _DEVICE.value, run_pictures, _TRUST.value, _RANDOM.value, trained_on, beside,
+        _SETTING.value,
+    )  # fmt: skip
     print()
     print(report.table(scored))
     print()

@@ -4,7 +4,7 @@ All scores, intervals, tables and pages are computed from this and from nothing 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from curia2_jax import files
 from curia2_jax.errors import UserError
 
 FILE = "predictions.parquet"
+FEW = "@"  # in the name of a head that learned from a part of the patients: linear@5%
 COLUMNS = pa.schema(
     [
         ("model", pa.string()),
@@ -36,7 +37,7 @@ class Answers(NamedTuple):
 
     `targets`: (n,) columns of the probabilities, or values; (n, K) float64 of 0, 1 and NaN in tasks of several labels.
     `patients`: keys that mean the same in every task; `slices`: hashes of images. `classes`: names of the K classes,
-    none in kinds without classes.
+    none in kinds without classes. `few_shot`: as outputs, of heads that learned from a part of the patients of train.
     """
 
     task: str
@@ -47,6 +48,7 @@ class Answers(NamedTuple):
     slices: np.ndarray
     targets: np.ndarray
     outputs: dict[tuple[str, str], list[np.ndarray]]
+    few_shot: Mapping[tuple[str, str], list[np.ndarray]] = {}
 
     @property
     def unit(self) -> str:
@@ -61,16 +63,20 @@ class Answers(NamedTuple):
 
 def write(path: Path, found: Sequence[Answers]) -> None:
     """predictions.parquet: a row a model, head, seed and sample; kinds and classes of the tasks are its metadata."""
-    keys = ((one, *key, seed) for one in found for key, seeds in one.outputs.items() for seed in range(len(seeds)))
-    tables = [_table(*key) for key in keys]
+    tables = [
+        _table(one, *key, seed, outputs)
+        for one in found
+        for key, seeds in (*one.outputs.items(), *one.few_shot.items())
+        for seed, outputs in enumerate(seeds)
+    ]
     about = {one.task: {"kind": one.kind, "classes": one.classes} for one in found}
     table = pa.concat_tables(tables).replace_schema_metadata({"tasks": json.dumps(about)})
     with files.whole_file(path) as partial:
         parquet.write_table(table, partial, compression="zstd")
 
 
-def _table(one: Answers, row: str, head: str, seed: int) -> pa.Table:
-    count, outputs = len(one.samples), one.outputs[row, head][seed]
+def _table(one: Answers, row: str, head: str, seed: int, outputs: np.ndarray) -> pa.Table:
+    count = len(one.samples)
     outputs = np.asarray(outputs, np.float64).reshape(count, -1)
     columns = {
         "model": pa.array([row] * count),
@@ -133,4 +139,5 @@ def _answers(table: pa.Table, task: str, kind: str, classes: list[str]) -> Answe
     else:
         targets = first["target"].to_numpy()
         targets = targets.astype(np.int64) if classes else targets
-    return Answers(task, kind, classes, samples, patients, slices, targets, outputs)
+    few = {key: outputs.pop(key) for key in list(outputs) if FEW in key[1]}
+    return Answers(task, kind, classes, samples, patients, slices, targets, outputs, few)

@@ -28,6 +28,17 @@ class Split(NamedTuple):
     spacing: np.ndarray | None = None  # (n, 2), millimeters between rows and columns
     labels: tuple[int, ...] = ()  # that label maps may have beside 0, in segmentation
 
+    def of(self, which: np.ndarray) -> "Split":
+        """The samples (n,) bool of the split."""
+        return self._replace(
+            images=[path for path, used in zip(self.images, which, strict=True) if used],
+            targets=self.targets[which],
+            series=self.series[which],
+            patients=self.patients[which],
+            modalities=self.modalities[which],
+            spacing=None if self.spacing is None else self.spacing[which],
+        )
+
 
 class Facts(NamedTuple):
     """What task.json says that reading a split needs."""
