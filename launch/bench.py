@@ -39,8 +39,6 @@ _STEPS = flags.DEFINE_integer("steps", 6, "Timed repetitions, after two that are
 _ROWS = flags.DEFINE_integer("rows", 50_000, "Training samples of --what=probe.", lower_bound=100)
 _JSON = flags.DEFINE_string("json", None, "Also write the results to this file.")
 
-IN_TORCH = ("encode", "probe")
-
 
 def rows(result: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """(name, value) of every leaf, numbers with four digits."""
@@ -58,7 +56,6 @@ def rows(result: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def run(_: list[str]) -> None:
-    sections = command.config_of(_CONFIG) if _WHAT.value not in IN_TORCH else {}
     if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
         raise UserError(f"--json={_JSON.value}: its folder is not there; write a file in a folder that is")
     if _AGAINST.value and _WHAT.value != "step":
@@ -67,7 +64,8 @@ def run(_: list[str]) -> None:
         raise UserError(f"--what={_WHAT.value}: --nifti is for the loader; write --what=loader, or leave it out")
     if _MODEL.value and _WHAT.value != "encode":
         raise UserError(f"--what={_WHAT.value}: --model is for encode; write --what=encode, or leave it out")
-    result = in_torch() if _WHAT.value in IN_TORCH else in_jax(sections)
+    measured = in_torch() if _WHAT.value in ("encode", "probe") else in_jax(command.config_of(_CONFIG))
+    result = {"what": _WHAT.value, **measured}
     for what, value in rows(result):
         print(f"{what:<50} {value}")
     if _JSON.value:
@@ -75,14 +73,14 @@ def run(_: list[str]) -> None:
 
 
 def in_torch() -> dict[str, Any]:
-    """Needs PyTorch and transformers, and no JAX."""
+    """What an evaluation does: needs PyTorch and no JAX."""
     try:
         from curia2_jax.curiabench import encode_rate, probe_clock
     except ModuleNotFoundError as e:
         raise UserError(f"{e.name} is not installed; write: pip install -e '.[eval]'") from None
     if _WHAT.value == "probe":
-        return {"what": "probe", **probe_clock.seconds(_ROWS.value, _STEPS.value)}
-    return {"what": "encode", **encode_rate.measure(_MODEL.value)}
+        return probe_clock.seconds(_ROWS.value, _STEPS.value)
+    return encode_rate.measure(_MODEL.value)
 
 
 def in_jax(sections: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +106,7 @@ def in_jax(sections: dict[str, Any]) -> dict[str, Any]:
         result = {"step": clocks.time_step, "augment": clocks.time_augment, "losses": clocks.time_losses}[_WHAT.value](
             recipe, _STEPS.value
         )
-    return {"what": _WHAT.value, "config": command.config_file(), "machine": clocks.machine(), **result}
+    return {"config": command.config_file(), "machine": clocks.machine(), **result}
 
 
 if __name__ == "__main__":

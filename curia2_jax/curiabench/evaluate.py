@@ -72,9 +72,8 @@ def evaluate(
     Raises:
       UserError: a task, the model or the output is at fault, or the tasks are of several kinds.
     """
-    chosen = [tasks.read_task(data, name) for name in dict.fromkeys(names)]
-    if CROSS in settings:
-        chosen = [tasks.across(task) for task in chosen]
+    read = [tasks.read_task(data, name) for name in dict.fromkeys(names)]
+    chosen = [tasks.across(task) for task in read] if CROSS in settings else read
     scoring = _scoring(chosen)
     model = load_model(model_folder, device, trust_remote_code, began)
     others = others or Others()
@@ -88,15 +87,7 @@ def evaluate(
         "settings": _settings(device, scoring, began),
         "provenance": provenance(Path(data), list(dict.fromkeys(names))),
         "tasks": {
-            one.task: cast(
-                TaskResults,
-                {
-                    **facts,
-                    **comparison.compare(found),
-                    **class_facts.confusions(one),
-                    **class_facts.labels(one, scoring),
-                },
-            )
+            one.task: _results(one, facts, found, scoring)
             for (one, facts), found in zip(scored.values(), estimates, strict=True)
         },
         "mean": comparison.compare(comparison.mean(estimates)),
@@ -110,6 +101,12 @@ def evaluate(
     page = report.render(results, shown, {path.stem: pictures.embed(path) for path in run_pictures})
     _save(output, results, answers, page)
     return results
+
+
+def _results(one: Answers, facts: dict, found: comparison.Estimates, scoring: Scoring) -> TaskResults:
+    """Everything that results.json says of a task."""
+    more = class_facts.confusions(one) | class_facts.labels(one, scoring)
+    return cast(TaskResults, facts | comparison.compare(found) | more)
 
 
 def _scoring(chosen: list[tasks.Task]) -> Scoring:
