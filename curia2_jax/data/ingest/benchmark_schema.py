@@ -63,6 +63,7 @@ class Description(TypedDict):
     split: NotRequired[str]
     patients: NotRequired[int]
     classes: NotRequired[dict[str, str]]  # index -> name, in kinds that have classes
+    values: NotRequired[list[int]]  # what each class is called in the label maps that it was cut from
 
 
 def table_dtype(kind: Kind) -> np.dtype:
