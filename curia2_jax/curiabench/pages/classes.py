@@ -37,8 +37,8 @@ def per_class(one: Answers, row: str, head: str) -> list[ClassFacts]:
             continue
         given = said == k
         precision = float((one.targets[given] == k).mean()) if given.any() else None
-        both = [_score(score, k, one.targets, outputs, groups, patients[k]) for score in (_recall, _area)]
-        found.append(ClassFacts(name, int((one.targets == k).sum()), patients[k], *both, precision))
+        recall, area = (_score(score, k, one.targets, outputs, groups, patients[k]) for score in (_recall, _area))
+        found.append(ClassFacts(name, int((one.targets == k).sum()), patients[k], recall, area, precision))
     return found
 
 

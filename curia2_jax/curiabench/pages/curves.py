@@ -61,8 +61,8 @@ def reliability(targets: np.ndarray, probabilities: np.ndarray) -> list[Bin]:
     found = []
     for index in np.unique(number).tolist():
         inside = number == index
-        mean = (float(one[inside].mean()) for one in (confidence, right))
-        found.append(Bin(index / BINS, (index + 1) / BINS, int(inside.sum()), *mean))
+        sure, share = (float(one[inside].mean()) for one in (confidence, right))
+        found.append(Bin(index / BINS, (index + 1) / BINS, int(inside.sum()), sure, share))
     return found
 
 
