@@ -49,7 +49,7 @@ class Bin(NamedTuple):
 
     low: float
     high: float
-    count: int
+    samples: int
     confidence: float
     right: float
 
@@ -68,7 +68,7 @@ def reliability(targets: np.ndarray, probabilities: np.ndarray) -> list[Bin]:
 
 def calibration_error(bins: list[Bin]) -> float:
     """Expected calibration error: |confidence - share right|, averaged over the samples."""
-    return sum(one.count * abs(one.confidence - one.right) for one in bins) / sum(one.count for one in bins)
+    return sum(one.samples * abs(one.confidence - one.right) for one in bins) / sum(one.samples for one in bins)
 
 
 class Residuals(NamedTuple):
@@ -84,3 +84,14 @@ def residuals(values: np.ndarray, predicted: np.ndarray) -> Residuals:
     """Both (n,), in the unit of the target."""
     off = predicted - values
     return Residuals(float(np.abs(off).mean()), float(np.sqrt((off**2).mean())), float(off.mean()))
+
+
+def kaplan_meier(targets: np.ndarray) -> Curve:
+    """Share that is alive (y) from each time (x) on, of targets (n,) that are times, negative where censored; `area`
+    is the share at the end."""
+    times, died = np.abs(targets), targets > 0
+    x = np.unique(np.append(times, 0.0))
+    deaths = np.array([np.sum(died & (times == one)) for one in x])
+    there = np.array([np.sum(times >= one) for one in x])
+    y = np.cumprod(1 - deaths / there)
+    return Curve(x, y, float(y[-1]))

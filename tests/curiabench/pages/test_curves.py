@@ -65,7 +65,7 @@ def test_reliability_is_counted_in_bins_of_confidence():
     """Ends belong to the lower bin; the error is weighted by counts."""
     probabilities = np.array([[0.5, 0.5], [0.55, 0.45], [0.4, 0.6], [0.05, 0.95], [1.0, 0.0]])
     bins = curves.reliability(np.array([0, 1, 1, 1, 1]), probabilities)
-    assert [(one.low, one.high, one.count) for one in bins] == [(0.4, 0.5, 1), (0.5, 0.6, 2), (0.9, 1.0, 2)]
+    assert [(one.low, one.high, one.samples) for one in bins] == [(0.4, 0.5, 1), (0.5, 0.6, 2), (0.9, 1.0, 2)]
     assert [one.confidence for one in bins] == pytest.approx([0.5, 0.575, 0.975])
     assert [one.right for one in bins] == [1.0, 0.5, 0.5]
     assert curves.calibration_error(bins) == pytest.approx((0.5 + 2 * 0.075 + 2 * 0.475) / 5)
