@@ -11,7 +11,7 @@ from curia2_jax.curiabench.intervals import FEWEST_PATIENTS, RARE
 from curia2_jax.curiabench.pages.images import Images
 from curia2_jax.curiabench.pages.sections import sections_of
 from curia2_jax.curiabench.protocol import KNOWN, TRAINED, Row, rows_of, scoring_behind
-from curia2_jax.curiabench.report import forest
+from curia2_jax.curiabench.report import forest, verdict
 from curia2_jax.curiabench.results import PAGE, Results, page_of
 
 CAPTIONS = {"crops": "What the student saw of the first images", "curves": "How training went"}
@@ -39,6 +39,8 @@ def index(results: Results, run_pictures: dict[str, str]) -> str:
 def task(results: Results, one: Answers, images: Images) -> str:
     """The page of the task that `one` has the answers of."""
     part = results["tasks"][one.task]
+    alone: Results = {**results, "tasks": {one.task: part}, "mean": part}
+    alone.pop("leak", None)  # it has a place of its own
     return (
         _environment(results)
         .get_template("task.html.j2")
@@ -47,6 +49,7 @@ def task(results: Results, one: Answers, images: Images) -> str:
             name=one.task,
             task=part,
             images=images,
+            verdict=verdict(alone),
             home=f"../{PAGE}",
             sections=sections_of(part, one, scoring_behind(results)),
         )

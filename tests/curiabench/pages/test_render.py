@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from curia2_jax.curiabench import report
 from curia2_jax.curiabench.pages import render
 from curia2_jax.curiabench.pages.images import Images
 
@@ -102,6 +103,15 @@ def test_scores_of_a_task_page_are_those_of_the_results(reports, kind):
                 assert any(line[1 : len(expected) + 1] == expected for line in lines)
 
 
+def test_a_task_page_begins_with_its_own_verdict(reports):
+    """Of that task alone, whatever else the report has."""
+    results, answers, images = copy.deepcopy(reports["classification"])
+    expected = report.verdict({key: value for key, value in results.items() if key != "leak"})
+    assert expected in Page(render.task(results, answers, images)).text
+    results["tasks"]["another"] = results["tasks"][answers.task] | {"test": {"patients": 2}}
+    assert expected in Page(render.task(results, answers, images)).text
+
+
 def test_numbers_of_classes_are_of_the_same_answers(reports):
     """Their mean is the score of the task, and recall and AUROC are scikit-learn's."""
     results, answers, _ = reports["classification"]
@@ -192,7 +202,7 @@ def test_an_undefined_score_is_a_dash(reports):
     results, answers, images = copy.deepcopy(reports["classification"])
     for part in (results["tasks"][answers.task], results["mean"]):
         part["rows"]["random"]["knn"]["auroc"] = [None, None, None]
-        part["trained_minus"]["random"]["linear"]["balanced_accuracy"] = [None, None, None]
+        part["trained_minus"]["mask-only"]["linear"]["balanced_accuracy"] = [None, None, None]
     render.index(results, {})
     page = Page(render.task(results, answers, images))
     cells = [line for line in page.lines if line[0].strip() == "Same backbone, random weights"]
