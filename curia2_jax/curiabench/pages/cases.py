@@ -1,13 +1,14 @@
 """The test samples that a head answers worst and best, as pictures without names."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.pictures import middle, outlined, png, windowed
-from curia2_jax.curiabench.splits import Split, read_sample
+from curia2_jax.curiabench.splits import Split, read_labels, read_sample
+from curia2_jax.data.ingest import benchmark_schema
 
 
 class Case(NamedTuple):
@@ -30,11 +31,40 @@ class Cases(NamedTuple):
 
 
 def goodness(one: Answers, row: str, head: str) -> np.ndarray:
-    """(n,) the output for the true class, or how near a value is to the true one; larger for better."""
-    outputs = one.outputs[row, head][0]
-    if one.classes:
-        return outputs[np.arange(len(outputs)), one.targets]
-    return -np.abs(outputs - one.targets)
+    """(n,) larger for better, NaN where there is nothing to answer, by the first seed of a row and head."""
+    return ANSWERED[one.kind](one.targets, one.outputs[row, head][0])
+
+
+def _probability(targets: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """Output for the true class."""
+    return outputs[np.arange(len(outputs)), targets]
+
+
+def _nearness(targets: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """How near a value is to the true one."""
+    return -np.abs(outputs - targets)
+
+
+def _overlaps(outputs: np.ndarray) -> np.ndarray:
+    """Dice of every structure (n, K) of `segmentation.MEASURES`, NaN where the slice has none of it."""
+    both, found, truth = np.moveaxis(outputs.reshape(len(outputs), -1, 5)[..., :3], 2, 0)
+    return np.where(truth > 0, 2 * both / np.maximum(found + truth, 1), np.nan)
+
+
+def _overlap(targets: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """Mean Dice of the structures of a slice."""
+    found = _overlaps(outputs)
+    known = ~np.isnan(found)
+    return np.where(known, found, 0).sum(1) / np.where(known.any(1), known.sum(1), np.nan)
+
+
+# Kinds whose samples are answered one by one: a risk is right or wrong of two patients, not of one.
+ANSWERED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    benchmark_schema.CLASSIFICATION.name: _probability,
+    benchmark_schema.RETRIEVAL.name: _probability,
+    benchmark_schema.REGRESSION.name: _nearness,
+    benchmark_schema.SEGMENTATION.name: _overlap,
+}
 
 
 def chosen(order: Sequence[int], patients: np.ndarray, count: int) -> list[int]:
@@ -49,11 +79,12 @@ def chosen(order: Sequence[int], patients: np.ndarray, count: int) -> list[int]:
 
 def cases(split: Split, one: Answers, row: str, head: str, names: Sequence[str], count: int = 10) -> Cases:
     """The `count` worst and best of a test split by the first seed of a row and head; `names` (n,) of the patients."""
-    order = np.argsort(goodness(one, row, head), kind="stable")
+    good = goodness(one, row, head)
+    order = np.argsort(good, kind="stable")[: np.isfinite(good).sum()]
     outputs = one.outputs[row, head][0]
 
     def case(index: int) -> Case:
-        image, mask = middle(*read_sample(split, index))
+        image, mask = middle(*(read_labels(split, index) if split.labels else read_sample(split, index)))
         picture = png(outlined(windowed(image, split.modalities[index]), mask))
         return Case(picture, index, names[index], *_words(one, outputs[index], index))
 
@@ -65,6 +96,10 @@ def cases(split: Split, one: Answers, row: str, head: str, names: Sequence[str],
 
 def _words(one: Answers, output: np.ndarray, index: int) -> tuple[str, str, bool]:
     """The truth, the answer, and whether they are the same class."""
+    if one.kind == benchmark_schema.SEGMENTATION.name:
+        each = dict(zip(one.classes, _overlaps(output[None])[0].tolist(), strict=True))
+        found = ", ".join(f"{name} {value:.2f}" for name, value in each.items() if not np.isnan(value))
+        return f"Dice {np.nanmean(list(each.values())):.2f}", found, True
     if not one.classes:
         return f"{one.targets[index]:.4g}", f"{output:.4g}", True
     truth, said = int(one.targets[index]), int(output.argmax())

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curia2_jax.curiabench import intervals, scores
+from curia2_jax.curiabench import intervals, map_scores, scores
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.results import Score
 
@@ -39,6 +39,37 @@ def per_class(one: Answers, row: str, head: str) -> list[ClassFacts]:
         precision = float((one.targets[given] == k).mean()) if given.any() else None
         recall, area = (_score(score, k, one.targets, outputs, groups, patients[k]) for score in (_recall, _area))
         found.append(ClassFacts(name, int((one.targets == k).sum()), patients[k], recall, area, precision))
+    return found
+
+
+class StructureFacts(NamedTuple):
+    """One structure of a segmentation, as `ClassFacts`. Distances are in mm, or pixels where no spacing is known."""
+
+    name: str
+    patients: int
+    dice: Score
+    surface_dice: Score
+    minus_hd95: Score
+
+
+def per_structure(one: Answers, row: str, head: str) -> list[StructureFacts]:
+    """Every structure that the test split has, by the first seed of a row and head."""
+    outputs = one.outputs[row, head][0]
+    groups = np.unique(one.units, return_inverse=True)[1]
+    numbers = np.arange(int(groups.max()) + 1)
+    patients = map_scores.dice_parts(one.targets, outputs, groups)[1].tolist()
+    found = []
+    for k, name in enumerate(one.classes):
+        own = outputs[:, 5 * k : 5 * k + 5]  # `segmentation.MEASURES`
+        if patients[k]:
+            each = (
+                intervals.estimate(score, one.targets, own, groups, numbers, len(numbers))._replace(
+                    patients=patients[k]
+                )
+                for score in (map_scores.dice, map_scores.surface_dice, map_scores.minus_hd95)
+            )
+            dice, surface, far = map(intervals.interval, each)
+            found.append(StructureFacts(name, patients[k], dice, surface, far))
     return found
 
 

@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model
-from curia2_jax.curiabench.pages.cases import Cases, cases, people
+from curia2_jax.curiabench.pages.cases import ANSWERED, Cases, cases, people
 from curia2_jax.curiabench.pages.tokens import SlicePicture, color_of, token_pictures
 from curia2_jax.curiabench.protocol import TRAINED, scoring_of
 from curia2_jax.curiabench.tasks import Task
-from curia2_jax.data.ingest import benchmark_schema
 
 
 class Images(NamedTuple):
@@ -22,12 +21,12 @@ class Images(NamedTuple):
 
 def images_of(task: Task, model: Model, one: Answers, salted: bool) -> Images:
     """`salted`: whether patients of the task are called by salted keys, which may be shown."""
-    labelled = task.kind.has_classes and task.test.masked
+    labelled = bool(task.test.labels) or (task.kind.has_classes and task.test.masked)
     tokens = token_pictures(task.test, model, one.slices, labelled)
     numbers = sorted({number for picture in tokens for number in picture.classes})
     legend = [(task.classes[number], "rgb({}, {}, {})".format(*color_of(number))) for number in numbers]
     found = None
-    if task.kind != benchmark_schema.SURVIVAL:  # a risk is right or wrong of two patients, not of one
+    if task.kind.name in ANSWERED:
         head = scoring_of(task.kind.name).primary.head
         found = cases(task.test, one, TRAINED.name, head.name, people(one.patients, salted))
     return Images(tokens, legend, found)

@@ -10,7 +10,7 @@ import numpy as np
 
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.pages import charts, curves
-from curia2_jax.curiabench.pages.classes import per_class
+from curia2_jax.curiabench.pages.classes import StructureFacts, per_class, per_structure
 from curia2_jax.curiabench.protocol import (
     KNOWN,
     MASK_ONLY,
@@ -92,6 +92,10 @@ def _classes(part: TaskResults, one: Answers, head: str) -> dict[str, Any]:
     return {"facts": per_class(one, TRAINED.name, head), "train": train}
 
 
+def _structures(part: TaskResults, one: Answers, head: str) -> list[StructureFacts]:
+    return per_structure(one, TRAINED.name, head)
+
+
 def _confusion(part: TaskResults, one: Answers, head: str) -> list[list[int]]:
     return part["confusion"][TRAINED.name][head]
 
@@ -158,6 +162,7 @@ SECTIONS: dict[str, dict[str, Section]] = {
         "classes": _classes,
     },
     benchmark_schema.RETRIEVAL.name: {"confusion": _confusion},
+    benchmark_schema.SEGMENTATION.name: {"structures": _structures},
     benchmark_schema.REGRESSION.name: {"agreement": _agreement},
     benchmark_schema.SURVIVAL.name: {"survival": _survival},
 }

@@ -10,7 +10,7 @@ import torch
 from curia2_jax.curiabench import features
 from curia2_jax.curiabench.model import Backbone, Model
 from curia2_jax.curiabench.pictures import middle, png, size_of, windowed
-from curia2_jax.curiabench.splits import Split, read_sample
+from curia2_jax.curiabench.splits import Split, read_labels, read_sample
 from curia2_jax.data.ingest import foreground
 
 FINER = 2  # times the resolution of training: a patch is half as wide
@@ -114,6 +114,9 @@ def principal_colors(tokens: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 def _labels(split: Split, slices: np.ndarray, index: int) -> dict[int, np.ndarray]:
     """Masks (H, W) bool of the classes that the split has on the slice of a sample, by their numbers."""
+    if split.labels:
+        labels = read_labels(split, index)[1]
+        return {number: labels == number for number in np.unique(labels[labels > 0]).tolist()}
     found: dict[int, np.ndarray] = {}
     for sample in np.flatnonzero(slices == slices[index]).tolist():
         image, mask = read_sample(split, sample)

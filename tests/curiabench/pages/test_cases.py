@@ -35,7 +35,16 @@ def split(tmp_path):
 
 def answers(split, outputs, classes):
     names = np.arange(8).astype(str)
-    return Answers("t", "k", classes, names, split.patients, names, split.targets, {KEY: [outputs]})
+    return Answers(
+        "t",
+        "classification" if classes else "regression",
+        classes,
+        names,
+        split.patients,
+        names,
+        split.targets,
+        {KEY: [outputs]},
+    )
 
 
 def test_worst_and_best_are_by_the_probability_of_the_truth(split):
@@ -63,6 +72,16 @@ def test_values_are_worst_where_they_are_furthest(split):
     assert [case.number for case in found.worst] == [1, 5]
     assert [case.number for case in found.best] == [0, 2]
     assert (found.worst[0].truth, found.worst[0].answer) == ("1", "-8")
+
+
+def test_slices_of_a_segmentation_are_by_the_dice_of_what_they_show():
+    """A mean over the structures that are there; a slice that shows none is no case."""
+    pixels = np.array([[[5, 10, 10], [0, 3, 0]], [[0, 0, 8], [9, 9, 9]], [[0, 7, 0], [0, 0, 0]]], float)
+    outputs = np.concatenate([pixels, np.full((3, 2, 2), np.nan)], axis=2).reshape(3, 10)
+    names = np.array(list("abc"))
+    one = Answers("t", "segmentation", ["x", "y"], names, names, names, np.zeros(3, np.int64), {KEY: [outputs]})
+    np.testing.assert_array_equal(cases.goodness(one, *KEY), [0.5, 0.5, np.nan])
+    assert cases._words(one, outputs[1], 1) == ("Dice 0.50", "x 0.00, y 1.00", True)
 
 
 def test_only_salted_keys_are_shown():
