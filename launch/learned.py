@@ -12,16 +12,9 @@ to --output, by default RUN/learned.
 import json
 import pathlib
 
-import numpy as np
 from absl import flags
 
 from curia2_jax import files
-from curia2_jax.curiabench import questions, questions_picture
-from curia2_jax.curiabench.results import defined
-from curia2_jax.data.corpus.corpus import Corpus
-from curia2_jax.training import checkpoints
-from curia2_jax.training.class_tokens import began, features
-from curia2_jax.training.recipe import recipe_from
 from launch import command
 
 _RUN = flags.DEFINE_string("run", None, "RUN or RUN@STEP: the working directory of a run.")
@@ -33,8 +26,16 @@ BEGAN = "the weights it began with"
 
 def run(argv: list[str]) -> int:
     """Prints one line a question and head, and the sentences that follow from the intervals."""
-    folder, step = checkpoints.parse(command.required(_RUN))
-    data = pathlib.Path(command.required(_DATA))
+    named, data = command.required(_RUN), pathlib.Path(command.required(_DATA))
+    import numpy as np  # after the flags: a wrong one needs neither JAX nor PyTorch
+
+    from curia2_jax.curiabench import questions, questions_answer, questions_picture
+    from curia2_jax.data.corpus.corpus import Corpus
+    from curia2_jax.training import checkpoints
+    from curia2_jax.training.class_tokens import began, features
+    from curia2_jax.training.recipe import recipe_from
+
+    folder, step = checkpoints.parse(named)
     recipe = recipe_from(checkpoints.read_config(folder))
     corpora = [data, *([pathlib.Path(_LEARN_FROM.value)] if _LEARN_FROM.value else [])]
     asked = [questions.read(corpus) for corpus in corpora]
@@ -52,7 +53,7 @@ def run(argv: list[str]) -> int:
     if not answers:
         print("the labels ask nothing: every slice has the same")
         return 0
-    for line in table(answers):
+    for line in questions_answer.table(answers):
         print(line)
     print()
     for sentence in questions.verdict(answers):
@@ -63,18 +64,6 @@ def run(argv: list[str]) -> int:
     questions_picture.draw(output / "answers.png", answers)
     print(f"picture: {output / 'answers.png'}")
     return 0
-
-
-def table(answers: list[questions.Answer]) -> list[str]:
-    """Lines of text: the scores of every row, and what the first has more than each other one."""
-    rows, others = list(answers[0].scores), list(answers[0].gains)
-    lines = [f"{'':<31}{'head':<14}{'labels':<8}" + "".join(f"{row[:25]:<26}" for row in rows)
-             + "".join(f"- {row[:25]:<26}" for row in others)]  # fmt: skip
-    for one in answers:
-        values = "".join(f"{defined(one.scores[row])[0]:<26.3f}" for row in rows)
-        gains = "".join("{:+.3f} [{:+.3f}, {:+.3f}]".format(*defined(one.gains[row])).ljust(28) for row in others)
-        lines.append(f"{one.question:<31}{one.head:<14}{one.labelled:<8}{values}{gains}".rstrip())
-    return lines
 
 
 if __name__ == "__main__":
