@@ -115,7 +115,7 @@ def test_every_page_is_linked_from_the_readme():
 def test_the_glossary_names_files_that_are_there_and_planes_as_they_are_cut():
     import numpy as np
 
-    from curia2_jax.data.ingest.slicing import in_plane
+    from curia2_jax.data.corpus.planes import in_plane
 
     text = (ROOT / "docs" / "glossary.md").read_text()
     files = re.findall(r"`([\w./]+\.py)`", text)

@@ -11,22 +11,33 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from curia2_jax import files
 from curia2_jax.curiabench import answers as answering
-from curia2_jax.curiabench import comparison, features, heads, intervals, leaks, pictures, report, scores, tasks
+from curia2_jax.curiabench import (
+    comparison,
+    features,
+    intervals,
+    leaks,
+    pictures,
+    probing,
+    report,
+    scores,
+    segmentation,
+    tasks,
+)
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.others import Others
-from curia2_jax.curiabench.protocol import Scoring, rows_of, scoring_of
+from curia2_jax.curiabench.protocol import Scoring, scoring_of
 from curia2_jax.curiabench.provenance import provenance
 from curia2_jax.curiabench.results import FILE, PAGE, SCORES, TEX, Count, ModelFacts, Results, Settings, TaskResults
 from curia2_jax.curiabench.splits import Split
-from curia2_jax.data.ingest.benchmark_schema import TEST, TRAIN, VAL
+from curia2_jax.data.ingest.benchmark_schema import KINDS, SEGMENTATION, TEST, TRAIN, VAL
 from curia2_jax.errors import UserError
 
 
@@ -115,58 +126,77 @@ def _save(folder: Path, results: Results, answers: Sequence[Answers], page: str)
         raise UserError(f"--output: cannot write in {folder}: {error.strerror}; write another folder") from None
 
 
+class Asked(NamedTuple):
+    """What the rows and heads of a task answered. `slices`: hashes of the images of every split."""
+
+    outputs: dict[probing.Key, list[np.ndarray]]
+    settings: dict[probing.Key, dict[str, Any]]
+    slices: dict[str, np.ndarray]
+    validated_on: str
+
+
 def _score(
     task: tasks.Task, scoring: Scoring, model: Model, others: Others, say: Callable[[str], None]
 ) -> tuple[Answers, dict]:
-    """Features and predictions of one task, and what results.json says of the task beside its scores."""
-    start = time.monotonic()
+    """Answers of one task, and what results.json says of the task beside its scores."""
     for warning in task.warnings:
         say(f"warning: {warning}")
-    found = {name: features.extract(split, model) for name, split in task.splits.items()}
-    for name, split in task.splits.items():
-        found[name].rows.update(others.rows(split, say))
-    train, test, val = found[TRAIN], found[TEST], found.get(VAL)
-    counts = ", ".join(f"{len(one.slices)} {name}" for name, one in found.items())
-    say(f"{task.name}: features of {counts} samples, {time.monotonic() - start:.1f} s")
-    start = time.monotonic()
+    asked = (_segmented if task.kind == SEGMENTATION else _probed)(task, scoring, model, others, say)
     classes = np.array(sorted(task.classes), np.int64)
     targets = np.searchsorted(classes, task.test.targets) if task.kind.has_classes else task.test.targets
-    validated_on, train_groups = _groups(task.train.patients, train.slices)
-    predictions: dict[tuple[str, str], list[heads.Prediction]] = {}
-    for row in rows_of(train.rows):
-        for seed, (before, after) in enumerate(zip(train.rows[row.name], test.rows[row.name], strict=True)):
-            problem = heads.Problem(
-                before,
-                task.train.targets,
-                train_groups,
-                after,
-                classes,
-                row.has_direction,
-                None if val is None else val.rows[row.name][seed],
-                None if task.val is None else task.val.targets,
-                model.trained.model.device.type,
-            )
-            for head in scoring.heads:
-                predictions.setdefault((row.name, head.name), []).append(head.predict(problem))
-    outputs = {key: [one.outputs for one in seeds] for key, seeds in predictions.items()}
     names = [task.classes[index] for index in classes.tolist()]
     samples = np.array([path.stem for path in task.test.images])
-    answers = Answers(task.name, task.kind.name, names, samples, task.test.patients, test.slices, targets, outputs)
-    titles = " and ".join(head.title.lower() for head in scoring.heads)
-    say(f"{task.name}: {titles}, {time.monotonic() - start:.1f} s")
-    seen = int(np.isin(test.slices, train.slices).sum())
+    test = asked.slices[TEST]
+    answers = Answers(task.name, task.kind.name, names, samples, task.test.patients, test, targets, asked.outputs)
+    seen = int(np.isin(test, asked.slices[TRAIN]).sum())
     if seen:
-        say(f"warning: {task.name}: {seen} of {len(test.slices)} test samples lie on slices that are also in train")
+        say(f"warning: {task.name}: {seen} of {len(test)} test samples lie on slices that are also in train")
     return answers, {
         "classes": names,
-        **{name: _count(split, found[name].slices, classes) for name, split in task.splits.items()},
+        **{name: _count(task, split, asked.slices[name]) for name, split in task.splits.items()},
         "warnings": list(task.warnings),
         "test_samples_seen_in_train": seen,
         "rare_classes": rare_classes(answers),
         "resampled": answers.unit,
-        "validated_on": VAL if task.val else validated_on,
-        "heads": _tree({key: seeds[0].settings for key, seeds in predictions.items()}),
+        "validated_on": VAL if task.val else asked.validated_on,
+        "heads": _tree(asked.settings),
     }
+
+
+def _probed(task: tasks.Task, scoring: Scoring, model: Model, others: Others, say: Callable[[str], None]) -> Asked:
+    """One feature a sample, and heads on these."""
+    start = time.monotonic()
+    found = {name: features.extract(split, model) for name, split in task.splits.items()}
+    for name, split in task.splits.items():
+        found[name].rows.update(others.rows(split, say))
+    counts = ", ".join(f"{len(one.slices)} {name}" for name, one in found.items())
+    say(f"{task.name}: features of {counts} samples, {time.monotonic() - start:.1f} s")
+    start = time.monotonic()
+    validated_on, groups = _groups(task.train.patients, found[TRAIN].slices)
+    device = model.trained.model.device.type
+    predictions = probing.predictions(task, found, groups, scoring.heads, device)
+    say(f"{task.name}: {_titles(scoring)}, {time.monotonic() - start:.1f} s")
+    return Asked(
+        {key: [one.outputs for one in seeds] for key, seeds in predictions.items()},
+        {key: seeds[0].settings for key, seeds in predictions.items()},
+        {name: one.slices for name, one in found.items()},
+        validated_on,
+    )
+
+
+def _segmented(task: tasks.Task, scoring: Scoring, model: Model, others: Others, say: Callable[[str], None]) -> Asked:
+    """Patch tokens of every slice, and a layer on these."""
+    if others.adapters:
+        raise UserError(f"--against: {task.name} is segmentation, which scores --model alone; leave --against out")
+    start = time.monotonic()
+    outputs, settings = segmentation.answers(task, model)
+    say(f"{task.name}: {_titles(scoring)}, {time.monotonic() - start:.1f} s")
+    slices = {name: segmentation.hashes(split) for name, split in task.splits.items()}
+    return Asked(outputs, settings, slices, "patient")
+
+
+def _titles(scoring: Scoring) -> str:
+    return " and ".join(head.title.lower() for head in scoring.heads)
 
 
 def _tree(found: dict[tuple[str, str], Any]) -> dict[str, dict[str, Any]]:
@@ -179,7 +209,7 @@ def _tree(found: dict[tuple[str, str], Any]) -> dict[str, dict[str, Any]]:
 
 def confusions(one: Answers) -> dict:
     """`confusion` of results.json, of the first seed; nothing in kinds without classes."""
-    if not one.classes:
+    if not _is_of_classes(one):
         return {}
     labels = range(len(one.classes))
     return {
@@ -194,9 +224,15 @@ def confusions(one: Answers) -> dict:
 
 def rare_classes(one: Answers) -> dict[str, int]:
     """Classes of the test split with fewer patients than an interval can be read from, and how many they have."""
+    if not _is_of_classes(one):
+        return {}
     groups = np.unique(one.units, return_inverse=True)[1]
     counts = scores.patients_of_classes(one.targets, groups, len(one.classes)).tolist()
     return {name: count for name, count in zip(one.classes, counts, strict=True) if 0 < count < intervals.RARE}
+
+
+def _is_of_classes(one: Answers) -> bool:
+    return next(kind.has_classes for kind in KINDS if kind.name == one.kind)
 
 
 def _groups(patients: np.ndarray, slices: np.ndarray) -> tuple[str, np.ndarray]:
@@ -205,12 +241,14 @@ def _groups(patients: np.ndarray, slices: np.ndarray) -> tuple[str, np.ndarray]:
     return unit, np.unique(keys, return_inverse=True)[1]
 
 
-def _count(split: Split, slices: np.ndarray, classes: np.ndarray) -> Count:
+def _count(task: tasks.Task, split: Split, slices: np.ndarray) -> Count:
     return {
         "samples": len(split.images),
         "slices": len(np.unique(slices)),
         "patients": len(np.unique(split.patients)),
-        "per_class": [int((split.targets == index).sum()) for index in classes],
+        "per_class": [int((split.targets == index).sum()) for index in sorted(task.classes)]
+        if task.kind.has_classes
+        else [],
     }
 
 

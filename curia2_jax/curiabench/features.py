@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional
 
+from curia2_jax.curiabench.masks import patch_mask
 from curia2_jax.curiabench.model import Backbone, Model, Processor
 from curia2_jax.curiabench.protocol import (
     MASK_ONLY,
@@ -38,25 +38,6 @@ def tokens(backbone: Backbone, pixels: torch.Tensor) -> tuple[torch.Tensor, torc
     hidden = backbone.model(pixels.to(backbone.model.device)).last_hidden_state.float().cpu()
     grid = pixels.shape[-1] // backbone.patch_size
     return hidden[:, 0], hidden[:, backbone.prefix :].reshape(len(pixels), grid, grid, -1)
-
-
-def patch_mask(mask: np.ndarray, resolution: int, patch_size: int) -> torch.Tensor:
-    """Which patches lie under a mask: (H, W) bool with a nonzero pixel -> (g, g) bool with a nonzero patch.
-
-    As in CuriaBench: resized to the resolution of the model with antialiased bilinear weights, cut at 0.5, or at half
-    of the maximum where nothing reaches 0.5, so that small structures stay, then max-pooled to the grid.
-    """
-    weight = functional.interpolate(
-        torch.from_numpy(mask.astype(np.float32))[None, None],
-        size=(resolution, resolution),
-        mode="bilinear",
-        antialias=True,
-        align_corners=False,
-    )
-    inside = weight > 0.5
-    if not inside.any():
-        inside = weight > 0.5 * weight.max()
-    return functional.max_pool2d(inside.float(), patch_size)[0, 0] > 0
 
 
 def raw_pixels(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:

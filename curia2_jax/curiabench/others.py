@@ -21,12 +21,13 @@ class Others(NamedTuple):
     adapters: tuple[Adapter, ...] = ()
     choice: Choice = PRESETS["curia-2"]
     cache: Path | None = None
+    device: str = "cpu"
 
     def rows(self, split: Split, say: Callable[[str], None]) -> dict[str, list[np.ndarray]]:
         """{name: [(n, D) float32]} of a split, as `features.Features` has them."""
         rows = {}
         for adapter in self.adapters:
-            found, made = encoded.encode(split, adapter, self.choice, self.cache)
+            (found,), made = encoded.encode(split, adapter, [self.choice], self.device, self.cache)
             say(f"{adapter.name}: {made} of {len(found)} samples encoded, the rest is of the cache")
             rows[adapter.name] = [found]
         return rows
@@ -51,4 +52,4 @@ def load_all(words: Sequence[str], device: str, trust_remote_code: bool, pooling
     for word, name in zip(words, names, strict=True):
         if name in KNOWN or names.count(name) > 1:
             raise UserError(f"{FLAG}: found {word}, and another row is called {name}; give its folder another name")
-    return Others(tuple(adapters), choice, cache)
+    return Others(tuple(adapters), choice, cache, device)

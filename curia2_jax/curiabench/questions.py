@@ -12,9 +12,9 @@ import numpy as np
 
 from curia2_jax.curiabench import heads, intervals, scores
 from curia2_jax.curiabench.questions_answer import FEW, Answer, side
+from curia2_jax.data.corpus import structures
 from curia2_jax.data.corpus.corpus import Corpus
-from curia2_jax.data.ingest import structures
-from curia2_jax.data.ingest.slicing import in_plane
+from curia2_jax.data.corpus.planes import in_plane
 
 HEADS = {"kNN": heads.neighbor_mean, "linear probe": heads.ridge_probe}
 DRAWS = 5  # how often FEW patients are drawn

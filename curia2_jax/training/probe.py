@@ -14,9 +14,9 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from curia2_jax.data.corpus import structures
 from curia2_jax.data.corpus.corpus import Corpus, parse, patient_hash
 from curia2_jax.data.corpus.records import CorruptRecord
-from curia2_jax.data.ingest import structures
 from curia2_jax.errors import UserError
 from curia2_jax.parallel import compiler, sharding
 from curia2_jax.parallel.mesh import batch_shards, local_rows

@@ -108,10 +108,10 @@ def test_curias_later_processor_clips_and_has_a_spread_for_each_slice(tmp_path):
 def test_ours_is_the_folder_that_convert_writes_and_random_is_its_architecture(tmp_path):
     folder = small_benchmark.write_model(tmp_path / "ours")
     adapter = load.load(str(folder), "cpu", False)
-    (batch,) = adapter.prepare(Volume(scan(), "CT"), [0, 1, 2])
-    assert batch.shape == (3, 1, 32, 32)
+    (batch,) = (adapter.finish(part, "CT") for part in adapter.prepare(Volume(scan(), "CT"), [0, 1, 2]))
+    assert batch.shape == (3, 1, adapter.side, adapter.side) == (3, 1, 32, 32)
     zero, one = (load.load(f"random:{folder}@{seed}", "cpu", False) for seed in (0, 1))
-    assert torch.equal(next(zero.prepare(Volume(scan(), "CT"), [1])), batch[1:2])
+    assert torch.equal(zero.finish(next(zero.prepare(Volume(scan(), "CT"), [1])), "CT"), batch[1:2])
     tokens = [each.encode(batch, True).patches for each in (adapter, zero, one)]
     assert all((a - b).abs().max() > 0.1 for a, b in itertools.pairwise(tokens))
     linear = load.load(f"pixels-linear:{folder}", "cpu", False).encode(batch, True)

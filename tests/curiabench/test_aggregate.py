@@ -1,17 +1,19 @@
 """Pooling of volumes against the public trainer's rules, written out here on random weights."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 import transformers
 
-from curia2_jax.curiabench import aggregate
+from curia2_jax.curiabench import aggregate, encoded, tasks
 from curia2_jax.curiabench.adapters import load
-from curia2_jax.curiabench.adapters.adapter import Tokens, Volume
+from curia2_jax.curiabench.adapters.adapter import Tokens
 from curia2_jax.curiabench.aggregate import PRESETS
 from curia2_jax.errors import UserError
+from tests import small_benchmark
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,19 @@ def reference_feature(folder, voxels, mask, num_slices=None):
     return torch.cat(kept).mean(0)
 
 
+def feature(folder, adapter, voxels, mask, choice, modality="MR"):
+    """Of a scan (S, H, W) in a file, or of a slice where S is 1."""
+    last = [None if one is None else np.moveaxis(one, 0, 2) if len(one) > 1 else one[0] for one in (voxels, mask)]
+    rows = [(*last, target, "p", modality) for target in (0, 1)]
+    task = small_benchmark.write_task(
+        folder / "task", {"train": rows, "test": rows[:1]}, {0: "a", 1: "b"}, mask is not None
+    )
+    split = tasks.read_task(folder, "task").test
+    (found,), _ = encoded.encode(split, adapter, [choice], "cpu", None)
+    shutil.rmtree(task)
+    return found[0]
+
+
 def study(depth, masked, seed=0):
     """A scan, and boxes of different sizes on some slices."""
     rng = np.random.default_rng(seed)
@@ -81,20 +96,20 @@ def study(depth, masked, seed=0):
     (1, [0], None), (1, [], None), (6, [1, 2, 5], None), (6, [], None), (6, [1, 2, 3, 5], 3), (7, [], 3),
     (40, [2, 35], None),
 ])  # fmt: skip
-def test_curia_v1_is_the_public_trainers_feature(folder, depth, masked, num_slices):
+def test_curia_v1_is_the_public_trainers_feature(tmp_path, folder, depth, masked, num_slices):
     voxels, mask = study(depth, masked)
     adapter = load.load(f"curia:{folder}", "cpu", False)
-    got = aggregate.feature(adapter, Volume(voxels, "CT"), mask, PRESETS["curia-v1"]._replace(window=num_slices or 0))
+    got = feature(tmp_path, adapter, voxels, mask, PRESETS["curia-v1"]._replace(window=num_slices or 0))
     np.testing.assert_allclose(got, reference_feature(folder, voxels, mask, num_slices), atol=2e-5)
 
 
 @pytest.mark.parametrize("masked", [[1, 2, 5], []])
-def test_curia_2_is_the_mean_of_what_each_slice_says_alone(folder, masked):
+def test_curia_2_is_the_mean_of_what_each_slice_says_alone(tmp_path, folder, masked):
     voxels, mask = study(6, masked)
     adapter, choice = load.load(f"curia-2:{folder}", "cpu", False), PRESETS["curia-2"]
-    got = aggregate.feature(adapter, Volume(voxels, "MR"), mask, choice)
+    got = feature(tmp_path, adapter, voxels, mask, choice)
     alone = [
-        aggregate.feature(adapter, Volume(voxels[[z]], "MR"), None if mask is None else mask[[z]], choice)
+        feature(tmp_path, adapter, voxels[[z]], None if mask is None else mask[[z]], choice)
         for z in (masked or range(6))
     ]
     np.testing.assert_allclose(got, np.mean(alone, 0), atol=1e-5)
@@ -125,7 +140,7 @@ def test_every_choice_has_a_name_and_another_is_one_line(text, changed):
     assert changed in str(told.value) and "\n" not in str(told.value)
 
 
-def test_a_long_volume_is_encoded_a_few_slices_at_a_time(folder):
+def test_a_long_volume_is_encoded_a_few_slices_at_a_time(tmp_path, folder):
     """A thousand slices, and never more than 32 of them at the size of the model."""
     adapter, sizes = load.load(f"curia-2:{folder}", "cpu", False), []
 
@@ -135,5 +150,5 @@ def test_a_long_volume_is_encoded_a_few_slices_at_a_time(folder):
 
     voxels = np.zeros((1000, 8, 8), np.float32)
     voxels[:, 0] = np.arange(1000)[:, None]
-    got = aggregate.feature(adapter._replace(encode=encode), Volume(voxels, "MR"), None, PRESETS["curia-2"])
+    got = feature(tmp_path, adapter._replace(encode=encode), voxels, None, PRESETS["curia-2"])
     assert sum(sizes) == 1000 and max(sizes) == 32 and np.isfinite(got).all()

@@ -8,11 +8,13 @@ import sys
 import pytest
 
 from configs import demo, vitl, vits
+from curia2_jax.curiabench import encode_rate, probe_clock
 from curia2_jax.data.crops.masks import masked_per_group
 from curia2_jax.parallel import compiler
 from curia2_jax.planning import clocks
 from curia2_jax.planning.torch_peer.bench import random_masks
 from curia2_jax.training.recipe import recipe_from
+from tests import small_benchmark
 from tests.data.small_corpus import write_small_corpus
 from tests.training.tiny import tiny_config
 
@@ -43,12 +45,38 @@ def test_noise_has_the_canvas_of_the_corpus_that_follows_it(tmp_path):
     assert clocks.time_step(recipe, 1)["data_wait_s"] >= 0  # the program takes both
 
 
+@pytest.mark.soak
+def test_the_probe_needs_no_config(tmp_path):
+    line = [sys.executable, "launch/bench.py", "--what=probe", "--rows=200", "--steps=1", f"--json={tmp_path}/a.json"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "probe_s min" in done.stdout and json.loads((tmp_path / "a.json").read_text())["rows"] == 200
+
+
+def test_the_probe():
+    out = probe_clock.seconds(100, 1)
+    assert out["settings"]["converged"] and (out["width"], out["classes"]) == (768, 54)
+    assert out["probe_s"]["min"] > 0
+
+
 def test_views_and_losses():
     recipe = recipe_from(tiny_config())
     assert clocks.time_augment(recipe, 1)["images_per_s"] > 0
     losses = clocks.time_losses(recipe, 1)
     assert losses.keys() == {"dino sinkhorn", "dino", "ibot sinkhorn", "ibot", "koleo", "invariance", "sigreg"}
     assert all(row["median_s"] > 0 for row in losses.values())
+
+
+def test_encoding_beside_the_backbone_alone(tmp_path, monkeypatch):
+    """Every slice is counted once, in both rounds; the ratio is that of the two rates."""
+    monkeypatch.setitem(encode_rate.SAMPLES, "cpu", 40)
+    out = encode_rate.measure(str(small_benchmark.write_model(tmp_path / "model")))
+    assert out["precision"] == "float32" and out["workers"] == 0 and len(out["backbone"]["rounds"]) == 2
+    for kind in ("plain", "masked"):
+        assert out[kind]["slices"] == 40 and out[kind]["seconds"] > 0
+        assert out[kind]["slices_per_s"] == pytest.approx(40 / out[kind]["seconds"])
+        assert out[kind]["ratio"] == pytest.approx(out[kind]["slices_per_s"] / max(out["backbone"]["rounds"]))
+    assert 0 < max(out["bfloat16"].values()) < 0.05
 
 
 @pytest.mark.parametrize(
@@ -58,6 +86,7 @@ def test_views_and_losses():
         (["--config=configs/demo.py", "--json=/nowhere/a.json"], "--json=/nowhere/a.json: its folder is not there"),
         (["--config=configs/demo.py", "--what=loader", "--against=torch"], "write --what=step"),
         (["--config=configs/demo.py", "--nifti=studies"], "write --what=loader"),
+        (["--config=configs/demo.py", "--model=here"], "write --what=encode"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, words):

@@ -36,10 +36,13 @@ class Adapter(NamedTuple):
     Attributes:
       takes: slices, each a row of a batch, or volumes, one at a time.
       prepare: a volume, which may be one slice, and the numbers of the slices that are wanted -> batches of at most
-        `SLICES` of them, (B, C, R, Q); a model of volumes gives one batch, (1, C, X, Y, Z).
+        `SLICES` of them, (B, C, R, R), on the CPU; a model of volumes gives one batch, (1, C, X, Y, Z). It runs in
+        worker processes where the model runs on CUDA.
       encode: that, and whether after the final norm -> tokens.
       fingerprint: SHA-256 of weights and preprocessing.
       preprocessing: one line for the result.
+      finish: what `prepare` leaves to the device, where it is faster: a batch and its modality -> pixels; None =
+        nothing. `side` is then that of the pixels.
     """
 
     name: str
@@ -48,6 +51,8 @@ class Adapter(NamedTuple):
     encode: Callable[[torch.Tensor, bool], Tokens]
     fingerprint: str
     preprocessing: str
+    finish: Callable[[torch.Tensor, str], torch.Tensor] | None = None
+    side: int = 0
 
 
 def each(pixels: Callable[[Volume], torch.Tensor]) -> Callable[[Volume, list[int]], Iterator[torch.Tensor]]:

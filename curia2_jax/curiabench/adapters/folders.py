@@ -33,13 +33,19 @@ def ours(folder: Path, device: str, trust_remote_code: bool) -> Adapter:
     network, files = _load(folder), sorted(folder.glob("*.safetensors"))
     processor = models.load_processor(folder, trust_remote_code)
 
-    def pixels(volume: Volume) -> torch.Tensor:
-        clip = volume.modality == "CT" if volume.modality else None
-        return processor(list(volume.voxels), clip_below_air=clip, return_tensors="pt")["pixel_values"]
+    def finish(slices: torch.Tensor, modality: str) -> torch.Tensor:
+        clip = modality == "CT" if modality else None  # unknown: what the processor says
+        return processor(list(slices[:, 0]), clip_below_air=clip, return_tensors="pt")["pixel_values"]
 
     mark = fingerprint([*files, folder / models.SETTINGS, folder / models.PROCESSOR.name], "ours")
     line = f"the folder's processor: {processor.crop_size} pixels, CT clipped at air, z-score of each slice"
-    return Adapter(folder.name, "slice", each(pixels), _encoder(network, device), mark, line)
+    encode = _encoder(network, device)
+    return Adapter(folder.name, "slice", each(_as_they_are), encode, mark, line, finish, processor.crop_size)
+
+
+def _as_they_are(volume: Volume) -> torch.Tensor:
+    """Slices as they came: the processor of ours resizes many at a time, on the device."""
+    return torch.from_numpy(np.array(volume.voxels, np.float32, order="C"))[:, None]
 
 
 def curia(name: str, folder: Path, device: str) -> Adapter:

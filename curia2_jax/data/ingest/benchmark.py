@@ -16,15 +16,14 @@ import shutil
 import numpy as np
 
 from curia2_jax.data.corpus import layout
+from curia2_jax.data.corpus.planes import in_plane
+from curia2_jax.data.corpus.structures import MIN_PIXELS
 from curia2_jax.data.ingest import benchmark_schema
 from curia2_jax.data.ingest.intensity import Quantizer
-from curia2_jax.data.ingest.slicing import in_plane
 from curia2_jax.data.readers.volume import Volume
 from curia2_jax.errors import UserError
 from curia2_jax.files import whole_file, whole_folder
 
-# A label with fewer pixels in a slice gives no sample there: less than an eighth of a 16 x 16 patch says little.
-MIN_PIXELS = 32
 # Most samples from one label of one series, spread evenly along the slices that show it.
 MAX_SAMPLES = 8
 _BLOCKS = 8  # runs of slices that alternate between train and test where there is only one patient

@@ -13,12 +13,13 @@ from typing import Any
 
 from curia2_jax import files
 from curia2_jax.data.corpus import layout
+from curia2_jax.data.corpus.planes import PLANES
 from curia2_jax.data.corpus.records import CODECS
 from curia2_jax.data.corpus.shards import MAX_RECORDS
 from curia2_jax.data.ingest import benchmark, identity, labels, local
 from curia2_jax.data.ingest.catalog import Catalog
 from curia2_jax.data.ingest.runners import Pool
-from curia2_jax.data.ingest.slicing import PLANES, most_slices
+from curia2_jax.data.ingest.slicing import most_slices
 from curia2_jax.data.readers import archive, zips
 from curia2_jax.errors import UserError
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from curia2_jax.data.corpus.planes import PLANES, in_plane
 from curia2_jax.data.ingest import foreground, intensity
 from curia2_jax.data.readers.volume import Header, Refusal, Volume, from_xyz
 
@@ -20,7 +21,6 @@ MIN_SIDE = 32
 MAX_SIDE = 512
 # Ratio of the largest to the smallest spacing up to which other planes may be cut from a volume.
 NEAR_ISOTROPIC = 1.5
-PLANES = ("axial", "coronal", "sagittal")
 _BLOCK = 32 << 20  # bytes of int32 that a block of slices may take while it is worked on
 
 
@@ -51,15 +51,6 @@ def planes_of(
     if min(sides) < MIN_SIDE:
         raise Refusal("too_small", f"slices of {sides[0]} x {sides[1]} pixels, {MIN_SIDE} is the least")
     return (PLANES[across],)
-
-
-def in_plane(array: np.ndarray, plane: str) -> np.ndarray:
-    """View of an (S, P, L) array as (slices, rows, columns) of a plane: PL towards S, IL towards P, IP towards L."""
-    if plane == "axial":
-        return array
-    if plane == "coronal":
-        return array.transpose(1, 0, 2)[:, ::-1]
-    return array.transpose(2, 0, 1)[:, ::-1]
 
 
 def plane_affine(volume: Volume, plane: str) -> np.ndarray:

@@ -7,9 +7,10 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curia2_jax.data.corpus.planes import PLANES, in_plane
 from curia2_jax.data.crops import loader
 from curia2_jax.data.ingest import slicing
-from curia2_jax.data.ingest.slicing import PLANES, in_plane, plane_affine, planes_of
+from curia2_jax.data.ingest.slicing import plane_affine, planes_of
 from curia2_jax.data.readers.volume import Refusal, from_xyz
 from tests.data.readers.test_volume import ORIENTATIONS
 from tests.data.small_studies import body

@@ -6,9 +6,11 @@ import zipfile
 import numpy as np
 
 from curia2_jax.data.corpus import layout
-from curia2_jax.data.ingest.benchmark import MIN_PIXELS
-from curia2_jax.data.ingest.slicing import in_plane
+from curia2_jax.data.corpus.planes import in_plane
 from curia2_jax.errors import UserError
+
+# With fewer pixels of it a slice does not show a structure: less than an eighth of a 16 x 16 patch says little.
+MIN_PIXELS = 32
 
 
 def label_maps(folder: pathlib.Path, series: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,0 +1,198 @@
+"""Parts -> features: slices of many samples in one batch, in bfloat16 on CUDA, pooled where they were made.
+
+On CUDA the next batch is copied from pinned memory and prepared on a stream of its own while one is encoded, and what
+was pooled comes back one batch later, so that the device need not wait.
+"""
+
+import collections
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from curia2_jax.curiabench import masks as masking
+from curia2_jax.curiabench.adapters.adapter import Adapter, Tokens
+from curia2_jax.curiabench.aggregate import Choice
+from curia2_jax.curiabench.stream import Known, Part
+
+BATCH = {"cpu": 32, "cuda": 128}  # slices, at least, as long as there are some
+BEHIND = 1  # batches whose features are still on their way
+GATHERED = 64  # uses whose tokens are pooled at a time
+
+
+class Feature(NamedTuple):
+    """Of a sample: `rows` (D,) float32, one a choice; none where the feature was known."""
+
+    sample: int
+    key: str
+    rows: list[np.ndarray]
+
+
+def precision(device: str) -> str:
+    """In which a device encodes. Weights, normalization and sums are float32 on both (torch.autocast)."""
+    return "bfloat16" if device == "cuda" else "float32"
+
+
+def features(
+    adapter: Adapter, parts: Iterator[Part | Known], choices: Sequence[Choice], device: str
+) -> Iterator[Feature]:
+    """Yields each sample as soon as its last slice is encoded.
+
+    `choices` differ in what they take of a slice and not in the slices, nor in the norm.
+    """
+    sums = _Sums(choices)
+    flying: collections.deque[_Pooled] = collections.deque()
+    for batch in _batches(adapter, parts, choices[0], device):
+        if isinstance(batch, Known):
+            yield Feature(*batch, [])
+            continue
+        sums.expect(batch.began)
+        flying.append(_pooled(adapter, batch, choices, device))
+        if len(flying) > (BEHIND if device == "cuda" else 0):
+            sums.add(flying.popleft())
+            yield from sums.finished()
+    for pooled in flying:
+        sums.add(pooled)
+    yield from sums.finished()
+
+
+class _Batch(NamedTuple):
+    began: list[tuple[int, str, int]]
+    pixels: torch.Tensor  # (B, ...) on the device
+    normed: bool
+    single: bool
+    rows: torch.Tensor  # (U,) on the device
+    samples: torch.Tensor  # (U,)
+    masks: torch.Tensor | None  # (U, ...) on the device
+
+
+class _Pooled(NamedTuple):
+    samples: torch.Tensor
+    values: list[torch.Tensor]  # (U, D), one a choice
+    weights: list[torch.Tensor]  # (U,)
+    landed: torch.cuda.Event | None
+
+
+def _batches(adapter: Adapter, parts: Iterator[Part | Known], choice: Choice, device: str) -> Iterator[_Batch | Known]:
+    beside = torch.cuda.Stream() if device == "cuda" else None
+    waiting: dict[tuple, list[Part]] = {}
+    for part in parts:
+        if isinstance(part, Known):
+            yield part
+            continue
+        ready = _on_device(adapter, part, device, beside)
+        same = waiting.setdefault((ready.pixels.shape[1:], part.single), [])
+        same.append(ready)
+        if adapter.takes == "volume" or sum(len(one.pixels) for one in same) >= BATCH[device]:
+            yield _joined(same, adapter, choice, beside)
+            same.clear()
+    for same in waiting.values():
+        if same:
+            yield _joined(same, adapter, choice, beside)
+
+
+@torch.inference_mode()
+def _on_device(adapter: Adapter, part: Part, device: str, beside: torch.cuda.Stream | None) -> Part:
+    with torch.cuda.stream(beside):
+        pixels = part.pixels.to(device, non_blocking=True)
+        if adapter.finish:
+            pixels = adapter.finish(pixels, part.modality)
+        masks = None if part.masks is None else part.masks.to(device, non_blocking=True)
+        return part._replace(pixels=pixels, rows=part.rows.to(device, non_blocking=True), masks=masks)
+
+
+@torch.inference_mode()
+def _joined(same: list[Part], adapter: Adapter, choice: Choice, beside: torch.cuda.Stream | None) -> _Batch:
+    with torch.cuda.stream(beside):
+        starts = np.cumsum([0] + [len(part.pixels) for part in same[:-1]]).tolist()
+        pixels = torch.cat([part.pixels for part in same])
+        rows = torch.cat([part.rows + start for part, start in zip(same, starts, strict=True)])
+        masks = [part.masks for part in same if part.masks is not None]
+        under = torch.cat(masks) if masks else None
+    if beside is not None:
+        torch.cuda.current_stream().wait_stream(beside)
+        for tensor in (pixels, rows, under):
+            if tensor is not None:
+                tensor.record_stream(torch.cuda.current_stream())
+    samples = torch.cat([part.samples for part in same])
+    normed = adapter.takes == "volume" or same[0].single or choice.norm == "after"
+    began = [one for part in same for one in part.began]
+    return _Batch(began, pixels, normed, same[0].single, rows, samples, under)
+
+
+@torch.inference_mode()
+def encode(adapter: Adapter, pixels: torch.Tensor, normed: bool, device: str) -> Tokens:
+    """Tokens of a batch on the device, in the device's precision, given as float32."""
+    with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
+        return adapter.encode(pixels, normed)
+
+
+@torch.inference_mode()
+def _pooled(adapter: Adapter, batch: _Batch, choices: Sequence[Choice], device: str) -> _Pooled:
+    tokens = encode(adapter, batch.pixels, batch.normed, device)
+    found = [pool(tokens, batch.rows, batch.masks, choice, batch.single) for choice in choices]
+    values, weights = [one for one, _ in found], [one for _, one in found]
+    if device == "cpu":
+        return _Pooled(batch.samples, values, weights, None)
+    values, weights = ([one.to("cpu", non_blocking=True) for one in ones] for ones in (values, weights))
+    landed = torch.cuda.Event()
+    landed.record()
+    return _Pooled(batch.samples, values, weights, landed)
+
+
+def pool(
+    tokens: Tokens, rows: torch.Tensor, masks: torch.Tensor | None, choice: Choice, single: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean token (U, D) of each use of a slice, and how much it counts (U,), float32.
+
+    `rows` (U,): its slice; `masks` (U, ...): over which of its patches, all of them without.
+    """
+    patches = None if tokens.patches is None else tokens.patches.flatten(1, -2).float()
+    if masks is not None and patches is not None:
+        assert tokens.patches is not None
+        under = masking.cells(masks, tuple(tokens.patches.shape[1:-1])).float()
+        number = under.sum(1)
+        share = (under / number[:, None])[:, None]
+        mean = torch.cat([torch.bmm(share[i : i + GATHERED], patches[rows[i : i + GATHERED]])[:, 0]
+                          for i in range(0, len(rows), GATHERED)])  # fmt: skip
+    elif patches is None or (tokens.whole is not None and (choice.single if single else choice.unmasked) == "class"):
+        assert tokens.whole is not None
+        mean, number = tokens.whole.float()[rows], torch.ones_like(rows, dtype=torch.float32)
+    else:
+        mean, number = patches.mean(1)[rows], torch.full_like(rows, patches.shape[1], dtype=torch.float32)
+    return mean, torch.ones_like(number) if single or choice.over == "slices" else number
+
+
+class _Sums:
+    """Weighted sums over the slices of samples that are not finished yet."""
+
+    def __init__(self, choices: Sequence[Choice]):
+        self.keys: dict[int, str] = {}
+        self.left: dict[int, int] = {}
+        self.total: list[dict[int, np.ndarray]] = [{} for _ in choices]
+        self.weight: list[dict[int, float]] = [{} for _ in choices]
+
+    def expect(self, began: list[tuple[int, str, int]]) -> None:
+        self.keys |= {sample: key for sample, key, _ in began}
+        self.left |= {sample: uses for sample, _, uses in began}
+
+    def add(self, pooled: _Pooled) -> None:
+        if pooled.landed:
+            pooled.landed.synchronize()
+        samples = pooled.samples.tolist()
+        for total, weight, values, weights in zip(self.total, self.weight, pooled.values, pooled.weights, strict=True):
+            for sample, value, counts in zip(samples, values.double().numpy(), weights.tolist(), strict=True):
+                total[sample] = total.get(sample, 0) + value * counts
+                weight[sample] = weight.get(sample, 0) + counts
+        for sample in samples:
+            self.left[sample] -= 1
+
+    def finished(self) -> Iterator[Feature]:
+        for sample in [sample for sample, left in self.left.items() if not left]:
+            rows = [
+                (total.pop(sample) / weight.pop(sample)).astype(np.float32)
+                for total, weight in zip(self.total, self.weight, strict=True)
+            ]
+            del self.left[sample]
+            yield Feature(sample, self.keys.pop(sample), rows)
