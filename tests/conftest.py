@@ -1,11 +1,16 @@
 """Strict numerics for every test, eight virtual CPU devices, and the one way to real scans."""
 
+import importlib.metadata
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Half the compile time; the programs are the same but for the machine code of small loops.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Less of the compile time; the programs are the same but for the machine code of small loops. The second flag is as old
+# as the JAX of Python 3.11, and a newer one dies of it.
+FLAGS = ["--xla_backend_optimization_level=0"]
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 
 import pathlib
 import subprocess

@@ -42,7 +42,7 @@ class Job:
             "JAX_NUM_CPU_DEVICES": str(devices // processes),
             "JAX_COMPILATION_CACHE_DIR": str(config.parent / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_llvm_disable_expensive_passes=true",
             "PYTHONPATH": str(ROOT),
         }
         with socket.socket() as s:
