@@ -38,10 +38,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A disk of 4 MiB, which takes root to mount."""
+    """A disk of 8 MiB, which takes root to mount."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True).returncode:
         pytest.skip("a small disk: mounting a tmpfs needs root")
     yield folder
     while folder.is_mount():
