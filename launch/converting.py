@@ -125,14 +125,35 @@ def restore(pretrained: str, output: pathlib.Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         found = sources.read(pretrained, functools.partial(_unpickled, pathlib.Path(scratch)))
         meta = {"from_pretrained": pretrained, "model": found.model, "left_out": list(found.left_out)}
-        params = found.params | continuation.read_heads(pathlib.Path(pretrained))  # heads of an export of ours
+        source = pathlib.Path(pretrained)
+        # Of an export of ours, the heads, and what its run had beside its teacher.
+        params, state = found.params | continuation.read_heads(source), continuation.read_state(source)
         with output_folder(output, _is_restored) as partial:
-            checkpoints.save_init(partial, params, meta)
+            if state is None:
+                checkpoints.save_items(partial, 0, {"teacher": params}, meta)
+            else:
+                _restore_run(partial, source, params, state, meta)
     heads = [name for name in params if name != "backbone"]
     print(f"{output}: the backbone" + "".join(f" and the {name}" for name in heads) + f" of {pretrained}")
     if found.left_out:
         print(f"{output}: left out: {', '.join(found.left_out)}")
     print(f"{output}: start from it with launch/main.py --config.init_from={output}")
+    if state is not None:
+        go_on = f"launch/main.py --branch={output}@{state.metadata['step']}"
+        print(f"{output}: the student and its optimizer, too; on the corpus of that run, {go_on} goes on with all")
+
+
+def _restore_run(
+    folder: pathlib.Path, source: pathlib.Path, teacher: dict, state: continuation.State, meta: dict[str, Any]
+) -> None:
+    """Makes of an export --with-optimizer the run that it was, with its one checkpoint."""
+    try:
+        config = (source / origin.TRAINING_CONFIG).read_text()
+    except (OSError, ValueError) as e:
+        raise UserError(f"{source / origin.TRAINING_CONFIG}: cannot be read ({e}); fetch it again") from None
+    (folder / "config.json").write_text(config)
+    of_run = {"corpus": state.metadata.get("corpus_contract_sha256")}
+    checkpoints.save_items(folder, int(state.metadata["step"]), {"teacher": teacher, **state.items}, meta | of_run)
 
 
 def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig, told: Mapping[str, Any]) -> float:
@@ -211,6 +232,7 @@ def output_folder(output: pathlib.Path, replaceable: Callable[[pathlib.Path], bo
 def _is_restored(folder: pathlib.Path) -> bool:
     """Whether a folder was made by `restore`, and nothing was trained in it."""
     try:
-        return checkpoints.steps(folder) == [0] and "from_pretrained" in checkpoints.read_meta(folder, 0)
+        steps = checkpoints.steps(folder)
+        return len(steps) == 1 and "from_pretrained" in checkpoints.read_meta(folder, steps[0])
     except (OSError, json.JSONDecodeError):
         return False

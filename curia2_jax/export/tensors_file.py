@@ -91,6 +91,12 @@ def _tensor(path: pathlib.Path, name: str) -> np.ndarray:
             raise UserError(f"{path}: {name} has a dtype that NumPy lacks ({e}); write float32 or bfloat16") from None
 
 
+def metadata(path: pathlib.Path) -> dict[str, str]:
+    """What the header of a file that `read` accepts says of it."""
+    with safetensors.safe_open(path, "np") as file:
+        return file.metadata() or {}
+
+
 def read(path: pathlib.Path) -> dict[str, Later]:
     """The tensors of a file by name, none of them read.
 

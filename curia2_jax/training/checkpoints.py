@@ -259,19 +259,25 @@ def read_config(run: str | pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged ({type(e).__name__}); write the config of the run there as JSON") from e
 
 
-def save_init(run: str | pathlib.Path, params: PyTree, meta: dict[str, Any]) -> None:
-    """A folder that `init_from` accepts: `params` as the teacher at step 0, nothing else; a student begins with it.
+def save_items(run: str | pathlib.Path, step: int, items: Mapping[str, PyTree], meta: Mapping[str, Any]) -> None:
+    """A checkpoint of arrays of others, in a folder without checkpoints. `teacher` alone is what `init_from` accepts: a
+    student begins with it. All of ITEMS are a checkpoint of a run.
 
     Args:
-      params: nested dict of arrays, or of what NumPy reads when its turn comes; no more than one is in memory.
+      items: some of ITEMS, as nested dicts of arrays, or of what NumPy reads when its turn comes; no more than one is
+        in memory.
     """
-    flat = flatten_dict(params, sep="/")
+    flat = {item: flatten_dict(tree, sep="/") for item, tree in items.items()}
     # Each leaf is let go before the next is read.
-    proofs = {name: fingerprints({name: np.asarray(leaf)})[name] for name, leaf in flat.items()}
-    proven = ocp.args.JsonSave(proof(meta, 0, {"teacher": proofs}))
+    proofs = {
+        item: {name: fingerprints({name: np.asarray(leaf)})[name] for name, leaf in leaves.items()}
+        for item, leaves in flat.items()
+    }
     # Orbax copies a whole tree before it writes any of it, so it is given one number for each array.
-    blank = ocp.args.StandardSave(jax.tree.map(lambda _: np.zeros((), np.float32), params))
+    blank = {item: jax.tree.map(lambda _: np.zeros((), np.float32), dict(tree)) for item, tree in items.items()}
+    args = {item: ocp.args.StandardSave(tree) for item, tree in blank.items()}
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-    with ocp.CheckpointManager(directory(run), item_names=("teacher", "meta"), options=options) as writer:
-        writer.save(0, args=ocp.args.Composite(teacher=blank, meta=proven))
-    replace(directory(run) / "0" / "teacher", flat)
+    with ocp.CheckpointManager(directory(run), item_names=(*items, "meta"), options=options) as writer:
+        writer.save(step, args=ocp.args.Composite(**args, meta=ocp.args.JsonSave(proof(meta, step, proofs))))
+    for item, leaves in flat.items():
+        replace(directory(run) / str(step) / item, leaves)

@@ -77,17 +77,10 @@ def replace(folder: pathlib.Path, arrays: Mapping[str, Any]) -> None:
     for name, leaf in arrays.items():
         values = np.asarray(leaf)
         shape = values.shape
-        rows = min(max(1, CHUNK * shape[0] // max(values.nbytes, 1)), shape[0]) if shape else 0
+        rows = max(1, min(CHUNK * shape[0] // max(values.nbytes, 1), shape[0])) if shape else 0
         chunks = ts.ChunkLayout(chunk_shape=(rows, *shape[1:]) if shape else ())
-        spec = _array(folder, name.replace("/", "."))
-        made: dict[str, Any] = {
-            "create": True,
-            "delete_existing": True,
-            "shape": shape,
-            "dtype": values.dtype,
-            "chunk_layout": chunks,
-        }
-        array = ts.open(spec, **made).result()
+        made: dict[str, Any] = {"shape": shape, "dtype": values.dtype, "chunk_layout": chunks}
+        array = ts.open(_array(folder, name.replace("/", ".")), create=True, delete_existing=True, **made).result()
         # TensorStore copies and compresses all that it is given before it writes any of it.
         places = [slice(first, min(first + rows, shape[0])) for first in range(0, shape[0], rows)] if shape else [...]
         for place in places:
