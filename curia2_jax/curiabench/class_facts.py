@@ -59,4 +59,4 @@ def rare_classes(one: Answers) -> dict[str, int]:
 
 
 def _is_of_classes(one: Answers) -> bool:
-    return next(kind.has_classes for kind in KINDS if kind.name == one.kind)
+    return any(kind.has_classes for kind in KINDS if kind.name == one.kind)

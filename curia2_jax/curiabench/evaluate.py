@@ -33,10 +33,24 @@ from curia2_jax.curiabench import (
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.others import Others
+from curia2_jax.curiabench.pages import render
+from curia2_jax.curiabench.pages.images import images_of
 from curia2_jax.curiabench.protocol import Scoring, scoring_of
 from curia2_jax.curiabench.provenance import provenance
-from curia2_jax.curiabench.results import FILE, PAGE, SCORES, TEX, Count, ModelFacts, Results, Settings, TaskResults
+from curia2_jax.curiabench.results import (
+    FILE,
+    PAGE,
+    SCORES,
+    TEX,
+    Count,
+    ModelFacts,
+    Results,
+    Settings,
+    TaskResults,
+    page_of,
+)
 from curia2_jax.curiabench.splits import Split
+from curia2_jax.data.corpus.layout import CONTRACT
 from curia2_jax.data.ingest.benchmark_schema import SEGMENTATION, TEST, TRAIN, VAL
 from curia2_jax.errors import UserError
 
@@ -80,7 +94,8 @@ def evaluate(
     _writable(output := Path(output))
     scored = {task.name: _score(task, scoring, model, others, FEW in settings, say) for task in chosen}
     answers = [one for one, _ in scored.values()]
-    shown = {task.name: pictures.token_pictures(task.test, model, scored[task.name][0].slices) for task in chosen}
+    salted = (Path(data).parent / CONTRACT).is_file()  # a benchmark of ours lies in its corpus
+    shown = [images_of(task, model, one, salted) for task, one in zip(chosen, answers, strict=True)]
     estimates = comparison.estimates(answers, scoring)
     results: Results = {
         "model": _describe(model, model_folder),
@@ -98,8 +113,9 @@ def evaluate(
     if trained_on:
         results["leak"] = leaks.find([task.test for task in chosen], Path(data), trained_on)
     results["verdict"] = report.verdict(results)
-    page = report.render(results, shown, {path.stem: pictures.embed(path) for path in run_pictures})
-    _save(output, results, answers, page)
+    pages = {page_of(one.task): render.task(results, one, found) for one, found in zip(answers, shown, strict=True)}
+    pages[PAGE] = render.index(results, {path.stem: pictures.embed(path) for path in run_pictures})
+    _save(output, results, answers, pages)
     return results
 
 
@@ -125,13 +141,15 @@ def _writable(folder: Path) -> None:
         raise UserError(f"--output: cannot make the folder {folder}: {error.strerror}; write another one") from None
 
 
-def _save(folder: Path, results: Results, answers: Sequence[Answers], page: str) -> None:
+def _save(folder: Path, results: Results, answers: Sequence[Answers], pages: dict[str, str]) -> None:
     """Every file of a report; what the disk refuses is the user's to mend."""
     try:
         answering.write(folder / answering.FILE, answers)
         files.write_text(folder / SCORES, report.csv(results))
         files.write_text(folder / TEX, report.tex(results))
-        files.write_text(folder / PAGE, page)
+        for name, page in pages.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            files.write_text(folder / name, page)
         files.write_text(folder / FILE, json.dumps(results, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"--output: cannot write in {folder}: {error.strerror}; write another folder") from None

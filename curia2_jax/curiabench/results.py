@@ -17,6 +17,11 @@ Score = list[float | None]  # [value, lower, upper] of a 95 % interval; None whe
 Table = dict[str, dict[str, dict[str, Score]]]  # row -> head -> metric -> score
 
 
+def page_of(task: str) -> str:
+    """Where in the folder of a report the page of a task is."""
+    return f"tasks/{task}.html"
+
+
 def defined(score: Score) -> tuple[float, float, float]:
     """A score as numbers.
 
