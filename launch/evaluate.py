@@ -48,8 +48,9 @@ _POOLING = flags.DEFINE_string(
 _SETTING = flags.DEFINE_multi_enum(
     "setting",
     [],
-    ["few-shot", "cross-modality"],
-    "Also learn from 1, 5, 10, 25 and 50 % of the patients; or learn from the CT of a task and ask its MR.",
+    ["few-shot", "cross-modality", "attention"],
+    "Also learn from 1, 5, 10, 25 and 50 % of the patients; learn from the CT of a task and ask its MR; or also read "
+    "volumes by attention over their slices. May be repeated.",
 )
 _CACHE = flags.DEFINE_string("cache", None, "Folder where features of --against are kept and found again.")
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Where the backbone runs.")
