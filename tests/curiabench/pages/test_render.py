@@ -3,6 +3,7 @@
 import copy
 import html.parser
 import re
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sklearn import metrics
 from curia2_jax.curiabench import report
 from curia2_jax.curiabench.pages import render
 from curia2_jax.curiabench.pages.images import Images
+from curia2_jax.curiabench.results import page_of
 
 KINDS = ["classification", "regression", "survival", "retrieval", "multi-label", "segmentation"]
 VOID = ("img", "meta", "br", "rect", "line", "path", "circle")
@@ -206,6 +208,18 @@ def test_the_leak_and_the_provenance_are_on_every_page(reports):
     found = copy.deepcopy(reports["regression"].results)
     del found["leak"]
     assert "was not looked at" in render.index(found, {})
+
+
+def test_the_index_leads_to_the_page_of_a_task_whatever_its_name(reports):
+    """A name of any signs is text, and an address of the file that it is written to."""
+    results, answers, images = copy.deepcopy(reports["regression"])
+    name = 'a#b <i>?&"c'
+    results["tasks"][name] = results["tasks"].pop(answers.task)
+    index, page = render.index(results, {}), render.task(results, answers._replace(task=name), images)
+    (link,) = [one for one in Page(index).links if one.startswith("pages/")]
+    assert unquote(link) == page_of(name) and not set(link) & set('#?<>& "')
+    assert name in Page(index).text and name in Page(page).text
+    assert "../report.html#how" in Page(page).links and 'id="how"' in index
 
 
 def test_a_kind_that_is_not_known_has_a_page_of_scores(reports):
