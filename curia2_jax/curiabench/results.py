@@ -19,7 +19,7 @@ Table = dict[str, dict[str, dict[str, Score]]]  # row -> head -> metric -> score
 
 def page_of(task: str) -> str:
     """Where in the folder of a report the page of a task is."""
-    return f"tasks/{task}.html"
+    return f"pages/{task}.html"
 
 
 def defined(score: Score) -> tuple[float, float, float]:

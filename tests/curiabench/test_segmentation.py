@@ -97,7 +97,7 @@ def test_a_label_map_at_fault_is_one_line(tmp_path, labels, words):
 def test_its_page_has_a_line_a_structure_and_cases_by_dice(scored):
     """The means of the lines are the scores of the task; every slice has its label map beside it."""
     results, output, _ = scored
-    page = (output / "tasks" / "organs.html").read_text()
+    page = (output / "pages" / "organs.html").read_text()
     (answered,) = answers.read(output)
     facts = per_structure(answered, "trained", "dense")
     scores = results["tasks"]["organs"]["rows"]["trained"]["dense"]

@@ -58,11 +58,19 @@ def _overlap(targets: np.ndarray, outputs: np.ndarray) -> np.ndarray:
     return np.where(known, found, 0).sum(1) / np.where(known.any(1), known.sum(1), np.nan)
 
 
+def _agreement(targets: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """Mean probability of the right answer to the questions whose answer is known."""
+    known = ~np.isnan(targets)
+    right = np.where(targets > 0, outputs, 1 - outputs)
+    return np.where(known, right, 0).sum(1) / np.where(known.any(1), known.sum(1), np.nan)
+
+
 # Kinds whose samples are answered one by one: a risk is right or wrong of two patients, not of one.
 ANSWERED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     benchmark_schema.CLASSIFICATION.name: _probability,
     benchmark_schema.RETRIEVAL.name: _probability,
     benchmark_schema.REGRESSION.name: _nearness,
+    benchmark_schema.MULTI_LABEL.name: _agreement,
     benchmark_schema.SEGMENTATION.name: _overlap,
 }
 
@@ -95,15 +103,26 @@ def cases(split: Split, one: Answers, row: str, head: str, names: Sequence[str],
 
 
 def _words(one: Answers, output: np.ndarray, index: int) -> tuple[str, str, bool]:
-    """The truth, the answer, and whether they are the same class."""
+    """The truth, the answer, and whether they are the same."""
+    target = one.targets[index]
     if one.kind == benchmark_schema.SEGMENTATION.name:
-        each = dict(zip(one.classes, _overlaps(output[None])[0].tolist(), strict=True))
-        found = ", ".join(f"{name} {value:.2f}" for name, value in each.items() if not np.isnan(value))
-        return f"Dice {np.nanmean(list(each.values())):.2f}", found, True
+        return _overlap_words(one.classes, output)
+    if one.kind == benchmark_schema.MULTI_LABEL.name:
+        known = ~np.isnan(target)
+        both = (np.array(one.classes)[known & (side > 0.5)].tolist() for side in (target, output))
+        truth, answer = (", ".join(names) or "none" for names in both)
+        return truth, answer, truth == answer
     if not one.classes:
-        return f"{one.targets[index]:.4g}", f"{output:.4g}", True
-    truth, said = int(one.targets[index]), int(output.argmax())
-    return f"{one.classes[truth]} ({output[truth]:.2f})", f"{one.classes[said]} ({output[said]:.2f})", truth == said
+        return f"{target:.4g}", f"{output:.4g}", True
+    said = int(output.argmax())
+    truth, answer = (f"{one.classes[k]} ({output[k]:.2f})" for k in (int(target), said))
+    return truth, answer, said == target
+
+
+def _overlap_words(names: list[str], output: np.ndarray) -> tuple[str, str, bool]:
+    """The mean Dice, and that of each structure."""
+    each = {name: dice for name, dice in zip(names, _overlaps(output[None])[0], strict=True) if not np.isnan(dice)}
+    return f"Dice {np.mean(list(each.values())):.2f}", ", ".join(f"{k} {dice:.2f}" for k, dice in each.items()), True
 
 
 def people(patients: np.ndarray, salted: bool) -> list[str]:

@@ -35,7 +35,7 @@ def ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers from `low` to `high`."""
     step = 10 ** np.floor(np.log10(max(high - low, 1e-12)))
     step = next(step * part for part in (0.2, 0.5, 1.0, 2.0) if (high - low) / (step * part) <= 5)
-    return (np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1) * step).round(12).tolist()
+    return (np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1) * step + 0.0).round(12).tolist()
 
 
 def reach(values: Iterable[np.ndarray]) -> tuple[float, float]:

@@ -1,10 +1,14 @@
-"""What is known of each class of a task: counts, recall and AUROC with intervals, precision."""
+"""What is known of each class, label or structure of a task: counts, and scores with their intervals.
+
+The intervals are those of `intervals.py`, with a t quantile of the patients who have what a line is about: of the
+others there may be many, and they do not say how sure it is.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from curia2_jax.curiabench import intervals, map_scores, scores
+from curia2_jax.curiabench import intervals, label_scores, map_scores, scores
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.results import Score
 
@@ -21,29 +25,20 @@ class ClassFacts(NamedTuple):
     precision: float | None
 
 
-def per_class(one: Answers, row: str, head: str) -> list[ClassFacts]:
-    """Every class of a task that the test split has, by the first seed of a row and head.
+class LabelFacts(NamedTuple):
+    """One of several labels: of how many samples it is known, how many of these and which patients have it, AUROC and
+    average precision."""
 
-    The intervals are those of `intervals.py`, with a t quantile of the patients who have the class: of the others there
-    may be many, and they do not say how sure a recall is.
-    """
-    outputs = one.outputs[row, head][0]
-    groups = np.unique(one.units, return_inverse=True)[1]
-    patients = scores.patients_of_classes(one.targets, groups, len(one.classes)).tolist()
-    said = outputs.argmax(1)
-    found = []
-    for k, name in enumerate(one.classes):
-        if not patients[k]:
-            continue
-        given = said == k
-        precision = float((one.targets[given] == k).mean()) if given.any() else None
-        recall, area = (_score(score, k, one.targets, outputs, groups, patients[k]) for score in (_recall, _area))
-        found.append(ClassFacts(name, int((one.targets == k).sum()), patients[k], recall, area, precision))
-    return found
+    name: str
+    known: int
+    positive: int
+    patients: int
+    auroc: Score
+    precision: Score
 
 
 class StructureFacts(NamedTuple):
-    """One structure of a segmentation, as `ClassFacts`. Distances are in mm, or pixels where no spacing is known."""
+    """One structure of a segmentation. Distances are in mm, or pixels where no spacing is known."""
 
     name: str
     patients: int
@@ -52,37 +47,73 @@ class StructureFacts(NamedTuple):
     minus_hd95: Score
 
 
-def per_structure(one: Answers, row: str, head: str) -> list[StructureFacts]:
-    """Every structure that the test split has, by the first seed of a row and head."""
-    outputs = one.outputs[row, head][0]
-    groups = np.unique(one.units, return_inverse=True)[1]
-    numbers = np.arange(int(groups.max()) + 1)
-    patients = map_scores.dice_parts(one.targets, outputs, groups)[1].tolist()
+def per_class(one: Answers, row: str, head: str) -> list[ClassFacts]:
+    """Every class of a task that the test split has, by the first seed of a row and head."""
+    outputs, groups = one.outputs[row, head][0], _groups(one)
+    patients = scores.patients_of_classes(one.targets, groups, len(one.classes)).tolist()
+    said = outputs.argmax(1)
     found = []
     for k, name in enumerate(one.classes):
-        own = outputs[:, 5 * k : 5 * k + 5]  # `segmentation.MEASURES`
-        if patients[k]:
-            each = (
-                intervals.estimate(score, one.targets, own, groups, numbers, len(numbers))._replace(
-                    patients=patients[k]
-                )
-                for score in (map_scores.dice, map_scores.surface_dice, map_scores.minus_hd95)
-            )
-            dice, surface, far = map(intervals.interval, each)
-            found.append(StructureFacts(name, patients[k], dice, surface, far))
+        if not patients[k]:
+            continue
+        given, has = said == k, one.targets == k
+        precision = float(has[given].mean()) if given.any() else None
+        # The output for class k, and whether k is the answer.
+        sides = np.stack([outputs[:, k], given], axis=1)
+        recall, area = (_share(score, has, sides, groups, patients[k]) for score in (_recall, _area))
+        found.append(ClassFacts(name, int(has.sum()), patients[k], recall, area, precision))
     return found
 
 
-def _score(score, k: int, targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray, patients: int) -> Score:
+def per_label(one: Answers, row: str, head: str) -> list[LabelFacts]:
+    """Every label of which the test split has both answers, by the first seed of a row and head."""
+    outputs, groups = one.outputs[row, head][0], _groups(one)
+    patients = label_scores.auroc_parts(one.targets, outputs, groups)[1].tolist()
+    found = []
+    for k, name in enumerate(one.classes):
+        own, answer = one.targets[:, [k]], outputs[:, [k]]
+        area, precision = (
+            _share(score, own, answer, groups, patients[k])
+            for score in (label_scores.auroc, label_scores.average_precision)
+        )
+        if area[0] is not None:
+            known, positive = int((~np.isnan(own)).sum()), int((own == 1).sum())
+            found.append(LabelFacts(name, known, positive, patients[k], area, precision))
+    return found
+
+
+def per_structure(one: Answers, row: str, head: str) -> list[StructureFacts]:
+    """Every structure that the test split has, by the first seed of a row and head."""
+    outputs, groups = one.outputs[row, head][0], _groups(one)
+    patients = map_scores.dice_parts(one.targets, outputs, groups)[1].tolist()
+    found = []
+    for k, name in enumerate(one.classes):
+        if patients[k]:
+            own = outputs[:, 5 * k : 5 * k + 5]  # `segmentation.MEASURES`
+            dice = _share(map_scores.dice, one.targets, own, groups, patients[k])
+            near, far = (
+                intervals.interval(_estimate(score, one.targets, own, groups)._replace(patients=patients[k]))
+                for score in (map_scores.surface_dice, map_scores.minus_hd95)
+            )
+            found.append(StructureFacts(name, patients[k], dice, near, far))
+    return found
+
+
+def _groups(one: Answers) -> np.ndarray:
+    return np.unique(one.units, return_inverse=True)[1]
+
+
+def _estimate(score, targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray) -> intervals.Estimate:
     numbers = np.arange(int(groups.max()) + 1)
-    got = intervals.estimate(score, (targets == k).astype(np.int64), _sides(outputs, k), groups, numbers, len(numbers))
-    bounded = intervals.bounded(got, np.array([got.value]), np.array([patients]))
-    return intervals.interval(bounded._replace(patients=patients))
+    return intervals.estimate(score, targets, outputs, groups, numbers, len(numbers))
 
 
-def _sides(outputs: np.ndarray, k: int) -> np.ndarray:
-    """(n, 2): the output of class k, and whether class k is the answer."""
-    return np.stack([outputs[:, k], outputs.argmax(1) == k], axis=1)
+def _share(score, targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray, patients: int) -> Score:
+    """A score between 0 and 1, with an interval from `patients` who have what it is about."""
+    got = _estimate(score, targets, outputs, groups)
+    return intervals.interval(
+        intervals.bounded(got, np.array([got.value]), np.array([patients]))._replace(patients=patients)
+    )
 
 
 def _recall(positive: np.ndarray, sides: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -94,4 +125,4 @@ def _recall(positive: np.ndarray, sides: np.ndarray, groups: np.ndarray, weights
 
 def _area(positive: np.ndarray, sides: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """AUROC of the class against the rest: (draws,); NaN where the test split has no other class."""
-    return scores.auroc(positive, np.stack([-sides[:, 0], sides[:, 0]], axis=1), groups, weights)
+    return scores.auroc(positive.astype(np.int64), np.stack([-sides[:, 0], sides[:, 0]], axis=1), groups, weights)

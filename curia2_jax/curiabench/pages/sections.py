@@ -10,7 +10,8 @@ import numpy as np
 
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.pages import charts, curves
-from curia2_jax.curiabench.pages.classes import StructureFacts, per_class, per_structure
+from curia2_jax.curiabench.pages.classes import LabelFacts, StructureFacts, per_class, per_label, per_structure
+from curia2_jax.curiabench.pages.efficiency import labels_needed
 from curia2_jax.curiabench.protocol import (
     KNOWN,
     MASK_ONLY,
@@ -32,7 +33,11 @@ AT_MOST = 6  # lines in a chart
 def sections_of(part: TaskResults, one: Answers, scoring: Scoring) -> dict[str, Any]:
     """{section of task.html.j2: what it shows}."""
     head = scoring.primary.head.name
-    return {name: section(part, one, head) for name, section in SECTIONS.get(one.kind, {}).items()}
+    found = {name: section(part, one, head) for name, section in SECTIONS.get(one.kind, {}).items()}
+    if "few_shot" in part:
+        rows = [row for row in rows_of(part["few_shot"]) if row in drawn(one, head)]
+        found["labels_needed"] = labels_needed(part["few_shot"], rows)
+    return found
 
 
 def drawn(one: Answers, head: str) -> list[Row]:
@@ -40,6 +45,14 @@ def drawn(one: Answers, head: str) -> list[Row]:
     rows = rows_of(dict.fromkeys(row for row, by in one.outputs if by == head))
     names = {row.name for row in DRAWN}
     return [row for row in rows if row.name in names or row.name not in KNOWN][:AT_MOST][::-1]
+
+
+def _asked(one: Answers, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Samples (n,) bool of which it is known whether they are of class k, and (known,) bool whether they are."""
+    if one.targets.ndim == 1:
+        return np.ones(len(one.targets), bool), one.targets == k
+    known = ~np.isnan(one.targets[:, k])
+    return known, one.targets[known, k] == 1
 
 
 class Panel(NamedTuple):
@@ -54,18 +67,19 @@ class Panel(NamedTuple):
 
 def _curves(part: TaskResults, one: Answers, head: str) -> dict[str, Any]:
     rows = drawn(one, head)
-    classes = [k for k in range(len(one.classes)) if (one.targets == k).any() and (one.targets != k).any()]
-    if len(one.classes) == 2:
+    learned = np.isfinite(one.outputs[TRAINED.name, head][0]).all(0)  # train may know nothing of a label
+    classes = [k for k in range(len(one.classes)) if learned[k] and len(np.unique(_asked(one, k)[1])) == 2]
+    if one.targets.ndim == 1 and len(one.classes) == 2:
         classes = classes[-1:]  # the curves of the other are these, seen from behind
     return {"rows": rows[::-1], "panels": [_panel(one, head, k, rows) for k in classes]}
 
 
 def _panel(one: Answers, head: str, k: int, rows: list[Row]) -> Panel:
-    positive = one.targets == k
+    known, positive = _asked(one, k)
     roc: list[tuple[Row, str, float]] = []
     precision: list[tuple[Row, str, float]] = []
     for row in rows:
-        score = one.outputs[row.name, head][0][:, k]
+        score = one.outputs[row.name, head][0][known, k]
         for found, curve, path in ((roc, curves.roc, charts.line), (precision, curves.precision_recall, _held)):
             if (got := curve(positive, score)) is not None:
                 found.append((row, path(got.x, got.y), got.area))
@@ -90,6 +104,10 @@ def _calibration(part: TaskResults, one: Answers, head: str) -> dict[str, Any]:
 def _classes(part: TaskResults, one: Answers, head: str) -> dict[str, Any]:
     train = dict(zip(part["classes"], part["train"]["per_class"], strict=True))
     return {"facts": per_class(one, TRAINED.name, head), "train": train}
+
+
+def _labels(part: TaskResults, one: Answers, head: str) -> list[LabelFacts]:
+    return per_label(one, TRAINED.name, head)
 
 
 def _structures(part: TaskResults, one: Answers, head: str) -> list[StructureFacts]:
@@ -162,6 +180,7 @@ SECTIONS: dict[str, dict[str, Section]] = {
         "classes": _classes,
     },
     benchmark_schema.RETRIEVAL.name: {"confusion": _confusion},
+    benchmark_schema.MULTI_LABEL.name: {"labels": _labels, "curves": _curves},
     benchmark_schema.SEGMENTATION.name: {"structures": _structures},
     benchmark_schema.REGRESSION.name: {"agreement": _agreement},
     benchmark_schema.SURVIVAL.name: {"survival": _survival},

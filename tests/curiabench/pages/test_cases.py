@@ -84,6 +84,17 @@ def test_slices_of_a_segmentation_are_by_the_dice_of_what_they_show():
     assert cases._words(one, outputs[1], 1) == ("Dice 0.50", "x 0.00, y 1.00", True)
 
 
+def test_several_labels_are_by_the_answers_that_are_known():
+    """What is unknown is neither right nor wrong, nor named."""
+    targets = np.array([[1.0, 0.0, np.nan], [np.nan] * 3, [1.0, 1.0, 0.0]])
+    names, outputs = np.array(list("abc")), np.array([[0.8, 0.6, 0.9], [0.5] * 3, [0.9, 0.7, 0.2]])
+    one = Answers("t", "multi-label", ["x", "y", "z"], names, names, names, targets, {KEY: [outputs]})
+    np.testing.assert_allclose(cases.goodness(one, *KEY), [0.6, np.nan, 0.8])
+    assert cases._words(one, outputs[0], 0) == ("x", "x, y", False)
+    assert cases._words(one, outputs[2], 2) == ("x, y", "x, y", True)
+    assert cases._words(one, np.zeros(3), 2)[1] == "none"
+
+
 def test_only_salted_keys_are_shown():
     """Names that others gave may be those of people: they become numbers."""
     names = np.array(["b0c1d2e3f4a59687", "Doe^Jane", "b0c1d2e3f4a59687"])

@@ -50,4 +50,4 @@ def test_pages_are_whole_in_a_browser(reports, tmp_path):
     assert len(said) == 2 and '"!"' in said[0]
     for one in found[2:]:
         assert one["wide"] <= one["width"] and one["loaded"] == one["images"] and not one["charts"]
-    assert sum(one["images"] for one in found[2:]) == 2 * (40 + 40 + 35 + 35)
+    assert sum(one["images"] for one in found[2:]) == 2 * (4 * 40 + 2 * 35)

@@ -3,6 +3,7 @@
 import copy
 import html.parser
 import re
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from sklearn import metrics
 from curia2_jax.curiabench import report
 from curia2_jax.curiabench.pages import render
 from curia2_jax.curiabench.pages.images import Images
+from curia2_jax.curiabench.results import page_of
 
-KINDS = ["classification", "regression", "survival", "retrieval"]
+KINDS = ["classification", "regression", "survival", "retrieval", "multi-label", "segmentation"]
 VOID = ("img", "meta", "br", "rect", "line", "path", "circle")
 
 
@@ -57,7 +59,8 @@ class Page(html.parser.HTMLParser):
 
     def cells(self, title):
         """The cells of the first line of a table that begins with a title."""
-        return next([" ".join(cell.split()) for cell in line[1:]] for line in self.lines if line[0].strip() == title)
+        lines = [[" ".join(cell.split()) for cell in line] for line in self.lines]
+        return next(line[1:] for line in lines if line[0] == title)
 
 
 def index_of(found):
@@ -80,7 +83,7 @@ def test_a_page_is_whole_escaped_and_alone(reports, kind, page):
     found = Page(source)
     assert not {"script", "link", "iframe", "object", "b>"} & set(found.tags)
     assert not re.search(r"https?:|@import|url\(|javascript:| on\w+=", source)
-    local = ("data:image/png;base64,", "tasks/", "../report.html")
+    local = ("data:image/png;base64,", "pages/", "../report.html")
     assert found.links and all(link.startswith(local) for link in found.links)
     assert all(found.alts)
     assert "runs/<b>" in found.text or page is task_of
@@ -129,6 +132,45 @@ def test_numbers_of_classes_are_of_the_same_answers(reports):
     assert "nobody has it" not in [line[0].strip() for line in page.lines]
 
 
+def test_numbers_of_labels_are_of_those_whose_answer_is_known(reports):
+    """Scikit-learn's, of each by itself, with counts; their mean is the score of the task."""
+    results, answers, _ = reports["multi-label"]
+    page = Page(task_of(reports["multi-label"]))
+    outputs = answers.outputs["trained", "linear"][0]
+    scores = results["tasks"][answers.task]["rows"]["trained"]["linear"]
+    assert page.cells("Mean")[:2] == [shown(scores["auroc"]), shown(scores["average_precision"])]
+    for k, label in enumerate(answers.classes):
+        known = ~np.isnan(answers.targets[:, k])
+        yes, output = answers.targets[known, k] == 1, outputs[known, k]
+        name = f"{label} {yes.sum()} of {known.sum()} samples, 12 patients"
+        cells = next(line for line in page.lines if " ".join(line[0].split()).startswith(name))
+        found = [metrics.roc_auc_score(yes, output), metrics.average_precision_score(yes, output)]
+        assert [cell.split()[0] for cell in cells[1:3]] == [f"{value:.3f}" for value in found]
+        assert f"AUROC {found[0]:.3f}, AP {found[1]:.3f}" in page.text
+
+
+def test_structures_are_means_over_the_patients_who_have_them(reports):
+    """Dice counted again, over all slices of a patient."""
+    results, answers, _ = reports["segmentation"]
+    page = Page(task_of(reports["segmentation"]))
+    both, found, truth = answers.outputs["trained", "dense"][0].reshape(12, 20, 4, 5)[..., :3].sum(1).transpose(2, 0, 1)
+    for k, label in enumerate(answers.classes[:3]):
+        cells = page.cells(f"{label} 12 patients".replace("  ", " "))
+        assert cells[0].split()[0] == f"{np.mean(2 * both[:, k] / (found + truth)[:, k]):.3f}"
+    scores = results["tasks"][answers.task]["rows"]["trained"]["dense"]
+    assert page.cells("Mean")[:3] == [shown(scores[name]) for name in ("dice", "surface_dice", "minus_hd95")]
+
+
+def test_the_curve_of_labelled_patients_is_that_of_the_results(reports):
+    """A line a number of patients, a column a row of the protocol; no curve where none was asked for."""
+    results, answers, _ = reports["classification"]
+    page = Page(task_of(reports["classification"]))
+    few = results["tasks"][answers.task]["few_shot"]
+    for place, title in enumerate(("3 10 %", "15 50 %", "30 100 %")):
+        assert page.cells(title) == [shown(shots[place]["score"]) for shots in few.values()]
+    assert "How many labelled" in page.text and "How many labelled" not in Page(task_of(reports["regression"])).text
+
+
 def test_calibration_and_residuals_are_counted_again(reports):
     """By another formula, on the answers."""
     _, answers, _ = reports["classification"]
@@ -166,6 +208,18 @@ def test_the_leak_and_the_provenance_are_on_every_page(reports):
     found = copy.deepcopy(reports["regression"].results)
     del found["leak"]
     assert "was not looked at" in render.index(found, {})
+
+
+def test_the_index_leads_to_the_page_of_a_task_whatever_its_name(reports):
+    """A name of any signs is text, and an address of the file that it is written to."""
+    results, answers, images = copy.deepcopy(reports["regression"])
+    name = 'a#b <i>?&"c'
+    results["tasks"][name] = results["tasks"].pop(answers.task)
+    index, page = render.index(results, {}), render.task(results, answers._replace(task=name), images)
+    (link,) = [one for one in Page(index).links if one.startswith("pages/")]
+    assert unquote(link) == page_of(name) and not set(link) & set('#?<>& "')
+    assert name in Page(index).text and name in Page(page).text
+    assert "../report.html#how" in Page(page).links and 'id="how"' in index
 
 
 def test_a_kind_that_is_not_known_has_a_page_of_scores(reports):
