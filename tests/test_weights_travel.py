@@ -17,7 +17,7 @@ from curia2_jax.parallel.mesh import make_mesh
 from curia2_jax.training import checkpoints, initial, prepare
 from curia2_jax.training.loop import DONE, train
 from curia2_jax.training.recipe import recipe_from
-from launch import convert
+from launch import converting
 from tests.data.small_corpus import write_small_corpus
 from tests.export.test_dinov3 import dinov3
 from tests.export.test_huggingface import images_of, ours, theirs
@@ -62,7 +62,7 @@ def config_for(sizes: dict, corpus: pathlib.Path, weights: pathlib.Path, **chang
 def travels(tmp_path: pathlib.Path, monkeypatch, source: pathlib.Path, model: torch.nn.Module, sizes, changes) -> dict:
     """The whole way of one folder or file; returns init.json of the run."""
     write_small_corpus(tmp_path / "corpus")
-    convert.restore(str(source), tmp_path / "weights")
+    converting.restore(str(source), tmp_path / "weights")
 
     # As they came: the same features, and the same bytes when they are written again.
     config = config_for(sizes, tmp_path / "corpus", tmp_path / "weights", **changes)

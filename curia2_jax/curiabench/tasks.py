@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from curia2_jax.curiabench import schema
+from curia2_jax.curiabench.published import LEFT_OUT
 from curia2_jax.curiabench.splits import AXES, MODALITIES, Facts, Split, read_split
 from curia2_jax.data.corpus.layout import BENCHMARK, CONTRACT
 from curia2_jax.data.ingest import benchmark_schema
@@ -78,6 +79,8 @@ def read_task(folder: str | Path, name: str) -> Task:
     read = {split: read_split(path.parent / split, facts, f"{name} {split}") for split in found}
     splits = {split: one for split, (one, _) in read.items()}
     warnings = list(dict.fromkeys(warning for _, said in read.values() for warning in said))
+    if (left_out := path.parent / LEFT_OUT).is_file():
+        warnings.append(f"{name}: {len(left_out.read_text().splitlines()) - 1} rows were left out, {left_out} says why")
     _check_patients(path.parent, splits)
     if facts.kind.has_classes:
         _check_classes(path, facts.classes, splits)
@@ -90,6 +93,37 @@ def read_task(folder: str | Path, name: str) -> Task:
         splits[benchmark_schema.TEST],
         splits.get(benchmark_schema.VAL),
         tuple(warnings),
+    )
+
+
+def across(task: Task) -> Task:
+    """The same question from CT to MR: CT of train and val is learned from, MR of test is asked.
+
+    Raises:
+      UserError: one of them is missing.
+    """
+    wanted = {benchmark_schema.TRAIN: "CT", benchmark_schema.VAL: "CT", benchmark_schema.TEST: "MR"}
+    splits = {name: split.of(split.modalities == wanted[name]) for name, split in task.splits.items()}
+    for name in benchmark_schema.SPLITS:
+        if not splits[name].images:
+            raise UserError(
+                f"--setting=cross-modality: found no {wanted[name]} in {name} of {task.name}; write a --task whose "
+                "train has CT and whose test has MR, by the modality of its samples"
+            )
+    if splits.get(benchmark_schema.VAL) and not splits[benchmark_schema.VAL].images:
+        del splits[benchmark_schema.VAL]
+    name, warnings = f"{task.name}, CT to MR", list(task.warnings)
+    if task.kind.has_classes:
+        _check_classes(Path(task.name), task.classes, splits)
+        warnings += _strangers(name, task.classes, splits)
+    return Task(
+        name,
+        task.kind,
+        task.classes,
+        splits[benchmark_schema.TRAIN],
+        splits[benchmark_schema.TEST],
+        splits.get(benchmark_schema.VAL),
+        tuple(dict.fromkeys(warnings)),
     )
 
 

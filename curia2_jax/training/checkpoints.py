@@ -73,6 +73,8 @@ class Checkpoints:
                     [keep.LatestN(c.latest), keep.EveryNSteps(c.keep_every_steps)]
                 ),
                 save_decision_policy=checkpoint_managers.save_decision_policy.FixedIntervalPolicy(1),
+                # Where a folder cannot be made, threads would wait for the word that it was, for 20 minutes.
+                async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
             ),
         )
 

@@ -17,7 +17,7 @@ from curia2_jax.errors import UserError
 from curia2_jax.export import dinov2_names, huggingface, sources, tensors_file
 from curia2_jax.models.dino_head import DINOHead, HeadConfig, last_layer_kernel
 from curia2_jax.models.vit import ViTConfig
-from launch import convert, torch_weights
+from launch import converting, torch_weights
 from tests.export.test_huggingface import assert_same, images_of, ours, theirs, weights_of
 
 
@@ -338,7 +338,7 @@ def test_hostile_weights_are_one_line_and_leave_nothing(tmp_path, kind):
     make, words = HOSTILE[kind]
     (tmp_path / "in").mkdir()
     with pytest.raises(UserError) as told:
-        convert.restore(str(make(tmp_path / "in")), tmp_path / "out")
+        converting.restore(str(make(tmp_path / "in")), tmp_path / "out")
     assert words in str(told.value) and "\n" not in str(told.value)
     assert not (tmp_path / "in" / "was_run").exists()
     assert {path.name for path in tmp_path.iterdir()} <= {"in", "outside.safetensors"}
