@@ -186,6 +186,9 @@ def _score(
     answers = Answers(
         task.name, task.kind.name, names, samples, task.test.patients, test, targets, asked.outputs, asked.aside
     )
+    by_attention = attention.scored(answers, scoring) if ATTENTION in settings else {}
+    for line in attention.lines(by_attention, scoring):
+        say(f"{task.name}: {line}")
     seen = int(np.isin(test, asked.slices[TRAIN]).sum())
     if seen:
         say(f"warning: {task.name}: {seen} of {len(test)} test samples lie on slices that are also in train")
@@ -199,7 +202,7 @@ def _score(
         "validated_on": VAL if task.val else asked.validated_on,
         "heads": class_facts.tree(asked.settings),
         **({"few_shot": few_shot.curve(answers, task, scoring)} if FEW in settings else {}),
-        **({"attention": attention.scored(answers, scoring)} if ATTENTION in settings else {}),
+        **({"attention": by_attention} if by_attention else {}),
     }
 
 
