@@ -6,9 +6,9 @@
 DIR is a benchmark, as `launch/ingest.py --labels` writes it. REPORT becomes a folder with report.html, a page a task
 in pages/, results.json, scores.csv and predictions.parquet. Without --task, every task of DIR is scored. A corpus with
 label maps also has the tasks segmentation-ct, segmentation-mr, structures-ct and structures-mr, which are made in
-REPORT/tasks. With --run, the report also shows the crops that this training run saw, and its curves, and says whether
-its corpus holds patients or images of the test; so does --corpus. No code in HF_DIR is run unless --trust-remote-code
-says so.
+REPORT/tasks; tasks of parquet files or of a folder of `datasets`, as CuriaBench is downloaded, are unpacked there. With
+--run, the report also shows the crops that this training run saw, and its curves, and says whether its corpus holds
+patients or images of the test; so does --corpus. No code in HF_DIR is run unless --trust-remote-code says so.
 `compare` needs the predictions of two reports alone: the difference of every task by every head on the same patients, p
 by flips of signs over patients, and Holm's correction over all of them.
 Exit codes: 0 done, or no labels to score on; 1 a fault; 2 your mistake (one line says which).
@@ -18,7 +18,7 @@ import pathlib
 
 from absl import flags
 
-from curia2_jax.curiabench import corpus_tasks
+from curia2_jax.curiabench import corpus_tasks, published
 from curia2_jax.curiabench.tasks import benchmark_folder, task_names
 from curia2_jax.data.corpus.layout import CONTRACT
 from curia2_jax.errors import UserError
@@ -48,8 +48,9 @@ _POOLING = flags.DEFINE_string(
 _SETTING = flags.DEFINE_multi_enum(
     "setting",
     [],
-    ["few-shot", "cross-modality"],
-    "Also learn from 1, 5, 10, 25 and 50 % of the patients; or learn from the CT of a task and ask its MR.",
+    ["few-shot", "cross-modality", "attention"],
+    "Also learn from 1, 5, 10, 25 and 50 % of the patients; learn from the CT of a task and ask its MR; or also read "
+    "volumes by attention over their slices. May be repeated.",
 )
 _CACHE = flags.DEFINE_string("cache", None, "Folder where features of --against are kept and found again.")
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Where the backbone runs.")
@@ -74,9 +75,7 @@ def run(argv: list[str]) -> int:
             if not pathlib.Path(value).is_dir():
                 raise UserError(f"--{flag.name}: found {value}, which is no folder")
     names = [*_TASK.value, *argv[1:]]
-    made = pathlib.Path(data, CONTRACT).is_file() and any(name in corpus_tasks.NAMES for name in names)
-    folder = corpus_tasks.write(pathlib.Path(data), names, pathlib.Path(output, "tasks")) if made else None
-    folder = folder or benchmark_folder(data)
+    folder = unpacked(pathlib.Path(data), names, pathlib.Path(output, "tasks"))
     if folder is None:
         print(f"no labels in {data}: nothing to score. Ingest with --labels to get a benchmark.")
         return 0
@@ -105,6 +104,16 @@ def run(argv: list[str]) -> int:
     print(scored["verdict"])
     print(f"report: {pathlib.Path(output) / results.PAGE}")
     return 0
+
+
+def unpacked(data: pathlib.Path, names: list[str], place: pathlib.Path) -> pathlib.Path | None:
+    """The folder of tasks: --data, or `place` where they are first made of a corpus or of published files."""
+    if (data / CONTRACT).is_file() and any(name in corpus_tasks.NAMES for name in names):
+        return corpus_tasks.write(data, names, place)
+    there = published.names(data)
+    if there and (set(names) & set(there) or not task_names(data)):
+        return published.unpack(data, names or there, place)
+    return benchmark_folder(data)
 
 
 def compare(reports: list[str]) -> int:

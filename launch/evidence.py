@@ -14,7 +14,7 @@ import json
 import pathlib
 
 from curia2_jax import files
-from curia2_jax.curiabench import questions
+from curia2_jax.curiabench.questions_answer import FEW, Answer, side
 from curia2_jax.curiabench.results import defined
 from curia2_jax.data.ingest import tables
 from curia2_jax.errors import UserError
@@ -90,12 +90,12 @@ def ingest_files(corpus: pathlib.Path, chosen: list, pairs: list, patients: list
     return corpus
 
 
-def read(learned: pathlib.Path) -> list[questions.Answer]:
+def read(learned: pathlib.Path) -> list[Answer]:
     """What launch/learned.py left."""
-    return [questions.Answer(**row) for row in json.loads((learned / "answers.json").read_text())]
+    return [Answer(**row) for row in json.loads((learned / "answers.json").read_text())]
 
 
-def say(output: pathlib.Path, found: dict[str, list[questions.Answer]]) -> None:
+def say(output: pathlib.Path, found: dict[str, list[Answer]]) -> None:
     """Every paired difference of every seed or kind, and for each comparison in how many the interval is on one side;
     printed, and in evidence.md."""
     lines = ["| | question | head | labels | test | trained | beside | trained minus it, 95 % over patients |"]
@@ -108,8 +108,8 @@ def say(output: pathlib.Path, found: dict[str, list[questions.Answer]]) -> None:
                 cells = [name, one.question, one.head, one.labelled, one.patients, f"{one.scores['trained'][0]:.3f}"]
                 cells += [f"{row} {one.scores[row][0]:.3f}", f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"]
                 lines.append("| " + " | ".join(map(str, cells)) + " |")
-                few = "few" if one.labelled == questions.FEW else "all"
-                sides[row, one.question, one.head, few][questions.side(gain)] += 1
+                few = "few" if one.labelled == FEW else "all"
+                sides[row, one.question, one.head, few][side(gain)] += 1
     lines += ["", "| beside | question | head | labels | whole interval above | in between | below |", "|---" * 7 + "|"]
     for key, counted in sides.items():
         counts = [counted[name] for name in ("above", "not distinguishable from", "below")]

@@ -2,13 +2,14 @@
 
 import pathlib
 
-from curia2_jax.data.readers import phantom
 from launch import command
 
 
 def phantom_studies(folder: pathlib.Path, count: int, seed: int) -> pathlib.Path:
     """Synthetic studies in `folder`, made once."""
     if not (folder / "label_names.json").exists():
+        from curia2_jax.data.readers import phantom  # only now: it needs SciPy and readers of every format
+
         print(f"making {count} synthetic studies in {folder}", flush=True)
         phantom.write_studies(folder, count, seed)
     return folder

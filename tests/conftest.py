@@ -1,13 +1,21 @@
 """Strict numerics for every test, eight virtual CPU devices, and the one way to real scans."""
 
+import importlib.metadata
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Half the compile time; the programs are the same but for the machine code of small loops.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Less of the compile time; the programs are the same but for the machine code of small loops. The second flag is as old
+# as the JAX of Python 3.11, and a newer one dies of it.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"
+    + " --xla_cpu_use_fusion_emitters=false" * importlib.metadata.version("jaxlib").startswith("0.10."),
+)
 
 import pathlib
+import subprocess
+from collections.abc import Iterator
 
 import jax
 import jaxtyping
@@ -26,6 +34,18 @@ CHECKED = (
 jaxtyping.install_import_hook(CHECKED, f"{array_types.__name__}.checked")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A disk of 8 MiB, which takes root to mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("a small disk: mounting a tmpfs needs root")
+    yield folder
+    while folder.is_mount():
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.fixture(scope="session")

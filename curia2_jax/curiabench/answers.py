@@ -16,7 +16,7 @@ from curia2_jax import files
 from curia2_jax.errors import UserError
 
 FILE = "predictions.parquet"
-FEW = "@"  # in the name of a head that learned from a part of the patients: linear@5%
+ASIDE = "@"  # in the name of a head that is not in the tables: linear@5%, attentive@slices
 COLUMNS = pa.schema(
     [
         ("model", pa.string()),
@@ -37,7 +37,7 @@ class Answers(NamedTuple):
 
     `targets`: (n,) columns of the probabilities, or values; (n, K) float64 of 0, 1 and NaN in tasks of several labels.
     `patients`: keys that mean the same in every task; `slices`: hashes of images. `classes`: names of the K classes,
-    none in kinds without classes. `few_shot`: as outputs, of heads that learned from a part of the patients of train.
+    none in kinds without classes. `aside`: as outputs, of heads that are not in the tables.
     """
 
     task: str
@@ -48,7 +48,7 @@ class Answers(NamedTuple):
     slices: np.ndarray
     targets: np.ndarray
     outputs: dict[tuple[str, str], list[np.ndarray]]
-    few_shot: Mapping[tuple[str, str], list[np.ndarray]] = {}
+    aside: Mapping[tuple[str, str], list[np.ndarray]] = {}
 
     @property
     def unit(self) -> str:
@@ -66,7 +66,7 @@ def write(path: Path, found: Sequence[Answers]) -> None:
     tables = [
         _table(one, *key, seed, outputs)
         for one in found
-        for key, seeds in (*one.outputs.items(), *one.few_shot.items())
+        for key, seeds in (*one.outputs.items(), *one.aside.items())
         for seed, outputs in enumerate(seeds)
     ]
     about = {one.task: {"kind": one.kind, "classes": one.classes} for one in found}
@@ -139,5 +139,5 @@ def _answers(table: pa.Table, task: str, kind: str, classes: list[str]) -> Answe
     else:
         targets = first["target"].to_numpy()
         targets = targets.astype(np.int64) if classes else targets
-    few = {key: outputs.pop(key) for key in list(outputs) if FEW in key[1]}
-    return Answers(task, kind, classes, samples, patients, slices, targets, outputs, few)
+    aside = {key: outputs.pop(key) for key in list(outputs) if ASIDE in key[1]}
+    return Answers(task, kind, classes, samples, patients, slices, targets, outputs, aside)

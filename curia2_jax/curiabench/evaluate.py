@@ -18,6 +18,7 @@ import numpy as np
 from curia2_jax import files
 from curia2_jax.curiabench import answers as answering
 from curia2_jax.curiabench import (
+    attention,
     class_facts,
     comparison,
     features,
@@ -54,7 +55,7 @@ from curia2_jax.data.corpus.layout import CONTRACT
 from curia2_jax.data.ingest.benchmark_schema import SEGMENTATION, TEST, TRAIN, VAL
 from curia2_jax.errors import UserError
 
-SETTINGS = FEW, CROSS = "few-shot", "cross-modality"
+SETTINGS = FEW, CROSS, ATTENTION = "few-shot", "cross-modality", "attention"
 
 
 def evaluate(
@@ -92,7 +93,7 @@ def evaluate(
     model = load_model(model_folder, device, trust_remote_code, began)
     others = others or Others()
     _writable(output := Path(output))
-    scored = {task.name: _score(task, scoring, model, others, FEW in settings, say) for task in chosen}
+    scored = {task.name: _score(task, scoring, model, others, settings, say) for task in chosen}
     answers = [one for one, _ in scored.values()]
     salted = (Path(data).parent / CONTRACT).is_file()  # a benchmark of ours lies in its corpus
     shown = [images_of(task, model, one, salted) for task, one in zip(chosen, answers, strict=True)]
@@ -159,26 +160,31 @@ class Asked(NamedTuple):
     """What the rows and heads of a task answered. `slices`: hashes of the images of every split."""
 
     outputs: dict[probing.Key, list[np.ndarray]]
-    few_shot: dict[probing.Key, list[np.ndarray]]
+    aside: dict[probing.Key, list[np.ndarray]]
     settings: dict[probing.Key, dict[str, Any]]
     slices: dict[str, np.ndarray]
     validated_on: str
 
 
 def _score(
-    task: tasks.Task, scoring: Scoring, model: Model, others: Others, few: bool, say: Callable[[str], None]
+    task: tasks.Task,
+    scoring: Scoring,
+    model: Model,
+    others: Others,
+    settings: Sequence[str],
+    say: Callable[[str], None],
 ) -> tuple[Answers, dict]:
     """Answers of one task, and what results.json says of the task beside its scores."""
     for warning in task.warnings:
         say(f"warning: {warning}")
-    asked = (_segmented if task.kind == SEGMENTATION else _probed)(task, scoring, model, others, few, say)
+    asked = (_segmented if task.kind == SEGMENTATION else _probed)(task, scoring, model, others, settings, say)
     classes = np.array(sorted(task.classes), np.int64)
     targets = np.searchsorted(classes, task.test.targets) if task.kind.has_classes else task.test.targets
     names = [task.classes[index] for index in classes.tolist()]
     samples = np.array([path.stem for path in task.test.images])
     test = asked.slices[TEST]
     answers = Answers(
-        task.name, task.kind.name, names, samples, task.test.patients, test, targets, asked.outputs, asked.few_shot
+        task.name, task.kind.name, names, samples, task.test.patients, test, targets, asked.outputs, asked.aside
     )
     seen = int(np.isin(test, asked.slices[TRAIN]).sum())
     if seen:
@@ -192,12 +198,18 @@ def _score(
         "resampled": answers.unit,
         "validated_on": VAL if task.val else asked.validated_on,
         "heads": class_facts.tree(asked.settings),
-        **({"few_shot": few_shot.curve(answers, task, scoring)} if few else {}),
+        **({"few_shot": few_shot.curve(answers, task, scoring)} if FEW in settings else {}),
+        **({"attention": attention.scored(answers, scoring)} if ATTENTION in settings else {}),
     }
 
 
 def _probed(
-    task: tasks.Task, scoring: Scoring, model: Model, others: Others, few: bool, say: Callable[[str], None]
+    task: tasks.Task,
+    scoring: Scoring,
+    model: Model,
+    others: Others,
+    settings: Sequence[str],
+    say: Callable[[str], None],
 ) -> Asked:
     """One feature a sample, and heads on these."""
     start = time.monotonic()
@@ -211,11 +223,12 @@ def _probed(
     device = model.trained.model.device.type
     predictions = probing.predictions(task, found, groups, scoring.heads, device)
     outputs = {key: [one.outputs for one in seeds] for key, seeds in predictions.items()}
-    fewer = few_shot.predictions(task, scoring, found, groups, device) if few else {}
+    aside = few_shot.predictions(task, scoring, found, groups, device) if FEW in settings else {}
+    aside |= attention.predictions(task, model) if ATTENTION in settings else {}
     say(f"{task.name}: {_titles(scoring)}, {time.monotonic() - start:.1f} s")
     return Asked(
         outputs,
-        fewer,
+        aside,
         {key: seeds[0].settings for key, seeds in predictions.items()},
         {name: one.slices for name, one in found.items()},
         validated_on,
@@ -223,18 +236,23 @@ def _probed(
 
 
 def _segmented(
-    task: tasks.Task, scoring: Scoring, model: Model, others: Others, few: bool, say: Callable[[str], None]
+    task: tasks.Task,
+    scoring: Scoring,
+    model: Model,
+    others: Others,
+    settings: Sequence[str],
+    say: Callable[[str], None],
 ) -> Asked:
     """Patch tokens of every slice, and a layer on these."""
     if others.adapters:
         raise UserError(f"--against: {task.name} is segmentation, which scores --model alone; leave --against out")
-    if few:
-        raise UserError(f"--setting={FEW}: {task.name} is segmentation, which learns from all of train; leave it out")
+    if wrong := {FEW, ATTENTION} & set(settings):
+        raise UserError(f"--setting={min(wrong)}: {task.name} is segmentation, which has no such setting; leave it out")
     start = time.monotonic()
-    outputs, settings = segmentation.answers(task, model)
+    outputs, chosen = segmentation.answers(task, model)
     say(f"{task.name}: {_titles(scoring)}, {time.monotonic() - start:.1f} s")
     slices = {name: segmentation.hashes(split) for name, split in task.splits.items()}
-    return Asked(outputs, {}, settings, slices, "patient")
+    return Asked(outputs, {}, chosen, slices, "patient")
 
 
 def _titles(scoring: Scoring) -> str:

@@ -9,7 +9,7 @@ import hashlib
 import numpy as np
 
 from curia2_jax.curiabench import comparison, intervals, probing
-from curia2_jax.curiabench.answers import FEW, Answers
+from curia2_jax.curiabench.answers import ASIDE, Answers
 from curia2_jax.curiabench.features import Features
 from curia2_jax.curiabench.protocol import Scoring
 from curia2_jax.curiabench.results import Shot
@@ -44,7 +44,7 @@ def predictions(
         for draw in range(DRAWS):
             fit = fits(task, percent, draw)
             for (row, name), each in probing.predictions(task, found, groups, (head,), device, fit).items():
-                out.setdefault((row, f"{name}{FEW}{percent}%"), []).extend(one.outputs for one in each)
+                out.setdefault((row, f"{name}{ASIDE}{percent}%"), []).extend(one.outputs for one in each)
     return out
 
 
@@ -55,8 +55,8 @@ def curve(one: Answers, task: Task, scoring: Scoring) -> dict[str, list[Shot]]:
     patients = {percent: _patients(task, percent) for percent in PERCENT} | {100: len(np.unique(task.train.patients))}
     out: dict[str, list[Shot]] = {}
     for percent, count in patients.items():
-        found = one.outputs if percent == 100 else one.few_shot
-        name = head.name if percent == 100 else f"{head.name}{FEW}{percent}%"
+        found = one.outputs if percent == 100 else one.aside
+        name = head.name if percent == 100 else f"{head.name}{ASIDE}{percent}%"
         for (row, which), seeds in found.items():
             if which == name:
                 each = [comparison.alone(one, metric, outputs) for outputs in seeds]

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from curia2_jax.curiabench import heads, intervals, scores
-from curia2_jax.curiabench.results import defined
+from curia2_jax.curiabench.questions_answer import FEW, Answer, side
 from curia2_jax.data.corpus import structures
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.data.corpus.planes import in_plane
 
 HEADS = {"kNN": heads.neighbor_mean, "linear probe": heads.ridge_probe}
-FEW, DRAWS = 5, 5  # labelled patients where labels are scarce, and how often they are drawn
+DRAWS = 5  # how often FEW patients are drawn
 PRESENT, HEIGHT = "structures present, AUROC", "height in the scan, R squared"
 
 
@@ -30,20 +30,6 @@ class Labelled(NamedTuple):
     patients: np.ndarray  # (n,) str
     test: np.ndarray  # (n,) bool
     all_present: np.ndarray  # (n, labels) bool: of every label that occurs, by its number
-
-
-class Answer(NamedTuple):
-    """A question put to a head that learned from so many labelled patients: scores with 95 % intervals over patients.
-
-    `scores` of every row; `gains`: of the first row minus each other one, on the same patients.
-    """
-
-    question: str
-    head: str
-    labelled: int
-    scores: dict[str, list[float | None]]
-    gains: dict[str, list[float | None]]
-    patients: int  # who were tested
 
 
 def read(folder: pathlib.Path) -> Labelled:
@@ -147,9 +133,3 @@ def verdict(answers: list[Answer]) -> list[str]:
             what = f"beside {row}: " + "; ".join(f"{word} in {len(w)} ({', '.join(w)})" for word, w in parts.items())
         said.append(f"By its class token, without masks, the trained backbone is {what}.")
     return said
-
-
-def side(gain: list[float | None]) -> str:
-    """What an interval of a difference says."""
-    _, low, high = defined(gain)
-    return "above" if low > 0 else "below" if high < 0 else "not distinguishable from"

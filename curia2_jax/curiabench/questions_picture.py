@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from curia2_jax.curiabench.questions import Answer
+from curia2_jax.curiabench.questions_answer import Answer
 from curia2_jax.curiabench.results import defined
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from curia2_jax.curiabench import schema
+from curia2_jax.curiabench.published import LEFT_OUT
 from curia2_jax.curiabench.splits import AXES, MODALITIES, Facts, Split, read_split
 from curia2_jax.data.corpus.layout import BENCHMARK, CONTRACT
 from curia2_jax.data.ingest import benchmark_schema
@@ -78,6 +79,8 @@ def read_task(folder: str | Path, name: str) -> Task:
     read = {split: read_split(path.parent / split, facts, f"{name} {split}") for split in found}
     splits = {split: one for split, (one, _) in read.items()}
     warnings = list(dict.fromkeys(warning for _, said in read.values() for warning in said))
+    if (left_out := path.parent / LEFT_OUT).is_file():
+        warnings.append(f"{name}: {len(left_out.read_text().splitlines()) - 1} rows were left out, {left_out} says why")
     _check_patients(path.parent, splits)
     if facts.kind.has_classes:
         _check_classes(path, facts.classes, splits)

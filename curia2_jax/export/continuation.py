@@ -7,6 +7,7 @@
 They lie in a folder of their own, where no loader takes them for weights of the model.
 """
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
@@ -89,9 +90,30 @@ def write_state(directory: pathlib.Path, items: Mapping[str, Any], metadata: Map
     tensors_file.write(directory / FOLDER / STATE, flat, pieces, metadata)
 
 
-def read_state(directory: pathlib.Path) -> dict[str, Any]:
-    """What `write_state` was given, to the bit; {} if the export has none. Raises UserError."""
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What `write_state` was given: {params, opt_state, centers} of what NumPy reads in its turn, and its metadata."""
+
+    items: dict[str, Any]
+    metadata: dict[str, str]
+
+
+def read_state(directory: pathlib.Path) -> State | None:
+    """The training state of an export, or None if it has none.
+
+    Raises:
+      UserError: the file is damaged, or holds something else.
+    """
     path = directory / FOLDER / STATE
     if not path.exists():
-        return {}
-    return unflatten_dict({name: np.asarray(leaf) for name, leaf in tensors_file.read(path).items()}, sep="/")
+        return None
+    flat, metadata = tensors_file.read(path), tensors_file.metadata(path)
+    shapes = {name: leaf.shape for name, leaf in flat.items()}
+    under = {part: {name.removeprefix(part): shape for name, shape in shapes.items() if name.startswith(part)}
+             for part in ("params/", "opt_state/mu/", "opt_state/nu/")}  # fmt: skip
+    known = all(name.partition("/")[0] in STATE_ITEMS for name in flat)
+    if not known or not under["params/"] or any(part != under["params/"] for part in under.values()):
+        raise UserError(f"{path}: no student with Adam's moments of its parameters; fetch it again")
+    if not metadata.get("step", "").isdigit():
+        raise UserError(f"{path}: its header says no step; fetch it again")
+    return State(unflatten_dict(flat, sep="/"), metadata)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from curia2_jax import files
-from curia2_jax.telemetry.board import Board
 from curia2_jax.telemetry.thinning import is_time, thinned
 
 KEPT = 200  # rows in memory
@@ -67,6 +66,8 @@ class MetricsWriter:
         self._file = self._path.open("ab", buffering=0)
         self._waiting = b""
         self.trouble = ""
+        from curia2_jax.telemetry.board import Board  # tensorboardX imports PyTorch where there is one: not to read
+
         self._board = Board(run, step)
         self._board.bound(rows)
 

@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from curia2_jax.data.corpus.corpus import Corpus
+from curia2_jax.errors import UserError
 from curia2_jax.models.vit import ViT
-from curia2_jax.training import augment, initial
-from curia2_jax.training.recipe import Recipe, Window
+from curia2_jax.training import augment, checkpoints, initial
+from curia2_jax.training.recipe import Recipe, Window, recipe_from
 from curia2_jax.training.resample import crop_and_resize
 from curia2_jax.training.state import init_params
 
 PyTree = Any
 BATCH = 64
+SAME = ("width", "depth", "heads", "patch_size", "ffn", "registers", "image_size", "position_form")
 THUMBNAILS, THUMBNAIL_SIDE = "16 x 16 pixels", 16
 
 
@@ -64,3 +66,16 @@ def began(recipe: Recipe) -> dict:
     """The backbone that a run of this recipe has at step 0."""
     random = jax.jit(lambda: init_params(jax.random.key(recipe.seed), recipe)["backbone"])()
     return random | initial.pretrained(recipe).teacher["backbone"] if recipe.init_from else random
+
+
+def beside(named: str, recipe: Recipe) -> dict[str, PyTree]:
+    """The backbone of another run, RUN or RUN@STEP, under its name.
+
+    Raises:
+      UserError: there is none, or it is another model than that of `recipe`.
+    """
+    other, step = checkpoints.parse(named)
+    found = recipe_from(checkpoints.read_config(other))
+    if any(getattr(found.model, key) != getattr(recipe.model, key) for key in SAME):
+        raise UserError(f"--beside {other}: another model than that of --run; write a run of the same config.model")
+    return {f"{other.name} at step {step:,}": checkpoints.restore_teacher(other, step)[0]["backbone"]}

@@ -60,7 +60,7 @@ def test_the_curve_follows_from_the_predictions_and_ends_at_the_score_of_the_tab
         assert {25, 50, 100} <= {shot["percent"] for shot in shots}
         assert [shot["patients"] for shot in shots][-3:] == [5, 10, 20]
         assert shots[-1]["score"] == pytest.approx(task["rows"][row]["linear"]["balanced_accuracy"], nan_ok=True)
-        draws = one.few_shot[row, "linear@50%"]
+        draws = one.aside[row, "linear@50%"]
         assert len(draws) == few_shot.DRAWS
         values = [comparison.alone(one, scoring.primary.metric, each).value for each in draws]
         assert shots[-2]["score"][0] == pytest.approx(np.mean(values))

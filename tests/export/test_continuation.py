@@ -58,22 +58,43 @@ def test_facebooks_head_takes_them_and_they_come_back_to_the_bit(tmp_path, chang
     assert_same(continuation.read_heads(tmp_path), {"dino_head": params, "ibot_head": params})
 
 
+def state_of() -> dict:
+    student = {"dino_head": params_of()[1]}
+    mu, nu = (jax.tree.map(lambda a, by=by: a * np.float32(by), student) for by in (0.1, 0.3))
+    moments = {"count": np.array(7, np.int32), "mu": mu, "nu": nu}
+    return {"params": student, "opt_state": moments, "centers": {"dino": np.arange(4, dtype=np.float32)}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "step", "words"),
+    [
+        ({"what": {"x": np.ones(2, np.float32)}}, "7", "no student with Adam's moments"),
+        ({"opt_state": {"count": np.array(7, np.int32)}}, "7", "no student with Adam's moments"),
+        ({"params": {"dino_head": {"x": np.ones(2, np.float32)}}}, "7", "no student with Adam's moments"),
+        ({}, "../7", "its header says no step"),
+    ],
+)
+def test_a_state_of_something_else_is_one_line(tmp_path, changes, step, words):
+    continuation.write_state(tmp_path, state_of() | changes, {"step": step})
+    with pytest.raises(UserError, match=words) as told:
+        continuation.read_state(tmp_path)
+    assert "\n" not in str(told.value)
+
+
 def test_the_state_comes_back_to_the_bit(tmp_path):
     """Integers, too."""
-    state = {
-        "params": {"dino_head": params_of()[1]},
-        "opt_state": {"0": {"count": np.array(7, np.int32), "mu": {"x": np.ones((2, 3), np.float32)}}},
-        "centers": {"dino": np.arange(4, dtype=np.float32)},
-    }
-    continuation.write_state(tmp_path, state, {})
-    found = continuation.read_state(tmp_path)
+    state = state_of()
+    continuation.write_state(tmp_path, state, {"step": "7"})
+    read = continuation.read_state(tmp_path)
+    assert read.metadata["step"] == "7"
+    found = jax.tree.map(np.asarray, read.items)
     assert jax.tree.structure(found) == jax.tree.structure(state)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
         assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
 def test_an_export_without_them_has_none_and_another_file_is_one_line(tmp_path):
-    assert continuation.read_heads(tmp_path) == {} == continuation.read_state(tmp_path)
+    assert continuation.read_heads(tmp_path) == {} and continuation.read_state(tmp_path) is None
     (tmp_path / "training").mkdir()
     file = tmp_path / "training" / "heads.safetensors"
     for tensors, words in (

@@ -17,11 +17,12 @@ from absl import flags
 from configs import common
 from curia2_jax.errors import UserError
 from curia2_jax.export import continuation, huggingface, tensors_file
-from curia2_jax.training import checkpoints, initial
+from curia2_jax.parallel.mesh import make_mesh
+from curia2_jax.training import branch, checkpoints, initial
 from curia2_jax.training.fingerprints import digest, fingerprints
 from curia2_jax.training.recipe import recipe_from
 from curia2_jax.training.state import abstract_state, init_state
-from tests.export.test_huggingface import on_disk
+from tests.export.test_huggingface import on_disk, weights_of
 from tests.export.test_model_card import results_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -106,8 +107,8 @@ def test_there_and_back(run, convert, tmp_path, capsys):
         "training_config.json",
     }
     # The newest step by default, another by name; the teacher and not the student.
-    assert_same(huggingface.read_weights(tmp_path / "hf", model), backbones[5])
-    assert_same(huggingface.read_weights(tmp_path / "hf3", model), backbones[3])
+    assert_same(weights_of(tmp_path / "hf", model), backbones[5])
+    assert_same(weights_of(tmp_path / "hf3", model), backbones[3])
     source = json.loads((tmp_path / "hf3" / "preprocessing.json").read_text())["source"]
     assert source["step"] == 3
     teacher = checkpoints.restore_item(folder, 3, "teacher")
@@ -116,8 +117,8 @@ def test_there_and_back(run, convert, tmp_path, capsys):
     assert convert("--from-pretrained", tmp_path / "hf", "--output", tmp_path / "orbax") == 0
     found, at = checkpoints.parse(str(tmp_path / "orbax"))
     assert_same(checkpoints.restore_item(found, at, "teacher"), {"backbone": backbones[5]})
-    weights = sum(path.stat().st_size for path in (tmp_path / "orbax").rglob("*") if path.is_file())
-    assert weights < 1.5 * (tmp_path / "hf" / "model.safetensors").stat().st_size  # one copy, for both
+    items = {path.name for path in (tmp_path / "orbax" / "checkpoints" / "0").iterdir() if path.is_dir()}
+    assert items == {"teacher", "meta"}  # one copy, for both
     recipe = dataclasses.replace(recipe_from(tiny()), init_from=str(tmp_path / "orbax"))
     begun = initial.pretrained(recipe)  # what training starts from
     for tree in (begun.params, begun.teacher):
@@ -151,18 +152,32 @@ def test_the_card_tells_license_corpus_and_scores_of_these_weights(run, convert,
 
 
 def test_heads_and_optimizer_go_along_and_come_back(run, convert, tmp_path):
-    """Every array of the checkpoint; what comes in has the heads, to the bit."""
+    """Every array of the checkpoint, to the bit; an export with the optimizer becomes the run that it was."""
     folder, _ = run
     assert convert("--checkpoint", folder, "--output", tmp_path / "heads", "--with-heads") == 0
     assert [path.name for path in (tmp_path / "heads" / "training").iterdir()] == ["heads.safetensors"]
     assert convert("--checkpoint", folder, "--output", tmp_path / "all", "--with-optimizer") == 0
-    found = continuation.read_state(tmp_path / "all")
+    found = continuation.read_state(tmp_path / "all").items
     for item in ("params", "opt_state", "centers"):
         assert_same(found[item], checkpoints.restore_item(folder, 5, item))
     teacher = checkpoints.restore_item(folder, 5, "teacher")
     for name in ("heads", "all"):
         assert convert("--from-pretrained", tmp_path / name, "--output", tmp_path / "orbax") == 0
-        assert_same(checkpoints.restore_item(tmp_path / "orbax", 0, "teacher"), teacher)
+        step = 0 if name == "heads" else 5
+        assert checkpoints.steps(tmp_path / "orbax") == [step]
+        assert_same(checkpoints.restore_item(tmp_path / "orbax", step, "teacher"), teacher)
+    recipe = recipe_from(tiny())
+    begun = initial.pretrained(dataclasses.replace(recipe, init_from=str(tmp_path / "orbax")))
+    assert_same((begun.params, begun.teacher), (checkpoints.restore_item(folder, 5, "params"), teacher))
+    (tmp_path / "branch").mkdir()
+    branch.begin(tmp_path / "branch", f"{tmp_path / 'orbax'}@5", tiny())
+    abstract = initial.abstract_sharded_state(recipe, make_mesh(recipe.parallel, jax.devices()[:1]))
+    states = []
+    for where in (folder, tmp_path / "branch"):
+        with checkpoints.Checkpoints(where, recipe.checkpoint) as reader:
+            states.append(reader.restore(5, abstract))
+    assert_same(states[0][0], states[1][0])
+    assert states[0][1]["corpus"] == states[1][1]["corpus"]
     hf = json.loads((tmp_path / "all" / "preprocessing.json").read_text())["source"]
     with safetensors.safe_open(tmp_path / "all" / "training" / "training_state.safetensors", "np") as file:
         assert file.metadata()["step"] == str(hf["step"]) == "5"
@@ -183,7 +198,7 @@ def test_step_0_is_what_the_run_began_with(run, convert, tmp_path):
     assert convert("--checkpoint", f"{folder}@0", "--output", tmp_path / "began") == 0
     recipe = recipe_from(tiny())
     first = jax.jit(lambda: init_state(jax.random.key(recipe.seed), recipe).teacher["backbone"])()
-    found = huggingface.read_weights(tmp_path / "began", recipe.model)
+    found = weights_of(tmp_path / "began", recipe.model)
     assert jax.tree.structure(found) == jax.tree.structure(jax.tree.map(np.asarray, first))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(first), strict=True):
         np.testing.assert_allclose(a, np.asarray(b, a.dtype), rtol=1e-6)
@@ -218,7 +233,7 @@ def test_a_failure_leaves_the_earlier_export(run, convert, tmp_path, capsys, mon
     monkeypatch.setattr(tensors_file, "write", full)
     assert convert("--checkpoint", folder, "--output", hf) == 2
     assert "No space left" in capsys.readouterr().err
-    assert_same(huggingface.read_weights(hf, recipe_from(tiny()).model), backbones[3])
+    assert_same(weights_of(hf, recipe_from(tiny()).model), backbones[3])
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 

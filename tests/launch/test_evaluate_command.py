@@ -7,8 +7,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from tests import small_benchmark
 
@@ -55,6 +57,24 @@ def test_scores_the_tasks_asked_for_and_shows_what_the_run_saw(model, benchmark,
     assert compared.returncode == 0, compared.stderr
     first = next(line.split() for line in compared.stdout.splitlines() if line.startswith("first"))
     assert "+0.000" in first and compared.stdout.count("2 patients: no verdict") == 6
+
+
+def test_published_files_are_unpacked_and_learned_from_ever_fewer_patients(model, tmp_path):
+    """A task as it is downloaded, in one command with a setting."""
+    rng = np.random.default_rng(0)
+    for split, first in (("train", 0), ("test", 12)):
+        images = [(rng.normal(size=(16, 16)) + number % 2).tolist() for number in range(12)]
+        table = {"image": images, "target": [number % 2 for number in range(12)]}
+        table["patient_id"] = [f"p{first + number // 2}" for number in range(12)]
+        (tmp_path / "data" / "ich").mkdir(parents=True, exist_ok=True)
+        parquet.write_table(pa.table(table), tmp_path / "data" / "ich" / f"{split}-00000-of-00001.parquet")
+    report = tmp_path / "report"
+    done = evaluate(
+        "--model", model, "--data", tmp_path / "data", "--output", report, "--setting", "few-shot", "--random", model
+    )
+    assert done.returncode == 0, done.stderr
+    (task,) = json.loads((report / "results.json").read_text())["tasks"].values()
+    assert task["few_shot"]["trained"][-1]["percent"] == 100 and (report / "tasks" / "ich" / "task.json").is_file()
 
 
 def test_other_models_stand_beside_ours_and_are_encoded_once(model, benchmark, tmp_path):

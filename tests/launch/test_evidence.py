@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 
+from curia2_jax.data.readers import phantom
 from curia2_jax.errors import UserError
 from launch import evidence
 
@@ -50,7 +51,7 @@ UP, LEVEL, DOWN = [0.1, 0.05, 0.15], [0.1, -0.05, 0.25], [-0.1, -0.15, -0.05]
 def test_no_study_is_of_two_seeds_and_what_came_out_is_told(machine, tmp_path, monkeypatch, capsys):
     made = machine(UP, UP, UP, LEVEL, UP, DOWN)
     seeds = []
-    monkeypatch.setattr(evidence.pipeline.phantom, "write_studies", lambda folder, n, seed: seeds.append((n, seed)))
+    monkeypatch.setattr(phantom, "write_studies", lambda folder, n, seed: seeds.append((n, seed)))
     evidence.phantoms(tmp_path, 7)
     assert len(seeds) == len(set(seeds)) == 6
     numbers = [seed for _, seed in seeds]

@@ -31,9 +31,19 @@ def test_all_commands_are_here():
     assert len(COMMANDS) == 10 and {"main", "learned"} <= set(COMMANDS)
 
 
+# Says on stderr what --help must not wait for: seconds each.
+SLOW = """
+import atexit, runpy, sys
+slow = {"jax", "torch", "sklearn", "matplotlib"}
+atexit.register(lambda: print(*(f"{name} was imported" for name in slow & sys.modules.keys()), end="", file=sys.stderr))
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_no_failure_and_begins_with_our_flags(command):
-    short, full = (begin(command, flag, python=("-W", "error")) for flag in ("--help", "--helpfull"))
+    short, full = (begin(command, flag, python=("-W", "error", "-c", SLOW)) for flag in ("--help", "--helpfull"))
     for process, has_others in ((short, False), (full, True)):
         code, out, err = end(process)
         assert (code, err) == (0, "")

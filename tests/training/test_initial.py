@@ -25,7 +25,7 @@ def stage_1(tmp_path_factory):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype), abstract)
     folder = tmp_path_factory.mktemp("stage_1")
-    checkpoints.save_init(folder, params, {})
+    checkpoints.save_items(folder, 0, {"teacher": params}, {})
     return folder, params
 
 
@@ -80,7 +80,7 @@ def test_another_model_is_one_line(stage_1, changes, words):
 def test_weights_that_are_no_model_are_one_line(tmp_path, stage_1, damage, words):
     backbone = dict(stage_1[1]["backbone"])
     damage(backbone)
-    checkpoints.save_init(tmp_path / "x", {"backbone": backbone}, {})
+    checkpoints.save_items(tmp_path / "x", 0, {"teacher": {"backbone": backbone}}, {})
     with pytest.raises(UserError) as error:
         initial.pretrained(recipe_from(tiny_config(init_from=str(tmp_path / "x"))))
     assert words in str(error.value) and "\n" not in str(error.value)
@@ -90,7 +90,7 @@ def test_weights_that_are_no_model_are_one_line(tmp_path, stage_1, damage, words
 def test_another_number_of_attention_heads_is_refused(tmp_path, stage_1, where):
     """No array shows it."""
     meta = {"model": {"heads": 4}} if where == "a converted folder" else {}
-    checkpoints.save_init(tmp_path, stage_1[1], meta)
+    checkpoints.save_items(tmp_path, 0, {"teacher": stage_1[1]}, meta)
     if where == "a run":
         (tmp_path / "config.json").write_text(json.dumps(tiny_config(model__heads=4)))
     with pytest.raises(UserError, match=r"write --config\.model\.heads=4"):
@@ -159,7 +159,7 @@ def test_student_teacher_and_heads_each_come_from_their_own(tmp_path, heads):
         with checkpoints.Checkpoints(tmp_path / "old", from_run.checkpoint) as writer:
             writer.save(state, {"corpus": "x"})
     else:
-        checkpoints.save_init(tmp_path / "old", {"backbone": trees[0]["backbone"]}, {})
+        checkpoints.save_items(tmp_path / "old", 0, {"teacher": {"backbone": trees[0]["backbone"]}}, {})
         trees[1]["backbone"] = trees[0]["backbone"]
     with jax.set_mesh(mesh), checkpoints.Checkpoints(tmp_path / "new", from_run.checkpoint) as writer:
         found, _ = initial.initial_state(writer, None, from_run, mesh, "x")

@@ -1,5 +1,6 @@
 """The whole step against two steps of DINOv2's own code, and against itself on meshes and in micro-batches."""
 
+import dataclasses
 import functools
 
 import jax
@@ -116,16 +117,32 @@ def random_batch(recipe, seed=0):
     return crops, jnp.asarray(masks)
 
 
+def drawn(recipe):
+    """A first state; recipes of the same parameters share one."""
+    without = {"data", "masks", "schedule", "parallel", "checkpoint", "guard", "log", "probe"}
+    return _drawn(dataclasses.replace(recipe, **dict.fromkeys(without)))
+
+
+@functools.cache
+def _drawn(recipe):
+    return jax.jit(lambda: states.init_state(jax.random.key(1), recipe))()
+
+
+@functools.cache
+def compiled(recipe, mesh):
+    return jax.jit(functools.partial(update, recipe=recipe, mesh=mesh))
+
+
 def run(recipe, mesh=None, steps=2):
     """(metrics of the last of `steps` steps, state), the state placed as the rules say."""
-    state = jax.jit(lambda: states.init_state(jax.random.key(1), recipe))()
+    state = drawn(recipe)
     crops, masks = random_batch(recipe)
     if mesh is not None:
         shardings = state_shardings(states.abstract_state(recipe), mesh)
         state = jax.device_put(state, shardings)
         batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
         crops, masks = jax.device_put((crops, masks), batch)
-    step = jax.jit(functools.partial(update, recipe=recipe, mesh=mesh))
+    step = compiled(recipe, mesh)
     for _ in range(steps):
         state, metrics = step(state, crops, masks)
     return {name: np.asarray(value) for name, value in metrics.items()}, state
@@ -161,7 +178,7 @@ def test_lejepa_on_meshes_agrees_with_one_device(lejepa, devices, fsdp):
 
 def test_lejepa_alone_has_no_heads_and_moves_the_rest(lejepa):
     config, (metrics, after) = lejepa
-    before = jax.jit(lambda: states.init_state(jax.random.key(1), recipe_from(config)))()
+    before = drawn(recipe_from(config))
     assert set(before.params) == {"backbone", "projector"}
     assert not any(name.startswith(("teacher_e", "teacher_i", "nats", "dino", "ibot")) for name in metrics)
     same = jax.tree.map(np.array_equal, before.params, after.params)
@@ -187,7 +204,7 @@ def test_class_tokens_at_steps_that_are_logged(base):
     config, (every_step, _) = base
     recipe = recipe_from(config | {"log": {"every_steps": 3}, "total_steps": 2})
     step = jax.jit(functools.partial(update, recipe=recipe))
-    state, metrics = step(jax.jit(lambda: states.init_state(jax.random.key(1), recipe))(), *random_batch(recipe))
+    state, metrics = step(drawn(recipe), *random_batch(recipe))
     assert metrics["class_tokens"].shape == (16, 32) and not metrics["class_tokens"].any()
     _, metrics = step(state, *random_batch(recipe))
     for tokens in (metrics["class_tokens"], every_step["class_tokens"]):
@@ -213,15 +230,14 @@ def test_micro_batches_equal_the_whole_batch(base):
 def test_every_parameter_moves_and_a_nonfinite_step_moves_none(base):
     config, (_, after) = base
     recipe = recipe_from(config)
-    before = jax.jit(lambda: states.init_state(jax.random.key(1), recipe))()
+    before = drawn(recipe)
     for path, (a, b) in zip(
         [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(before.params)],
         zip(jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True), strict=True,
     ):  # fmt: skip
         assert not np.array_equal(a, b), path
     (global_crops, local_crops), masks = random_batch(recipe)
-    step = jax.jit(functools.partial(update, recipe=recipe))
-    state, metrics = step(before, (global_crops.at[0, 0, 0, 0].set(jnp.nan), local_crops), masks)
+    state, metrics = compiled(recipe, None)(before, (global_crops.at[0, 0, 0, 0].set(jnp.nan), local_crops), masks)
     assert not metrics["applied"]
     assert states.state_hash(state) == states.state_hash(before)
 
@@ -236,12 +252,12 @@ def test_a_frozen_backbone_stays_to_the_bit_while_the_heads_learn():
     recipe = recipe_from(config)
     mesh = make_mesh(ParallelConfig(2, 1), jax.devices()[:2])
     with jax.set_mesh(mesh):
-        drawn = jax.jit(lambda: states.init_state(jax.random.key(1), recipe))()
+        first = drawn(recipe)
         odd = jnp.tile(jnp.asarray([0.0, -0.0, 1e-40, 1.0]), 8).reshape(1, -1)
-        student = {**drawn.params, "backbone": drawn.params["backbone"] | {"mask_token": odd}}
+        student = {**first.params, "backbone": first.params["backbone"] | {"mask_token": odd}}
         teacher = jax.tree.map(lambda x: x * 1.1, student)
         state = jax.device_put(
-            drawn.replace(params=student, teacher=teacher), state_shardings(states.abstract_state(recipe), mesh)
+            first.replace(params=student, teacher=teacher), state_shardings(states.abstract_state(recipe), mesh)
         )
         batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
         crops, masks = jax.device_put(random_batch(recipe), batch)

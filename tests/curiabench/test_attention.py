@@ -1,0 +1,85 @@
+"""Volumes by attention over their slices: what stands in results and predictions, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from curia2_jax.curiabench import answers, attention, evaluate, features, protocol, scores, tasks
+from curia2_jax.curiabench.heads import attentive
+from curia2_jax.curiabench.masks import patch_mask
+from curia2_jax.curiabench.model import load_model
+from curia2_jax.curiabench.splits import read_sample
+from curia2_jax.errors import UserError
+from tests import small_benchmark
+
+
+def volumes(patients, first, masked):
+    """Volumes of two to five noisy slices; one is brighter on one side in patients of odd number."""
+    rng = np.random.default_rng(first)
+    found = []
+    for number in range(first, first + patients):
+        voxels = rng.normal(size=(24, 24, rng.integers(2, 6)))
+        voxels[:, 12:, 0] += 3 * (number % 2)
+        mask = np.zeros(voxels.shape, bool)
+        mask[8:16, 8:16, :2] = True
+        found.append((voxels, mask if masked else None, number % 2, f"p{number}", "MR"))
+    return found
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    monkeypatch.setattr(attentive, "SEEDS", 1)
+    monkeypatch.setattr(attentive, "MIN_STEPS", 1)
+    monkeypatch.setattr(attentive, "EPOCHS", 5)
+    return small_benchmark.write_model(tmp_path / "model")
+
+
+def test_from_volumes_to_results_and_predictions(tmp_path, model):
+    samples = {"train": volumes(8, 0, False), "test": volumes(6, 8, False)}
+    small_benchmark.write_task(tmp_path / "data" / "side", samples, {0: "no", 1: "yes"}, mask=False)
+    report = tmp_path / "report"
+    results = evaluate.evaluate(
+        model, tmp_path / "data", ["side"], report, began=[str(model)], settings=["attention"], say=lambda line: None
+    )
+    found, (one,) = results["tasks"]["side"]["attention"], answers.read(report)
+    assert list(found) == ["trained", "random"] and set(found["trained"]) == {"accuracy", "balanced_accuracy", "auroc"}
+    (outputs,) = one.aside["trained", attention.HEAD]
+    assert outputs.shape == (6, 2) and np.allclose(outputs.sum(1), 1)
+    value = scores.auroc(one.targets, outputs, np.arange(6), np.ones((1, 6)))[0]
+    assert found["trained"]["auroc"][0] == pytest.approx(value)
+    assert attention.scored(one, protocol.scoring_of("classification")) == found
+    assert set(results["tasks"]["side"]["rows"]["trained"]) == {"linear", "knn"}
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_token_is_that_of_its_slice(tmp_path, model, masked):
+    """The mean of the patches under the mask, of slices that have one; or the class token of every slice."""
+    samples = {"train": volumes(4, 0, masked), "test": volumes(2, 4, masked)}
+    small_benchmark.write_task(tmp_path / "side", samples, {0: "no", 1: "yes"}, mask=masked)
+    split, loaded = tasks.read_task(tmp_path, "side").test, load_model(model, "cpu", seeds=1)
+    got = attention._sequences(split, loaded)["trained", 0]
+    for index in range(2):
+        image, mask = read_sample(split, index)
+        slices = range(2 if masked else image.shape[2])
+        assert got.lengths[index] == len(slices) and got.slices[index, : len(slices)].tolist() == list(slices)
+        for z in slices:
+            pixels = features.to_pixels(loaded.processor, np.ascontiguousarray(image[..., z]), "MR")
+            whole, patches = features.tokens(loaded.trained, pixels)
+            if masked:
+                whole = patches[0][patch_mask(mask[..., z], 32, 8)].mean(0, keepdim=True)
+            torch.testing.assert_close(got.tokens[index, z], whole[0], rtol=0, atol=1e-5)
+        assert not got.tokens[index, len(slices) :].any()
+
+
+def test_single_slices_and_other_kinds_are_refused(tmp_path, model):
+    rows = [(np.random.default_rng(n).normal(size=(24, 24)), None, n % 2, f"p{n}", "MR") for n in range(8)]
+    small_benchmark.write_task(
+        tmp_path / "flat", {"train": rows[:4], "test": rows[4:]}, {0: "no", 1: "yes"}, mask=False
+    )
+    task, loaded = tasks.read_task(tmp_path, "flat"), load_model(model, "cpu", seeds=1)
+    with pytest.raises(UserError, match="is one slice; it wants volumes"):
+        attention.predictions(task, loaded)
+    with pytest.raises(UserError, match="flat is of kind retrieval"):
+        attention.predictions(
+            task._replace(kind=next(k for k in tasks.benchmark_schema.KINDS if k.name == "retrieval")), loaded
+        )
