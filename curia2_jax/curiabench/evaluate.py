@@ -18,7 +18,19 @@ from sklearn.metrics import confusion_matrix
 
 from curia2_jax import files
 from curia2_jax.curiabench import answers as answering
-from curia2_jax.curiabench import comparison, features, heads, intervals, leaks, pictures, report, scores, tasks
+from curia2_jax.curiabench import (
+    comparison,
+    features,
+    forward,
+    heads,
+    intervals,
+    leaks,
+    pictures,
+    report,
+    scores,
+    tasks,
+)
+from curia2_jax.curiabench.aggregate import Choice
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.others import Others
@@ -62,13 +74,14 @@ def evaluate(
     model = load_model(model_folder, device, trust_remote_code, began)
     others = others or Others()
     _writable(output := Path(output))
-    scored = {task.name: _score(task, scoring, model, others, say) for task in chosen}
+    found = _features(chosen, model, others, say)
+    scored = {task.name: _score(task, scoring, found[task.name], device, say) for task in chosen}
     answers = [one for one, _ in scored.values()]
     shown = {task.name: pictures.token_pictures(task.test, model, scored[task.name][0].slices) for task in chosen}
     estimates = comparison.estimates(answers, scoring)
     results: Results = {
         "model": _describe(model, model_folder),
-        "settings": _settings(device, scoring, began),
+        "settings": _settings(device, scoring, began, others.choice),
         "provenance": provenance(Path(data), [task.name for task in chosen]),
         "tasks": {
             one.task: cast(TaskResults, {**facts, **comparison.compare(found), **confusions(one)})
@@ -77,7 +90,7 @@ def evaluate(
         "mean": comparison.compare(comparison.mean(estimates)),
         "verdict": "",
     }
-    if others.adapters:
+    if others.models:
         results["settings"]["others"] = others.described()
     if trained_on:
         results["leak"] = leaks.find([task.test for task in chosen], Path(data), trained_on)
@@ -115,19 +128,29 @@ def _save(folder: Path, results: Results, answers: Sequence[Answers], page: str)
         raise UserError(f"--output: cannot write in {folder}: {error.strerror}; write another folder") from None
 
 
-def _score(
-    task: tasks.Task, scoring: Scoring, model: Model, others: Others, say: Callable[[str], None]
-) -> tuple[Answers, dict]:
-    """Features and predictions of one task, and what results.json says of the task beside its scores."""
+def _features(
+    chosen: list[tasks.Task], model: Model, others: Others, say: Callable[[str], None]
+) -> dict[str, dict[str, features.Features]]:
+    """{task: {split: features}}, of all tasks by one backbone after another."""
     start = time.monotonic()
+    keys = [(task.name, name) for task in chosen for name in task.splits]
+    splits = [split for task in chosen for split in task.splits.values()]
+    out: dict[str, dict[str, features.Features]] = {}
+    for (task, name), found in zip(keys, features.extract(splits, model, others, say), strict=True):
+        out.setdefault(task, {})[name] = found
+    for task, by_split in out.items():
+        say(f"{task}: " + ", ".join(f"{len(one.slices)} {name}" for name, one in by_split.items()) + " samples")
+    say(f"features of all: {time.monotonic() - start:.1f} s")
+    return out
+
+
+def _score(
+    task: tasks.Task, scoring: Scoring, found: dict[str, features.Features], device: str, say: Callable[[str], None]
+) -> tuple[Answers, dict]:
+    """Predictions of one task, and what results.json says of the task beside its scores. `found`: of each split."""
     for warning in task.warnings:
         say(f"warning: {warning}")
-    found = {name: features.extract(split, model) for name, split in task.splits.items()}
-    for name, split in task.splits.items():
-        found[name].rows.update(others.rows(split, say))
     train, test, val = found[TRAIN], found[TEST], found.get(VAL)
-    counts = ", ".join(f"{len(one.slices)} {name}" for name, one in found.items())
-    say(f"{task.name}: features of {counts} samples, {time.monotonic() - start:.1f} s")
     start = time.monotonic()
     classes = np.array(sorted(task.classes), np.int64)
     targets = np.searchsorted(classes, task.test.targets) if task.kind.has_classes else task.test.targets
@@ -144,7 +167,7 @@ def _score(
                 row.has_direction,
                 None if val is None else val.rows[row.name][seed],
                 None if task.val is None else task.val.targets,
-                model.trained.model.device.type,
+                device,
             )
             for head in scoring.heads:
                 predictions.setdefault((row.name, head.name), []).append(head.predict(problem))
@@ -215,7 +238,7 @@ def _count(split: Split, slices: np.ndarray, classes: np.ndarray) -> Count:
 
 
 def _describe(model: Model, folder: str | Path) -> ModelFacts:
-    config = model.trained.model.config
+    config = model.config
     return {
         "folder": str(folder),
         "sha256": model.sha256,
@@ -227,9 +250,11 @@ def _describe(model: Model, folder: str | Path) -> ModelFacts:
     }
 
 
-def _settings(device: str, scoring: Scoring, began: Sequence[str]) -> Settings:
+def _settings(device: str, scoring: Scoring, began: Sequence[str], choice: Choice) -> Settings:
     return {
         "device": device,
+        "precision": forward.precision(device),
+        "pooling": choice._asdict(),
         "kind": scoring.kind,
         "random_weights": list(began) or "as transformers draws them, LayerScale 1",
         "primary": {"head": scoring.primary.head.name, "metric": scoring.primary.metric.name},
