@@ -33,7 +33,7 @@ soak: $(INSTALLED)
 	@test -x .venv-beam/bin/python || $(PYTHON) -m venv .venv-beam
 	@.venv-beam/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[test,beam,oracles]'
 	@.venv-beam/bin/python -m pytest -k beam tests/data/ingest/test_beam.py tests/launch/test_ingest_command.py
-	@.venv-beam/bin/python -m pytest tests/curiabench/test_cox.py tests/curiabench/test_adapters.py
+	@.venv-beam/bin/python -m pytest tests/curiabench/test_cox.py tests/curiabench/test_overlap.py tests/curiabench/test_adapters.py
 
 evidence: $(INSTALLED)
 	@$(BIN)/python launch/demo.py --evidence $(if $(INPUT),--input="$(INPUT)")

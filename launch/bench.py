@@ -11,6 +11,8 @@
 --what=encode   slices a second from the files of a benchmark to features, as launch/evaluate.py makes them, and their
                 ratio to what the backbone does with batches that lie on the device; of --model=HF_DIR, or of a random
                 ViT-B; in PyTorch, on a GPU where it sees one; needs no --config
+--what=probe    the linear probe of an evaluation at 50,000 x 768 with 54 classes, on the GPU of PyTorch or on one core;
+                needs no --config; --steps=1 is enough
 --against=torch the step from ready crops beside one in eager PyTorch (planning/torch_peer) in the same minute, on the
                 CPU: 4 images in float32, 2 x 224 + 8 x 96 pixels, 4,096 prototypes, no drop path; width, depth and
                 heads of the config
@@ -29,11 +31,12 @@ from curia2_jax.errors import UserError
 from launch import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
-_WHAT = flags.DEFINE_enum("what", "step", ("step", "augment", "losses", "loader", "encode"), "What to time.")
+_WHAT = flags.DEFINE_enum("what", "step", ("step", "augment", "losses", "loader", "encode", "probe"), "What to time.")
 _MODEL = flags.DEFINE_string("model", None, "Folder of launch/convert.py to encode with; default: a random ViT-B.")
 _AGAINST = flags.DEFINE_enum("against", None, ("torch",), "Another implementation to time beside this one.")
 _NIFTI = flags.DEFINE_string("nifti", None, "Folder of .nii.gz for MONAI beside the loader; needs the extra bench.")
 _STEPS = flags.DEFINE_integer("steps", 6, "Timed repetitions, after two that are not.", lower_bound=1)
+_ROWS = flags.DEFINE_integer("rows", 50_000, "Training samples of --what=probe.", lower_bound=100)
 _JSON = flags.DEFINE_string("json", None, "Also write the results to this file.")
 
 
@@ -53,7 +56,6 @@ def rows(result: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def run(_: list[str]) -> None:
-    sections = command.config_of(_CONFIG) if _WHAT.value != "encode" else {}
     if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
         raise UserError(f"--json={_JSON.value}: its folder is not there; write a file in a folder that is")
     if _AGAINST.value and _WHAT.value != "step":
@@ -62,20 +64,23 @@ def run(_: list[str]) -> None:
         raise UserError(f"--what={_WHAT.value}: --nifti is for the loader; write --what=loader, or leave it out")
     if _MODEL.value and _WHAT.value != "encode":
         raise UserError(f"--what={_WHAT.value}: --model is for encode; write --what=encode, or leave it out")
-    result = encode() if _WHAT.value == "encode" else in_jax(sections)
+    measured = in_torch() if _WHAT.value in ("encode", "probe") else in_jax(command.config_of(_CONFIG))
+    result = {"what": _WHAT.value, **measured}
     for what, value in rows(result):
         print(f"{what:<50} {value}")
     if _JSON.value:
         pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=1) + "\n")
 
 
-def encode() -> dict[str, Any]:
-    """Needs PyTorch and transformers, and no JAX."""
+def in_torch() -> dict[str, Any]:
+    """What an evaluation does: needs PyTorch and no JAX."""
     try:
-        from curia2_jax.curiabench import encode_rate
+        from curia2_jax.curiabench import encode_rate, probe_clock
     except ModuleNotFoundError as e:
         raise UserError(f"{e.name} is not installed; write: pip install -e '.[eval]'") from None
-    return {"what": "encode", **encode_rate.measure(_MODEL.value)}
+    if _WHAT.value == "probe":
+        return probe_clock.seconds(_ROWS.value, _STEPS.value)
+    return encode_rate.measure(_MODEL.value)
 
 
 def in_jax(sections: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def in_jax(sections: dict[str, Any]) -> dict[str, Any]:
         result = {"step": clocks.time_step, "augment": clocks.time_augment, "losses": clocks.time_losses}[_WHAT.value](
             recipe, _STEPS.value
         )
-    return {"what": _WHAT.value, "config": command.config_file(), "machine": clocks.machine(), **result}
+    return {"config": command.config_file(), "machine": clocks.machine(), **result}
 
 
 if __name__ == "__main__":

@@ -63,6 +63,29 @@ def organ_samples(numbers: range, size: int = 48) -> list:
     return samples
 
 
+def write_segmentation(folder: Path, spacing: tuple[float, float] | None = None) -> Path:
+    """Slices of phantom CT with their label maps: six patients to train on, three to test on; lungs and liver."""
+    asked = {label: phantom.LABELS[label] for label in (1, 2, 5)}
+    fields = [("filename", "U32"), ("patient_id", "U16"), *([("spacing", "f4", (2,))] if spacing else [])]
+    for split, numbers in {"train": range(0, 12, 2), "test": range(12, 18, 2)}.items():
+        images, table = folder / split / "images", []
+        images.mkdir(parents=True)
+        for number in numbers:
+            study = phantom.make_study(5, number, 48)
+            voxels, labels = (array[::-1, ::-1].transpose(1, 0, 2) for array in (study.voxels, study.labels))
+            for z in range(15, voxels.shape[2], 5):
+                name = f"p{number}_{z}"
+                np.save(images / f"{name}.npy", voxels[..., z].astype(np.float32))
+                one = np.where(np.isin(labels[..., z], list(asked)), labels[..., z], 0)
+                np.save(images / f"{name}.mask.npy", one.astype(np.uint8))
+                table.append((name, f"patient {number}", *([spacing] if spacing else [])))
+        np.save(folder / split / "extra_data.npy", np.array(table, dtype=fields))
+    classes = {str(k): v for k, v in asked.items()}
+    told = {"name": folder.name, "kind": "segmentation", "classes": classes, "modality": "CT"}
+    (folder / "task.json").write_text(json.dumps(told))
+    return folder
+
+
 def write_benchmark(folder: Path) -> Path:
     """Tasks `organs-ct` and `organs-mr`: six patients each to train on, three to test on."""
     for name, parity in (("organs-ct", 0), ("organs-mr", 1)):

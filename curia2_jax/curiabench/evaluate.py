@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
@@ -22,23 +22,24 @@ from curia2_jax.curiabench import (
     comparison,
     features,
     forward,
-    heads,
     intervals,
     leaks,
     pictures,
+    probing,
     report,
     scores,
+    segmentation,
     tasks,
 )
 from curia2_jax.curiabench.aggregate import Choice
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.others import Others
-from curia2_jax.curiabench.protocol import Scoring, rows_of, scoring_of
+from curia2_jax.curiabench.protocol import Scoring, scoring_of
 from curia2_jax.curiabench.provenance import provenance
 from curia2_jax.curiabench.results import FILE, PAGE, SCORES, TEX, Count, ModelFacts, Results, Settings, TaskResults
 from curia2_jax.curiabench.splits import Split
-from curia2_jax.data.ingest.benchmark_schema import TEST, TRAIN, VAL
+from curia2_jax.data.ingest.benchmark_schema import KINDS, SEGMENTATION, TEST, TRAIN, VAL
 from curia2_jax.errors import UserError
 
 
@@ -74,8 +75,7 @@ def evaluate(
     model = load_model(model_folder, device, trust_remote_code, began)
     others = others or Others()
     _writable(output := Path(output))
-    found = _features(chosen, model, others, say)
-    scored = {task.name: _score(task, scoring, found[task.name], device, say) for task in chosen}
+    scored = {task.name: one for task, one in zip(chosen, _answers(chosen, scoring, model, others, say), strict=True)}
     answers = [one for one, _ in scored.values()]
     shown = {task.name: pictures.token_pictures(task.test, model, scored[task.name][0].slices) for task in chosen}
     estimates = comparison.estimates(answers, scoring)
@@ -144,52 +144,79 @@ def _features(
     return out
 
 
-def _score(
-    task: tasks.Task, scoring: Scoring, found: dict[str, features.Features], device: str, say: Callable[[str], None]
-) -> tuple[Answers, dict]:
-    """Predictions of one task, and what results.json says of the task beside its scores. `found`: of each split."""
-    for warning in task.warnings:
+class Asked(NamedTuple):
+    """What the rows and heads of a task answered. `slices`: hashes of the images of every split."""
+
+    outputs: dict[probing.Key, list[np.ndarray]]
+    settings: dict[probing.Key, dict[str, Any]]
+    slices: dict[str, np.ndarray]
+    validated_on: str
+
+
+def _answers(
+    chosen: list[tasks.Task], scoring: Scoring, model: Model, others: Others, say: Callable[[str], None]
+) -> list[tuple[Answers, dict]]:
+    """What `_score` makes of every task; they are all of one kind."""
+    for warning in (warning for task in chosen for warning in task.warnings):
         say(f"warning: {warning}")
-    train, test, val = found[TRAIN], found[TEST], found.get(VAL)
-    start = time.monotonic()
+    if chosen[0].kind == SEGMENTATION:
+        if others.models:
+            raise UserError(f"--against: {chosen[0].name} is segmentation, which scores --model alone; leave it out")
+        return [_score(task, _segmented(task, scoring, model, say), say) for task in chosen]
+    found = _features(chosen, model, others, say)
+    return [_score(task, _probed(task, scoring, found[task.name], model.device, say), say) for task in chosen]
+
+
+def _score(task: tasks.Task, asked: Asked, say: Callable[[str], None]) -> tuple[Answers, dict]:
+    """Answers of one task, and what results.json says of the task beside its scores."""
     classes = np.array(sorted(task.classes), np.int64)
     targets = np.searchsorted(classes, task.test.targets) if task.kind.has_classes else task.test.targets
-    validated_on, train_groups = _groups(task.train.patients, train.slices)
-    predictions: dict[tuple[str, str], list[heads.Prediction]] = {}
-    for row in rows_of(train.rows):
-        for seed, (before, after) in enumerate(zip(train.rows[row.name], test.rows[row.name], strict=True)):
-            problem = heads.Problem(
-                before,
-                task.train.targets,
-                train_groups,
-                after,
-                classes,
-                row.has_direction,
-                None if val is None else val.rows[row.name][seed],
-                None if task.val is None else task.val.targets,
-                device,
-            )
-            for head in scoring.heads:
-                predictions.setdefault((row.name, head.name), []).append(head.predict(problem))
-    outputs = {key: [one.outputs for one in seeds] for key, seeds in predictions.items()}
     names = [task.classes[index] for index in classes.tolist()]
     samples = np.array([path.stem for path in task.test.images])
-    answers = Answers(task.name, task.kind.name, names, samples, task.test.patients, test.slices, targets, outputs)
-    titles = " and ".join(head.title.lower() for head in scoring.heads)
-    say(f"{task.name}: {titles}, {time.monotonic() - start:.1f} s")
-    seen = int(np.isin(test.slices, train.slices).sum())
+    test = asked.slices[TEST]
+    answers = Answers(task.name, task.kind.name, names, samples, task.test.patients, test, targets, asked.outputs)
+    seen = int(np.isin(test, asked.slices[TRAIN]).sum())
     if seen:
-        say(f"warning: {task.name}: {seen} of {len(test.slices)} test samples lie on slices that are also in train")
+        say(f"warning: {task.name}: {seen} of {len(test)} test samples lie on slices that are also in train")
     return answers, {
         "classes": names,
-        **{name: _count(split, found[name].slices, classes) for name, split in task.splits.items()},
+        **{name: _count(task, split, asked.slices[name]) for name, split in task.splits.items()},
         "warnings": list(task.warnings),
         "test_samples_seen_in_train": seen,
         "rare_classes": rare_classes(answers),
         "resampled": answers.unit,
-        "validated_on": VAL if task.val else validated_on,
-        "heads": _tree({key: seeds[0].settings for key, seeds in predictions.items()}),
+        "validated_on": VAL if task.val else asked.validated_on,
+        "heads": _tree(asked.settings),
     }
+
+
+def _probed(
+    task: tasks.Task, scoring: Scoring, found: dict[str, features.Features], device: str, say: Callable[[str], None]
+) -> Asked:
+    """One feature a sample, and heads on these. `found`: of each split."""
+    start = time.monotonic()
+    validated_on, groups = _groups(task.train.patients, found[TRAIN].slices)
+    predictions = probing.predictions(task, found, groups, scoring.heads, device)
+    say(f"{task.name}: {_titles(scoring)}, {time.monotonic() - start:.1f} s")
+    return Asked(
+        {key: [one.outputs for one in seeds] for key, seeds in predictions.items()},
+        {key: seeds[0].settings for key, seeds in predictions.items()},
+        {name: one.slices for name, one in found.items()},
+        validated_on,
+    )
+
+
+def _segmented(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[str], None]) -> Asked:
+    """Patch tokens of every slice, and a layer on these."""
+    start = time.monotonic()
+    outputs, settings = segmentation.answers(task, model)
+    say(f"{task.name}: {_titles(scoring)}, {time.monotonic() - start:.1f} s")
+    slices = {name: segmentation.hashes(split) for name, split in task.splits.items()}
+    return Asked(outputs, settings, slices, "patient")
+
+
+def _titles(scoring: Scoring) -> str:
+    return " and ".join(head.title.lower() for head in scoring.heads)
 
 
 def _tree(found: dict[tuple[str, str], Any]) -> dict[str, dict[str, Any]]:
@@ -202,7 +229,7 @@ def _tree(found: dict[tuple[str, str], Any]) -> dict[str, dict[str, Any]]:
 
 def confusions(one: Answers) -> dict:
     """`confusion` of results.json, of the first seed; nothing in kinds without classes."""
-    if not one.classes:
+    if not _is_of_classes(one):
         return {}
     labels = range(len(one.classes))
     return {
@@ -217,9 +244,15 @@ def confusions(one: Answers) -> dict:
 
 def rare_classes(one: Answers) -> dict[str, int]:
     """Classes of the test split with fewer patients than an interval can be read from, and how many they have."""
+    if not _is_of_classes(one):
+        return {}
     groups = np.unique(one.units, return_inverse=True)[1]
     counts = scores.patients_of_classes(one.targets, groups, len(one.classes)).tolist()
     return {name: count for name, count in zip(one.classes, counts, strict=True) if 0 < count < intervals.RARE}
+
+
+def _is_of_classes(one: Answers) -> bool:
+    return next(kind.has_classes for kind in KINDS if kind.name == one.kind)
 
 
 def _groups(patients: np.ndarray, slices: np.ndarray) -> tuple[str, np.ndarray]:
@@ -228,12 +261,14 @@ def _groups(patients: np.ndarray, slices: np.ndarray) -> tuple[str, np.ndarray]:
     return unit, np.unique(keys, return_inverse=True)[1]
 
 
-def _count(split: Split, slices: np.ndarray, classes: np.ndarray) -> Count:
+def _count(task: tasks.Task, split: Split, slices: np.ndarray) -> Count:
     return {
         "samples": len(split.images),
         "slices": len(np.unique(slices)),
         "patients": len(np.unique(split.patients)),
-        "per_class": [int((split.targets == index).sum()) for index in classes],
+        "per_class": [int((split.targets == index).sum()) for index in sorted(task.classes)]
+        if task.kind.has_classes
+        else [],
     }
 
 

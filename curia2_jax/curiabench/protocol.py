@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curia2_jax.curiabench import heads, scores
+from curia2_jax.curiabench import heads, map_scores, scores
 from curia2_jax.curiabench.results import Results
 from curia2_jax.data.ingest import benchmark_schema
 
@@ -32,7 +32,7 @@ class Head(NamedTuple):
     title: str
     short: str
     how: str
-    predict: Callable[[heads.Problem], heads.Prediction]
+    predict: Callable[[heads.Problem], heads.Prediction] | None  # None: `segmentation.py` does it, slice by slice
 
 
 class Metric(NamedTuple):
@@ -190,6 +190,39 @@ RECALLS = tuple(
     for depth in heads.DEPTHS
 )
 
+DENSE = Head(
+    "dense",
+    "Linear on patches",
+    "linear",
+    "A linear layer on patch tokens, fitted to the share of each label in each patch; its logits are brought to the "
+    "pixels bilinearly.",
+    None,
+)
+DENSE_TWICE = Head(
+    "dense-2x", "Linear on patches, input at 2x", "linear 2x", "The same with the input at twice the size.", None
+)
+DICE = Metric(
+    "dice",
+    "Dice",
+    "Dice is over all slices of a patient, the mean over patients who have the structure and over structures.",
+    map_scores.dice,
+    parts=map_scores.dice_parts,
+)
+SURFACE_DICE = Metric(
+    "surface_dice",
+    "surface Dice",
+    "Surface Dice is the share of both contours within 2 mm of the other, or a pixel where no spacing is known.",
+    map_scores.surface_dice,
+)
+MINUS_HD95 = Metric(
+    "minus_hd95",
+    "minus HD95",
+    "HD95 is the 95th percentile of the distances between contours, in mm, or in pixels where no spacing is known; a "
+    "structure that is not found is as far as the diagonal of the slice. Its sign is turned: larger is better.",
+    map_scores.minus_hd95,
+    in_brief=False,
+)
+
 SCORINGS = (
     Scoring(
         benchmark_schema.CLASSIFICATION.name,
@@ -222,6 +255,13 @@ SCORINGS = (
         metrics=RECALLS,
         primary=Primary(NEAREST, RECALLS[0]),
         settings={"depths": list(heads.DEPTHS)},
+    ),
+    Scoring(
+        benchmark_schema.SEGMENTATION.name,
+        heads=(DENSE, DENSE_TWICE),
+        metrics=(DICE, SURFACE_DICE, MINUS_HD95),
+        primary=Primary(DENSE, DICE),
+        settings={"strengths": list(heads.SHARE_STRENGTHS)},
     ),
 )
 

@@ -35,7 +35,7 @@ def balanced_accuracy(
 ) -> np.ndarray:
     """Mean recall of the classes that occur in the resample."""
     hits, total = _counts(targets, probabilities, groups, weights)
-    return _mean_over_classes(hits / np.where(total > 0, total, np.nan))
+    return mean_over_classes(hits / np.where(total > 0, total, np.nan))
 
 
 def recalls(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray):
@@ -54,7 +54,7 @@ def auroc(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, we
 
     NaN where there is no such class.
     """
-    return _mean_over_classes(_areas(targets, probabilities, groups, weights))
+    return mean_over_classes(_areas(targets, probabilities, groups, weights))
 
 
 def areas(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray):
@@ -84,7 +84,7 @@ def presence_auroc(present: np.ndarray, outputs: np.ndarray, groups: np.ndarray,
         auroc(yes.astype(np.int64), np.stack([-score, score], axis=1), groups, weights)
         for yes, score in zip(present.T, outputs.T, strict=True)
     ]
-    return _mean_over_classes(np.stack(each, axis=1))
+    return mean_over_classes(np.stack(each, axis=1))
 
 
 def explained(values: np.ndarray, outputs: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -147,7 +147,7 @@ def _ordered_pairs(positive: np.ndarray, score: np.ndarray, groups: np.ndarray, 
     return pairs, *counts
 
 
-def _mean_over_classes(values: np.ndarray) -> np.ndarray:
+def mean_over_classes(values: np.ndarray) -> np.ndarray:
     """Mean over the second axis of (draws, K) without NaN; NaN where all of a row is."""
     known = ~np.isnan(values)
     return np.where(known, values, 0).sum(1) / np.where(known.any(1), known.sum(1), np.nan)

@@ -25,6 +25,8 @@ class Split(NamedTuple):
     modalities: np.ndarray  # str, "" = unknown
     masked: bool
     axes: str = ""  # of `AXES`; "" = slices last, and refused where they seem to be first
+    spacing: np.ndarray | None = None  # (n, 2), millimeters between rows and columns
+    labels: tuple[int, ...] = ()  # that label maps may have beside 0, in segmentation
 
 
 class Facts(NamedTuple):
@@ -44,7 +46,7 @@ def read_split(folder: Path, facts: Facts, owner: str) -> tuple[Split, list[str]
       UserError: the table is missing or at fault; the message names it.
     """
     path = folder / benchmark_schema.TABLE
-    table = _table(path)
+    table = _table(path, facts.kind)
     fields: tuple[str, ...] = table.dtype.names or ()
     warnings = []
     names = table[benchmark_schema.FILENAME].astype(str)
@@ -65,14 +67,23 @@ def read_split(folder: Path, facts: Facts, owner: str) -> tuple[Split, list[str]
     known = benchmark_schema.MODALITY in fields
     modalities = table[benchmark_schema.MODALITY].astype(str) if known else np.full(len(table), facts.modality)
     images = [benchmark_schema.image_path(folder, name) for name in names.tolist()]
-    if not facts.masked and benchmark_schema.mask_path(images[0]).is_file():
+    is_maps = facts.kind == benchmark_schema.SEGMENTATION
+    if not facts.masked and not is_maps and benchmark_schema.mask_path(images[0]).is_file():
         warnings.append(f"{folder}: there are masks, which task.json says not to use (mask: false)")
     return Split(
-        images, _targets(path, table, facts), series, patients, _modalities(path, modalities), facts.masked, facts.axes
+        images,
+        np.zeros(len(table), np.int64) if is_maps else _targets(path, table, facts),
+        series,
+        patients,
+        _modalities(path, modalities),
+        facts.masked and not is_maps,
+        facts.axes,
+        table[benchmark_schema.SPACING].astype(np.float64) if benchmark_schema.SPACING in fields else None,
+        tuple(facts.classes) if is_maps else (),
     ), warnings
 
 
-def _table(path: Path) -> np.ndarray:
+def _table(path: Path, kind: benchmark_schema.Kind) -> np.ndarray:
     if not path.is_file():
         needed = " and ".join(f"{split}/{benchmark_schema.TABLE}" for split in benchmark_schema.SPLITS)
         raise UserError(f"{path}: not found; a task needs {needed}")
@@ -84,11 +95,11 @@ def _table(path: Path) -> np.ndarray:
             "np.save(path, table.astype([(name, 'U64') or (name, 'f8') of each field]))"
         ) from None
     fields = table.dtype.names or ()
-    missing = set(benchmark_schema.REQUIRED) - set(fields)
+    required = benchmark_schema.REQUIRED[: 1 if kind == benchmark_schema.SEGMENTATION else 2]
+    missing = set(required) - set(fields)
     if missing or not len(table):
         found = f"{len(table)} rows with fields {', '.join(fields)}" if fields else "no fields"
-        required = " and ".join(benchmark_schema.REQUIRED)
-        raise UserError(f"{path}: found {found}; write at least one row with {required}")
+        raise UserError(f"{path}: found {found}; write at least one row with {' and '.join(required)}")
     return table
 
 
@@ -156,6 +167,26 @@ def read_sample(split: Split, index: int) -> tuple[np.ndarray, np.ndarray | None
         if split.axes == "SHW":
             image, mask = np.moveaxis(image, 0, 2), None if mask is None else np.moveaxis(mask, 0, 2)
     return image, mask
+
+
+def read_labels(split: Split, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Slice (H, W) float32 and its label map int64 of the same shape, of a task of segmentation.
+
+    Raises:
+      UserError: as `read_sample`, or the label map is missing, of another shape or has labels without a name.
+    """
+    image, _ = read_sample(split, index)
+    path = benchmark_schema.mask_path(split.images[index])
+    if image.ndim != 2:
+        raise UserError(f"{split.images[index]}: found shape {image.shape}; segmentation wants a slice a sample")
+    if not path.is_file():
+        raise UserError(f"{path}: not found; write the label map of the slice, 0 where nothing is marked")
+    labels = _load(path)
+    if labels.shape != image.shape or labels.dtype.kind not in "iub":
+        raise UserError(f"{path}: found {labels.dtype} of shape {labels.shape}; write integers of shape {image.shape}")
+    if unknown := sorted(set(np.unique(labels).tolist()) - {0, *split.labels}):
+        raise UserError(f"{path}: found the label {unknown[0]} without a name; add it to classes in task.json")
+    return image, labels.astype(np.int64)
 
 
 def _check_axes(path: Path, shape: tuple[int, ...], axes: str) -> None:

@@ -97,12 +97,13 @@ def _facts(path: Path) -> Facts:
     """What task.json says."""
     try:
         description: benchmark_schema.Description = json.loads(path.read_text())
-        name_of_kind, masked = description["kind"], description["mask"]
+        name_of_kind, masked = description["kind"], bool(description.get("mask"))
         modality, axes = str(description.get("modality") or ""), str(description.get("axes") or "")
         classes = {int(index): str(label) for index, label in description.get("classes", {}).items()}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: found {error!r}; write name, classes, kind, mask and modality as JSON") from None
-    if not isinstance(masked, bool):
+    if name_of_kind != benchmark_schema.SEGMENTATION.name and not isinstance(description.get("mask"), bool):
+        masked = description.get("mask")
         raise UserError(f"{path}: found mask {masked!r}; write true or false")
     if modality.upper() not in MODALITIES:
         raise UserError(f"{path}: found the modality {modality!r}; write CT, MR, or nothing where samples differ")

@@ -1,7 +1,5 @@
 """Nearest neighbors, the linear probe and ridge against scikit-learn and against formulas written out."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -88,8 +86,8 @@ def test_linear_probe_is_logistic_regression_with_the_chosen_c(labels):
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
 @one_thread()
-def test_all_strengths_and_folds_at_once_are_scikit_learns_one_by_one(classes):
-    """To 1e-6 in probabilities: correlated features, a constant one, folds, and a fold that lacks a class."""
+def test_a_path_of_strengths_is_scikit_learns_one_by_one(classes):
+    """To 1e-6 in probabilities: correlated features, a constant one, and rows that lack a class."""
     rng = np.random.default_rng(classes)
     targets = rng.integers(0, classes, 150)
     targets[:75] = np.where(targets[:75] == 2, 0, targets[:75])
@@ -97,17 +95,18 @@ def test_all_strengths_and_folds_at_once_are_scikit_learns_one_by_one(classes):
     features[:, 3] = 4.0
     folds = np.stack([np.arange(150) < 75, np.arange(150) % 3 > 0])
     strengths = (1e-3, 1.0, 100.0)
-    fits = logistic.fit(
-        *map(torch.from_numpy, (features, np.eye(classes)[targets], folds)), strengths, 1e-10, max_steps=100
-    )
-    assert fits.converged.all()
-    for number, (fold, strength) in enumerate(itertools.product(folds, strengths)):
-        scaler = StandardScaler().fit(features[fold])
-        reference = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=100, tol=1e-10)
-        reference.fit(scaler.transform(features[fold]), targets[fold])
-        found = logistic.probabilities(torch.from_numpy(features), fits, number).numpy()
-        expected = reference.predict_proba(scaler.transform(features))
-        np.testing.assert_allclose(found[:, reference.classes_], expected, rtol=0, atol=1e-6)
+    for fold in folds:
+        fits = logistic.fit(
+            *map(torch.from_numpy, (features[fold], np.eye(classes)[targets[fold]])), strengths, 1e-10, 100
+        )
+        for strength, one in zip(strengths, fits, strict=True):
+            scaler = StandardScaler().fit(features[fold])
+            reference = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=100, tol=1e-10)
+            reference.fit(scaler.transform(features[fold]), targets[fold])
+            found = logistic.probabilities(torch.from_numpy(features), one).numpy()
+            expected = reference.predict_proba(scaler.transform(features))
+            np.testing.assert_allclose(found[:, reference.classes_], expected, rtol=0, atol=1e-6)
+            assert one.converged
 
 
 def test_soft_labels_are_weighted_hard_ones():
@@ -118,7 +117,7 @@ def test_soft_labels_are_weighted_hard_ones():
     rows = np.repeat(np.arange(40), 4)
     hard = (np.arange(160) % 4 < shares[rows]).astype(int)
     fits = [
-        logistic.fit(torch.from_numpy(x), torch.from_numpy(y), torch.ones(1, len(x), dtype=bool), (c,), 1e-11, 100)
+        logistic.fit(torch.from_numpy(x), torch.from_numpy(y), (c,), 1e-11, 100)[0]
         for x, y, c in ((features, soft, 4.0), (features[rows], np.eye(2)[hard], 1.0))
     ]
     np.testing.assert_allclose(fits[0].weights, fits[1].weights, rtol=0, atol=1e-7)

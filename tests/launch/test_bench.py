@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from configs import demo, vitl, vits
-from curia2_jax.curiabench import encode_rate
+from curia2_jax.curiabench import encode_rate, probe_clock
 from curia2_jax.data.crops.masks import masked_per_group
 from curia2_jax.parallel import compiler
 from curia2_jax.planning import clocks
@@ -43,6 +43,20 @@ def test_noise_has_the_canvas_of_the_corpus_that_follows_it(tmp_path):
     write_small_corpus(tmp_path / "corpus")
     recipe = recipe_from(tiny_config(data__global_batch=32, data__corpus=str(tmp_path / "corpus"), data__canvas=0))
     assert clocks.time_step(recipe, 1)["data_wait_s"] >= 0  # the program takes both
+
+
+@pytest.mark.soak
+def test_the_probe_needs_no_config(tmp_path):
+    line = [sys.executable, "launch/bench.py", "--what=probe", "--rows=200", "--steps=1", f"--json={tmp_path}/a.json"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "probe_s min" in done.stdout and json.loads((tmp_path / "a.json").read_text())["rows"] == 200
+
+
+def test_the_probe():
+    out = probe_clock.seconds(100, 1)
+    assert out["settings"]["converged"] and (out["width"], out["classes"]) == (768, 54)
+    assert out["probe_s"]["min"] > 0
 
 
 def test_views_and_losses():

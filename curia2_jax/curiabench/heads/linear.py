@@ -30,21 +30,21 @@ def linear_probe(problem: Problem) -> Prediction:
     chosen_on, trials = choice.trials(problem)
     strength, edge, converged = DEFAULT_C, "", True
     if trials:
-        folds = torch.from_numpy(np.stack([trial.fit for trial in trials])).to(features.device)
-        fits = logistic.fit(features, labels, folds, REGULARIZATION, CHOOSING, MAX_STEPS)
         scores = np.zeros((len(trials), len(REGULARIZATION)))
         for number, trial in enumerate(trials):
+            rows = torch.from_numpy(trial.fit).to(features.device)
             judged = put(trial.features)
-            for c in range(len(REGULARIZATION)):
-                found = logistic.probabilities(judged, fits, number * len(REGULARIZATION) + c).argmax(1)
+            fits = logistic.fit(features[rows], labels[rows], REGULARIZATION, CHOOSING, MAX_STEPS)
+            converged &= all(one.converged for one in fits)
+            for c, one in enumerate(fits):
+                found = logistic.probabilities(judged, one).argmax(1)
                 scores[number, c] = _balanced_accuracy(fitted[found.cpu().numpy()], trial.targets)
-        (strength, edge), converged = choice.best(REGULARIZATION, scores), bool(fits.converged.all())
-    everything = torch.ones((1, len(features)), dtype=torch.bool, device=features.device)
-    fits = logistic.fit(features, labels, everything, (strength,), FINAL, MAX_STEPS)
+        strength, edge = choice.best(REGULARIZATION, scores)
+    (last,) = logistic.fit(features, labels, (strength,), FINAL, MAX_STEPS)
     outputs = np.zeros((len(problem.test), len(problem.classes)))
-    found = logistic.probabilities(put(problem.test), fits, 0)
+    found = logistic.probabilities(put(problem.test), last)
     outputs[:, np.searchsorted(problem.classes, fitted)] = found.cpu().numpy()
-    converged &= bool(fits.converged.all())
+    converged &= last.converged
     return Prediction(outputs, {"C": strength, "converged": converged, "chosen_on": chosen_on, "edge": edge})
 
 

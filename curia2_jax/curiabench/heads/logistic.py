@@ -1,8 +1,10 @@
-"""Multinomial logistic regression: every strength of the penalty and every fold as one batched problem on the device.
+"""Multinomial logistic regression along a path of penalties, on the device of the features.
 
 What is minimized is scikit-learn's: C x sum of cross-entropies + half of the squared weights of standardized features,
 the intercepts free, and for two classes one vector of weights. It is minimized in coordinates in which the Hessian at
 zero is the identity: features of a Vision Transformer are so correlated that it would else take thousands of steps.
+Each strength starts where the one before ended. Values and gradients are float64 and decide what is found; Hessians
+only point the way and are float32, which takes half of the time.
 """
 
 from typing import NamedTuple
@@ -14,169 +16,148 @@ from curia2_jax.curiabench.heads import newton
 ROWS = 8192  # at a time, which bounds the memory of the logits
 
 
-class Fits(NamedTuple):
-    """B fits, problem = fold x strengths + strength. `weights` (B, D, K) and `bias` (B, K) are of raw features;
-    `present` (B, K): classes that the fold has."""
+class Fit(NamedTuple):
+    """Of raw features; a class that no row has is given a bias of minus infinity."""
 
-    weights: torch.Tensor
-    bias: torch.Tensor
-    present: torch.Tensor
-    converged: torch.Tensor  # (B,) bool
-    steps: int
+    weights: torch.Tensor  # (D, K)
+    bias: torch.Tensor  # (K,)
+    converged: bool
+
+
+class _Spread(NamedTuple):
+    """What all strengths share. `basis` (D, r): directions without correlation, in units of raw features."""
+
+    center: torch.Tensor  # (D,)
+    basis: torch.Tensor
+    rough: torch.Tensor  # the basis in float32
+    variances: torch.Tensor  # (r,), along the basis, of standardized features
 
 
 class _Coordinates(NamedTuple):
-    """Per problem: weights of features = `basis` @ (`stretch` x point); see `_coordinates`."""
+    """Weights along the basis = `stretch` x point[:-1] (r, K); biases about the center = `bias_stretch` x point[-1].
 
-    center: torch.Tensor  # (B, D)
-    basis: torch.Tensor  # (F, D, D), columns in units of raw features
-    spectrum: torch.Tensor  # (F, D), variances along the basis
-    fold: torch.Tensor  # (B,) int64
-    stretch: torch.Tensor  # (B, D)
-    bias_stretch: torch.Tensor  # (B,)
-    penalty: torch.Tensor  # (B,), of the squared weights of standardized features; the mean loss has weight 1
+    `penalty`: of the squared weights of standardized features; the mean loss has weight 1.
+    """
 
-    def shrink(self, which: torch.Tensor) -> torch.Tensor:
-        """What the penalty adds to the curvature of each coordinate, (b, D, 1)."""
-        return (self.penalty[which][:, None] * self.stretch[which] ** 2)[:, :, None]
+    stretch: torch.Tensor  # (r, 1)
+    bias_stretch: float
+    penalty: float
+
+    @property
+    def shrink(self) -> torch.Tensor:
+        """What the penalty adds to the curvature of each coordinate, (r, 1)."""
+        return self.penalty * self.stretch**2
 
 
 def fit(
-    features: torch.Tensor,
-    labels: torch.Tensor,
-    folds: torch.Tensor,
-    strengths: tuple[float, ...],
-    tolerance: float,
-    max_steps: int,
-) -> Fits:
-    """Fits each fold at each strength.
+    features: torch.Tensor, labels: torch.Tensor, strengths: tuple[float, ...], tolerance: float, max_steps: int
+) -> list[Fit]:
+    """One fit a strength.
 
     Args:
       features: (n, D) float64.
       labels: (n, K) float64, shares of each class that add up to 1.
-      folds: (F, n) bool, the rows that a fold is fitted to.
-      strengths: scikit-learn's C.
+      strengths: scikit-learn's C, best in ascending order.
       tolerance: of the largest entry of the gradient of the mean loss, in the coordinates of this module.
     """
-    present = torch.stack([labels[rows].sum(0) > 0 for rows in folds])
-    present = present.repeat_interleave(len(strengths), 0)
-    coordinates = _coordinates(features, folds, strengths, present.sum(1))
-    shape = (features.shape[1] + 1, labels.shape[1])
-
-    def value(points: torch.Tensor, which: torch.Tensor):
-        points = points.reshape(-1, *shape)
-        weights, bias = _raw(points, which, coordinates)
-        loss, chances = _loss(features, labels, folds[coordinates.fold[which]], weights, bias, present[which])
-        used = folds[coordinates.fold[which]]
-        by_weight, by_bias = _sums(features, [one - labels[rows, None] for rows, one in chances], used)
-        loss = loss + 0.5 * (coordinates.shrink(which) * points[:, :-1] ** 2).sum((1, 2))
-        return loss, _pulled(points, by_weight, by_bias, which, coordinates).flatten(1), chances
-
-    def product(chances, rows: torch.Tensor, directions: torch.Tensor, which: torch.Tensor):
-        directions = directions.reshape(-1, *shape)
-        weights, bias = _raw(directions, which, coordinates)
-        flat = weights.permute(1, 0, 2).flatten(1)
-        changes = []
-        for part, chance in chances:
-            change, chance = (features[part] @ flat).reshape(-1, *bias.shape) + bias, chance[:, rows]
-            change -= (chance * change).sum(2, keepdim=True)
-            changes.append(change * chance)
-        by_weight, by_bias = _sums(features, changes, folds[coordinates.fold[which]])
-        return _pulled(directions, by_weight, by_bias, which, coordinates).flatten(1)
-
-    def diagonal(chances, rows: torch.Tensor, which: torch.Tensor):
-        return _diagonal(chances, rows, folds[coordinates.fold[which]], which, coordinates)
-
-    start = features.new_zeros((len(present), shape[0] * shape[1]))
-    found = newton.minimize(newton.Objective(value, product, diagonal), start, tolerance, max_steps)
-    everyone = torch.arange(len(present), device=features.device)
-    weights, bias = _raw(found.points.reshape(-1, *shape), everyone, coordinates)
-    return Fits(weights, bias, present, found.converged, found.steps)
+    present = labels.sum(0) > 0
+    count, number = len(features), int(present.sum())
+    data = _Data(features, features.float(), labels[:, present], _spread(features))
+    along, bias, fits = features.new_zeros((data.spread.basis.shape[1], number)), features.new_zeros(number), []
+    for strength in strengths:
+        # Two classes: one vector of weights w instead of +-w / 2 halves the penalty, and with it C.
+        penalty = 1 / (count * strength / (2 if number == 2 else 1))
+        stretch = (data.spread.variances / number + penalty).rsqrt()[:, None]
+        coordinates = _Coordinates(stretch, number**0.5, penalty)
+        start = torch.cat([along / stretch, bias[None] / coordinates.bias_stretch])
+        found = newton.minimize(_objective(data, coordinates), start, tolerance, max_steps)
+        along, bias = stretch * found.point[:-1], coordinates.bias_stretch * found.point[-1]
+        weights, shown = (
+            features.new_zeros((features.shape[1], len(present))),
+            features.new_full((len(present),), -torch.inf),
+        )
+        weights[:, present] = data.spread.basis @ along
+        shown[present] = bias - data.spread.center @ weights[:, present]
+        fits.append(Fit(weights, shown, found.converged))
+    return fits
 
 
-def probabilities(features: torch.Tensor, fits: Fits, which: int) -> torch.Tensor:
-    """Classes of (m, D) features by one of the fits, (m, K); a class that its fold lacks has none."""
-    logits = features @ fits.weights[which] + fits.bias[which]
-    return logits.masked_fill(~fits.present[which], -torch.inf).softmax(1)
+def probabilities(features: torch.Tensor, one: Fit) -> torch.Tensor:
+    """Classes of (m, D) features, (m, K)."""
+    return (features @ one.weights + one.bias).softmax(1)
 
 
-def _coordinates(features, folds, strengths, classes) -> _Coordinates:
-    """At weights of zero the Hessian is 1 / K x covariance + penalty: its eigenvectors and the roots of its inverse."""
-    centers, bases, spectra, counts = [], [], [], []
-    for rows in folds:
-        chosen = features[rows]
-        center = chosen.mean(0)
-        chosen = chosen - center
-        scale = chosen.square().mean(0).sqrt()
-        scale = torch.where(scale > 1e-12 * (1 + center.abs()), scale, 1)  # a constant has no weight
-        chosen /= scale
-        spectrum, vectors = torch.linalg.eigh(chosen.T @ chosen / len(chosen))
-        centers.append(center)
-        bases.append(vectors / scale[:, None])
-        spectra.append(spectrum.clamp(min=0))
-        counts.append(len(chosen))
-    number = len(strengths)
-    fold = torch.arange(len(folds), device=features.device).repeat_interleave(number)
-    # Two classes: one vector of weights w instead of +-w / 2 halves the penalty, and with it C.
-    strength = features.new_tensor(strengths).repeat(len(folds)) / torch.where(classes == 2, 2, 1)
-    penalty = 1 / (strength * features.new_tensor(counts)[fold])
-    spectrum = torch.stack(spectra)
-    stretch = (spectrum[fold] / classes[:, None] + penalty[:, None]).rsqrt()
-    return _Coordinates(
-        torch.stack(centers)[fold], torch.stack(bases), spectrum, fold, stretch, classes.sqrt(), penalty
-    )
+class _Data(NamedTuple):
+    """What is fitted to; `rough` are the features in float32."""
+
+    features: torch.Tensor
+    rough: torch.Tensor
+    labels: torch.Tensor
+    spread: _Spread
 
 
-def _raw(points: torch.Tensor, which: torch.Tensor, coordinates: _Coordinates) -> tuple[torch.Tensor, torch.Tensor]:
-    """Points (b, D + 1, K) -> weights (b, D, K) and bias (b, K) of raw features."""
-    weights = coordinates.basis[coordinates.fold[which]] @ (coordinates.stretch[which][:, :, None] * points[:, :-1])
-    bias = coordinates.bias_stretch[which][:, None] * points[:, -1]
-    return weights, bias - (coordinates.center[which][:, :, None] * weights).sum(1)
+def _spread(features: torch.Tensor) -> _Spread:
+    """Eigenvectors of the correlations; at weights of zero the Hessian is 1 / K x their eigenvalues + penalty."""
+    center = features.mean(0)
+    centered = features - center
+    scale = centered.square().mean(0).sqrt()
+    scale = torch.where(scale > 1e-12 * (1 + center.abs()), scale, 1)  # a constant has no weight
+    centered /= scale
+    variances, vectors = torch.linalg.eigh(centered.T @ centered / len(features))
+    rank = max(min(len(features) - 1, len(variances)), 1)  # where samples do not spread, weights are zero
+    basis = (vectors / scale[:, None])[:, -rank:]
+    return _Spread(center, basis, basis.float(), variances[-rank:].clamp(min=0))
 
 
-def _diagonal(chances, rows, used, which, coordinates: _Coordinates) -> torch.Tensor:
-    """Each class as if its samples were spread as all of them are, (b, (D + 1) * K); `used` (b, n): rows of folds."""
-    shares = [(chance[:, rows], used[:, part].T[:, :, None]) for part, chance in chances]
-    spread = torch.stack([(chance * (1 - chance) * part).sum(0) for chance, part in shares]).sum(0)
-    spread = torch.where(spread > 0, spread / used.sum(1)[:, None], 1)  # a class that a fold lacks stays where it is
-    variances = coordinates.stretch[which] ** 2 * coordinates.spectrum[coordinates.fold[which]]
-    by_point = variances[:, :, None] * spread[:, None] + coordinates.shrink(which)
-    by_last = (coordinates.bias_stretch[which] ** 2)[:, None, None] * spread[:, None]
-    return torch.cat([by_point, by_last], 1).flatten(1)
+def _objective(data: _Data, coordinates: _Coordinates) -> newton.Objective:
+    """The mean cross-entropy and the penalty, of points (r + 1, K)."""
+    count = len(data.features)
+
+    def pulled(point: torch.Tensor, along: torch.Tensor, by_bias: torch.Tensor) -> torch.Tensor:
+        """Derivatives along the basis and by the biases -> by the point, with those of the penalty."""
+        by_point = coordinates.stretch * along + coordinates.shrink * point[:-1]
+        return torch.cat([by_point, coordinates.bias_stretch * by_bias[None]])
+
+    def value(point: torch.Tensor):
+        weights, bias = data.spread.basis @ (coordinates.stretch * point[:-1]), coordinates.bias_stretch * point[-1]
+        loss, by_weight, by_bias, chances = _loss(data, weights, bias - data.spread.center @ weights)
+        loss = loss / count + 0.5 * (coordinates.shrink * point[:-1] ** 2).sum()
+        along = data.spread.basis.T @ (by_weight - torch.outer(data.spread.center, by_bias))
+        return loss, pulled(point, along / count, by_bias / count), chances
+
+    def product(chances: list[torch.Tensor], direction: torch.Tensor) -> torch.Tensor:
+        weights = data.spread.rough @ (coordinates.stretch * direction[:-1]).float()
+        bias, center = (coordinates.bias_stretch * direction[-1]).float(), data.spread.center.float()
+        bias = bias - center @ weights
+        by_weight, by_bias = torch.zeros_like(weights), torch.zeros_like(bias)
+        for rows, chance in zip(data.rough.split(ROWS), chances, strict=True):
+            change = torch.addmm(bias, rows, weights).mul_(chance)
+            change.addcmul_(chance, change.sum(1, keepdim=True), value=-1)
+            by_weight.addmm_(rows.T, change)
+            by_bias += change.sum(0)
+        along = data.spread.rough.T @ (by_weight - torch.outer(center, by_bias))
+        return pulled(direction, along.double() / count, by_bias.double() / count)
+
+    def diagonal(chances: list[torch.Tensor]) -> torch.Tensor:
+        """Each class as if its samples were spread as all of them are."""
+        spread = torch.stack([(chance * (1 - chance)).sum(0) for chance in chances]).sum(0).double() / count
+        spread = torch.where(spread > 0, spread, 1)
+        along = (coordinates.stretch**2 * data.spread.variances[:, None]) * spread + coordinates.shrink
+        return torch.cat([along, coordinates.bias_stretch**2 * spread[None]])
+
+    return newton.Objective(value, product, diagonal)
 
 
-def _pulled(points, by_weight, by_bias, which, coordinates: _Coordinates) -> torch.Tensor:
-    """Derivatives by raw weights and bias -> by points (b, D + 1, K), with those of the penalty."""
-    by_weight = by_weight - coordinates.center[which][:, :, None] * by_bias[:, None]
-    turned = coordinates.basis[coordinates.fold[which]].transpose(1, 2) @ by_weight
-    by_point = coordinates.stretch[which][:, :, None] * turned + coordinates.shrink(which) * points[:, :-1]
-    return torch.cat([by_point, (coordinates.bias_stretch[which][:, None] * by_bias)[:, None]], 1)
-
-
-def _loss(features, labels, folds, weights, bias, present):
-    """Mean cross-entropy (b,), and [(rows, probabilities (rows, b, K)), ...]; `folds` (b, n)."""
-    flat = weights.permute(1, 0, 2).flatten(1)
-    loss, counts, chances = features.new_zeros(len(folds)), folds.sum(1), []
-    for start in range(0, len(features), ROWS):
-        rows = slice(start, start + ROWS)
-        logits = (features[rows] @ flat).reshape(-1, *bias.shape) + bias
-        logits.masked_fill_(~present, -torch.inf)
-        truth = labels[rows, None]
-        log_sum = logits.logsumexp(2)
-        lost = log_sum * truth.sum(2) - torch.where(truth > 0, truth * logits, 0).sum(2)
-        loss += torch.where(folds[:, rows].T, lost, 0).sum(0) / counts
-        chances.append((rows, logits.sub_(log_sum[:, :, None]).exp_()))
-    return loss, chances
-
-
-def _sums(features, parts, folds):
-    """Means over the rows of each fold of features^T @ parts (b, D, K), and of parts (b, K)."""
-    shape = (len(folds), parts[0].shape[2])
-    by_weight, by_bias = features.new_zeros((features.shape[1], shape[0] * shape[1])), features.new_zeros(shape)
-    counts = folds.sum(1)
-    for number, part in enumerate(parts):
-        rows = slice(number * ROWS, number * ROWS + ROWS)
-        part = part * (folds[:, rows].T / counts)[:, :, None]
-        by_weight += features[rows].T @ part.flatten(1)
-        by_bias += part.sum(0)
-    return by_weight.reshape(-1, *shape).permute(1, 0, 2), by_bias
+def _loss(data: _Data, weights: torch.Tensor, bias: torch.Tensor):
+    """Sum of cross-entropies, its derivatives by weights (D, K) and bias (K,), and float32 probabilities by ROWS."""
+    loss, by_weight, by_bias, chances = weights.new_zeros(()), torch.zeros_like(weights), torch.zeros_like(bias), []
+    for rows, truth in zip(data.features.split(ROWS), data.labels.split(ROWS), strict=True):
+        logits = torch.addmm(bias, rows, weights)
+        log_sum = logits.logsumexp(1, keepdim=True)
+        loss += log_sum.sum() - (truth * logits).sum()  # shares add up to 1
+        wrong = logits.sub_(log_sum).exp_()
+        chances.append(wrong.float())
+        wrong.sub_(truth)
+        by_weight.addmm_(rows.T, wrong)
+        by_bias += wrong.sum(0)
+    return loss, by_weight, by_bias, chances

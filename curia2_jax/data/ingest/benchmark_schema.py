@@ -3,7 +3,8 @@
 <task>/task.json                        a `Description`
 <task>/<split>/extra_data.npy           structured array, one row a sample: filename, target, series, patient, modality
 <task>/<split>/images/<filename>.npy    (H, W) or, for a volume, (H, W, S): raw intensities (HU or scanner units)
-<task>/<split>/images/<stem>.mask.npy   same shape, nonzero under the structure that is asked about
+<task>/<split>/images/<stem>.mask.npy   same shape, nonzero under the structure that is asked about;
+                                        in segmentation the label map, 0 = background
 """
 
 from pathlib import Path
@@ -22,6 +23,7 @@ SPLITS = (TRAIN, TEST)  # what every task has; VAL, to choose on, may be there t
 
 FILENAME, TARGET, SERIES, MODALITY = "filename", "target", "series_id", "modality"
 PATIENT = layout.PATIENT_OF_SAMPLE
+SPACING = "spacing"  # (2,), millimeters between rows and columns; in segmentation
 REQUIRED = (FILENAME, TARGET)  # tables of others may lack the rest
 
 IMAGE_DTYPE, MASK_DTYPE = np.float32, np.uint8
@@ -39,7 +41,8 @@ CLASSIFICATION = Kind("classification", np.int64, has_classes=True)
 REGRESSION = Kind("regression", np.float64, has_classes=False)
 SURVIVAL = Kind("survival", np.float64, has_classes=False)  # times, negative where censored
 RETRIEVAL = Kind("retrieval", np.int64, has_classes=True)
-KINDS = (CLASSIFICATION, REGRESSION, SURVIVAL, RETRIEVAL)
+SEGMENTATION = Kind("segmentation", np.int64, has_classes=False)  # label maps, in the place of masks
+KINDS = (CLASSIFICATION, REGRESSION, SURVIVAL, RETRIEVAL, SEGMENTATION)
 
 
 class Description(TypedDict):
