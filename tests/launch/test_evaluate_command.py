@@ -130,6 +130,7 @@ def test_mistakes_are_one_line_and_code_2(model, benchmark, tmp_path):
         (with_flag("--devise", "cpu"), "devise"),
         (with_flag("--run", tmp_path / "nowhere"), "--run: found"),
         (["compare", tmp_path / "nowhere", tmp_path], "predictions.parquet: not there"),
+        (["tasks", tmp_path / "nowhere", tmp_path], "where SCANS is a folder with labels.csv"),
         (["compare", tmp_path], "compare: found 1 reports; write compare REPORT_A REPORT_B"),
         ([*with_flag("--device", "cpu"), "first"], "found 'first' without a flag; write --task first"),
     ]
