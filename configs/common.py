@@ -98,6 +98,7 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     # Standard deviation of the matrices of backbone and heads: 0.02 whatever the width, or "fan_in", rows^-1/2, which
     # narrow models need. At width 128 and 0.02 attention is uniform and the blocks are identities.
     c.model.init = "normal_0.02"  # [DINOv2] its truncation at +-2 never cuts
+    c.model.positions = "learned"  # a table [Curia-2]; or "rope", rotary, with DINOv3's blocks: its weights want that
     c.model.position_init = "normal"  # [DINOv2] at 0.02, or "sincos" [ours: patch tokens of a short run profit]
     c.model.dtype = "bfloat16"  # of the matrix products; parameters, statistics and losses are float32
     c.model.attention = "auto"  # "xla", "cudnn" on GPUs, "pallas" on TPUs

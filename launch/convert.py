@@ -12,11 +12,12 @@ tells. --with-heads adds the heads of the teacher, --with-optimizer the student 
 wants to go on from there (curia2_jax/export/continuation.py has their names).
 
 The second makes a folder that `launch/main.py --config.init_from=ORBAX_DIR` starts from. WEIGHTS is a folder of a stock
-DINOv2 model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file with a state dict of
+DINOv2 or DINOv3 model (also sharded, or pytorch_model.bin), or a .safetensors or .pth file with a state dict of
 facebookresearch's; projection heads that lie there come along.
 """
 
 import contextlib
+import functools
 import importlib.util
 import json
 import pathlib
@@ -27,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 from absl import flags
@@ -35,7 +37,8 @@ from curia2_jax import files
 from curia2_jax.curiabench import results as report
 from curia2_jax.data.corpus.corpus import Corpus
 from curia2_jax.errors import UserError
-from curia2_jax.export import continuation, huggingface, model_card, origin, parity, processor, sources
+from curia2_jax.export import continuation, huggingface, model_card, origin, parity, processor, sources, tensors_file
+from curia2_jax.export.tensors_file import Later
 from curia2_jax.models.vit import ViTConfig
 from curia2_jax.training import checkpoints
 from curia2_jax.training.class_tokens import began
@@ -44,7 +47,9 @@ from launch import command
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "RUN or RUN@STEP: the run whose teacher is exported.")
 _PRETRAINED = flags.DEFINE_string(
-    "from-pretrained", None, "Folder of a Dinov2Model or Dinov2WithRegistersModel, or a file of a DINOv2 state dict."
+    "from-pretrained",
+    None,
+    "Folder of a Dinov2Model, Dinov2WithRegistersModel or DINOv3ViTModel, or a file of a DINOv2 state dict.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make.")
 _VERIFY = flags.DEFINE_bool("verify", False, "With --checkpoint: compare PyTorch with JAX before anything is kept.")
@@ -148,11 +153,12 @@ def restore(pretrained: str, output: pathlib.Path) -> None:
     Raises:
       UserError: `pretrained` is not there, damaged or another kind of model, or the output is something else.
     """
-    found = sources.read(pretrained, _unpickled)
-    meta = {"from_pretrained": pretrained, "model": found.model, "left_out": list(found.left_out)}
-    with output_folder(output, _is_restored) as partial:
+    with tempfile.TemporaryDirectory() as scratch:
+        found = sources.read(pretrained, functools.partial(_unpickled, pathlib.Path(scratch)))
+        meta = {"from_pretrained": pretrained, "model": found.model, "left_out": list(found.left_out)}
         params = found.params | continuation.read_heads(pathlib.Path(pretrained))  # heads of an export of ours
-        checkpoints.save_init(partial, params, meta)
+        with output_folder(output, _is_restored) as partial:
+            checkpoints.save_init(partial, params, meta)
     heads = [name for name in params if name != "backbone"]
     print(f"{output}: the backbone" + "".join(f" and the {name}" for name in heads) + f" of {pretrained}")
     if found.left_out:
@@ -177,7 +183,7 @@ def compare(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig,
     unloaded = theirs.pop("unloaded").tolist()
     if unloaded:
         raise Mismatch(f"--verify: PyTorch did not load {len(unloaded)} weights one to one: {', '.join(unloaded[:3])}")
-    backbone = jax.tree.map(np.asarray, backbone)
+    backbone = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), backbone)  # once, for all that is computed
     entries = parity.differences(backbone, model, inputs, theirs)
     pixels = parity.of_pixels(inputs, theirs, told)
     largest, where = parity.worst(entries, pixels)
@@ -203,20 +209,17 @@ def _in_torch(folder: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> dict[st
             return dict(arrays)
 
 
-def _unpickled(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors of a PyTorch pickle, read in another process. Raises UserError."""
+def _unpickled(scratch: pathlib.Path, path: pathlib.Path) -> dict[str, Later]:
+    """The tensors of a PyTorch pickle, which another process writes into a file in `scratch`. Raises UserError."""
     if importlib.util.find_spec("torch") is None:
         raise UserError(f"{path}: PyTorch pickles need torch, not installed; run pip install 'curia2-jax[eval]'")
-    with tempfile.TemporaryDirectory() as scratch:
-        out = pathlib.Path(scratch, "weights.safetensors")
-        script = pathlib.Path(__file__).with_name("torch_weights.py")
-        done = subprocess.run([sys.executable, str(script), str(path), str(out)], stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise UserError(
-                f"{path}: not read as a dict of tensors, and nothing in it was run ({said}); fetch it again"
-            )
-        return sources.load(out)
+    out = scratch / f"{path.name}.safetensors"
+    script = pathlib.Path(__file__).with_name("torch_weights.py")
+    done = subprocess.run([sys.executable, str(script), str(path), str(out)], stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(f"{path}: not read as a dict of tensors, and nothing in it was run ({said}); fetch it again")
+    return tensors_file.read(out)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,10 @@
     python launch/evaluate.py tasks SCANS DIR
 
 DIR is a benchmark, as `launch/ingest.py --labels` writes it. REPORT becomes a folder with report.html, results.json,
-scores.csv and predictions.parquet. Without --task, every task of DIR is scored. With --run, the report also shows the
-crops that this training run saw, and its curves, and says whether its corpus holds patients or images of the test; so
-does --corpus. No code in HF_DIR is run unless --trust-remote-code says so.
+scores.csv and predictions.parquet. Without --task, every task of DIR is scored. A corpus with label maps also has the
+tasks segmentation-ct, segmentation-mr, structures-ct and structures-mr, which are made in REPORT/tasks. With --run, the
+report also shows the crops that this training run saw, and its curves, and says whether its corpus holds patients or
+images of the test; so does --corpus. No code in HF_DIR is run unless --trust-remote-code says so.
 `compare` needs the predictions of two reports alone: the difference of every task by every head on the same patients, p
 by flips of signs over patients, and Holm's correction over all of them.
 `tasks` makes a benchmark of volumes of labelled scans that have labels.csv, samples.csv (who is train and test) and
@@ -19,7 +20,9 @@ import pathlib
 
 from absl import flags
 
+from curia2_jax.curiabench import corpus_tasks
 from curia2_jax.curiabench.tasks import benchmark_folder, task_names
+from curia2_jax.data.corpus.layout import CONTRACT
 from curia2_jax.errors import UserError
 from launch import command
 
@@ -43,6 +46,12 @@ _POOLING = flags.DEFINE_string(
     "pooling",
     "curia-2",
     "How tokens of --against are pooled: curia-2 or curia-v1, then changes, as in curia-v1,norm=after.",
+)
+_SETTING = flags.DEFINE_multi_enum(
+    "setting",
+    [],
+    ["few-shot", "cross-modality"],
+    "Also learn from 1, 5, 10, 25 and 50 % of the patients; or learn from the CT of a task and ask its MR.",
 )
 _CACHE = flags.DEFINE_string("cache", None, "Folder where features of --against are kept and found again.")
 _DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "cuda"], "Where the backbone runs.")
@@ -68,7 +77,10 @@ def run(argv: list[str]) -> int:
         for value in [flag.value] if isinstance(flag.value, str) else flag.value or []:
             if not pathlib.Path(value).is_dir():
                 raise UserError(f"--{flag.name}: found {value}, which is no folder")
-    folder = benchmark_folder(data)
+    names = [*_TASK.value, *argv[1:]]
+    made = pathlib.Path(data, CONTRACT).is_file() and any(name in corpus_tasks.NAMES for name in names)
+    folder = corpus_tasks.write(pathlib.Path(data), names, pathlib.Path(output, "tasks")) if made else None
+    folder = folder or benchmark_folder(data)
     if folder is None:
         print(f"no labels in {data}: nothing to score. Ingest with --labels to get a benchmark.")
         return 0
@@ -77,7 +89,7 @@ def run(argv: list[str]) -> int:
         from curia2_jax.curiabench.evaluate import evaluate  # after the flags: a wrong one needs no PyTorch
     except ModuleNotFoundError as e:
         raise UserError(f"{e.name} is not installed; write: pip install -e '.[eval]'") from None
-    names = [*_TASK.value, *argv[1:]] or task_names(folder)
+    names = names or task_names(folder)
     run_pictures = sorted(pathlib.Path(_RUN.value, "images").glob("*.png")) if _RUN.value else []
     trained_on = leaks.whole_corpus(_CORPUS.value) if _CORPUS.value else None
     if _RUN.value and not trained_on:
@@ -88,8 +100,9 @@ def run(argv: list[str]) -> int:
     cache = pathlib.Path(_CACHE.value) if _CACHE.value else None
     beside = others.load_all(_AGAINST.value, _DEVICE.value, _TRUST.value, _POOLING.value, cache)
     scored = evaluate(
-        model, folder, names, output, _DEVICE.value, run_pictures, _TRUST.value, _RANDOM.value, trained_on, beside
-    )
+        model, folder, names, output, _DEVICE.value, run_pictures, _TRUST.value, _RANDOM.value, trained_on, beside,
+        _SETTING.value,
+    )  # fmt: skip
     print()
     print(report.table(scored))
     print()

@@ -1,16 +1,18 @@
 """What a run has learned: its teacher beside the weights that the run itself began with, asked without masks.
 
-    python launch/learned.py --run RUN[@STEP] --data CORPUS [--learn-from CORPUS]
+    python launch/learned.py --run RUN[@STEP] --data CORPUS [--learn-from CORPUS] [--beside RUN[@STEP]]
 
 CORPUS is labelled and, for an honest answer, of patients that the run did not see. The class token of every labelled
 slice is asked which structures lie in the slice and how high it lies in its scan, by k nearest neighbors and by a
 linear probe, which learn from half of the patients, and from 5 of them; intervals go over the other half. With
---learn-from, they learn from the patients of that corpus, and all of --data are tested. Answers and a picture go
-to --output, by default RUN/learned.
+--learn-from, they learn from the patients of that corpus, and all of --data are tested. With --beside, another run of
+the same model is asked, too, and compared on the same patients. Answers and a picture go to --output, by default
+RUN/learned.
 """
 
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -19,15 +21,18 @@ from curia2_jax import files
 from curia2_jax.curiabench import questions, questions_picture
 from curia2_jax.curiabench.results import defined
 from curia2_jax.data.corpus.corpus import Corpus
+from curia2_jax.errors import UserError
 from curia2_jax.training import checkpoints
 from curia2_jax.training.class_tokens import began, features
-from curia2_jax.training.recipe import recipe_from
+from curia2_jax.training.recipe import Recipe, recipe_from
 from launch import command
 
 _RUN = flags.DEFINE_string("run", None, "RUN or RUN@STEP: the working directory of a run.")
 _DATA = flags.DEFINE_string("data", None, "Labelled corpus, made by launch/ingest.py.")
 _LEARN_FROM = flags.DEFINE_string("learn-from", None, "Labelled corpus of the patients that heads learn from.")
+_BESIDE = flags.DEFINE_string("beside", None, "RUN or RUN@STEP: another run of the same model, to compare with.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for answers.json and answers.png; default: RUN/learned.")
+SAME = ("width", "depth", "heads", "patch_size", "ffn", "registers", "image_size", "position_form")
 BEGAN = "the weights it began with"
 
 
@@ -42,7 +47,7 @@ def run(argv: list[str]) -> int:
         print(f"label maps of too few patients in {' or '.join(map(str, corpora))}: nothing to compare")
         return 0
     teacher, _ = checkpoints.restore_teacher(folder, step)
-    backbones = {"trained": teacher["backbone"], BEGAN: began(recipe)}
+    backbones = {"trained": teacher["backbone"], BEGAN: began(recipe)} | beside(recipe)
     rows = [features(backbones, recipe, Corpus(c), one.slices) for c, one in zip(corpora, asked, strict=True)]
     labelled = asked[0] if len(asked) == 1 else questions.apart(*asked)
     tokens = {name: np.concatenate([one[name] for one in rows]) for name in rows[0]}
@@ -63,6 +68,21 @@ def run(argv: list[str]) -> int:
     questions_picture.draw(output / "answers.png", answers)
     print(f"picture: {output / 'answers.png'}")
     return 0
+
+
+def beside(recipe: Recipe) -> dict[str, Any]:
+    """The backbone of --beside under its name, if it was given.
+
+    Raises:
+      UserError: it is another model.
+    """
+    if not _BESIDE.value:
+        return {}
+    other, step = checkpoints.parse(_BESIDE.value)
+    found = recipe_from(checkpoints.read_config(other))
+    if any(getattr(found.model, key) != getattr(recipe.model, key) for key in SAME):
+        raise UserError(f"--beside {other}: another model than that of --run; write a run of the same config.model")
+    return {f"{other.name} at step {step:,}": checkpoints.restore_teacher(other, step)[0]["backbone"]}
 
 
 def table(answers: list[questions.Answer]) -> list[str]:

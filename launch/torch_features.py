@@ -23,9 +23,8 @@ QUIET = 2.0**-10  # times the embedded tokens: small enough for the eps of a Lay
 def stages(model: torch.nn.Module, images: np.ndarray, mask: np.ndarray | None) -> list[np.ndarray]:
     """Tokens (B, T, D) before the first block, behind each block, and behind the final norm."""
     found: list[np.ndarray] = []
-    blocks = [
-        module for module in model.modules() if type(module).__name__ in ("Dinov2Layer", "Dinov2WithRegistersLayer")
-    ]
+    kinds = ("Dinov2Layer", "Dinov2WithRegistersLayer", "DINOv3ViTLayer")
+    blocks = [module for module in model.modules() if type(module).__name__ in kinds]
 
     def first(output: object) -> torch.Tensor:
         return output if isinstance(output, torch.Tensor) else output[0]  # type: ignore[index]

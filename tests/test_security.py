@@ -101,7 +101,7 @@ def test_stock_models_keep_to_stock_code(folder, ran):
 def test_an_index_names_files_beside_it_only(tmp_path, name):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
     with pytest.raises(UserError, match=r"is no \.safetensors file beside it"):
-        huggingface.read_weights(tmp_path, ViTConfig(width=24, depth=1, heads=3))
+        huggingface.open_weights(tmp_path, ViTConfig(width=24, depth=1, heads=3))
 
 
 def test_a_pickle_among_the_images_of_a_benchmark_is_not_opened(tmp_path, ran):

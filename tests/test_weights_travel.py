@@ -19,6 +19,7 @@ from curia2_jax.training.loop import DONE, train
 from curia2_jax.training.recipe import recipe_from
 from launch import convert
 from tests.data.small_corpus import write_small_corpus
+from tests.export.test_dinov3 import dinov3
 from tests.export.test_huggingface import images_of, ours, theirs
 from tests.export.test_sources import dinov2, facebook, trained
 from tests.training.tiny import tiny_config
@@ -32,6 +33,18 @@ GEOMETRIES = {  # the published ones, but for the depth: two blocks
     "dinov2-giant": (BASE | {"hidden_size": 1536, "num_attention_heads": 24, "use_swiglu_ffn": True}, 0),
     "dinov2-with-registers-base": (BASE, 4),
     "rad-dino": (BASE, 0),
+    "dinov3-small": (
+        {
+            "hidden_size": 384,
+            "intermediate_size": 1536,
+            "num_attention_heads": 6,
+            "patch_size": 16,
+            "image_size": 224,
+            "num_register_tokens": 4,
+            "num_hidden_layers": 2,
+        },
+        4,
+    ),
     "curia-b": (BASE | {"patch_size": 16, "image_size": 512, "use_swiglu_ffn": True, "num_channels": 1}, 0),
 }
 SMALL = {"hidden_size": 128, "num_attention_heads": 2, "patch_size": 14, "image_size": 70}
@@ -113,13 +126,18 @@ def test_a_checkpoint_of_facebook_with_registers_and_heads(tmp_path, monkeypatch
 def test_the_published_geometries(tmp_path, monkeypatch, name):
     """At 256 pixels and patches of 16, as a run of configs/continue.py has them."""
     sizes, registers = GEOMETRIES[name]
-    model = dinov2(registers, **sizes)
+    rotary = name == "dinov3-small"
+    model = dinov3(tmp_path / "source", **sizes) if rotary else dinov2(registers, **sizes)
     model.save_pretrained(tmp_path / "source")
     changes = {"crops__global_size": 256, "crops__local_size": 96, "model__patch_size": 16}
+    changes |= {"model__positions": "rope"} if rotary else {}
     record = travels(
         tmp_path, monkeypatch, tmp_path / "source", model, sizes, changes | {"model__registers": registers}
     )
     assert record["drawn anew"] == ["dino_head", "ibot_head"]
+    if rotary:
+        assert record["adapted"] == ["channels: sum of 3"]
+        return
     resampled = name != "curia-b"
     assert record["adapted"] == [
         *["channels: sum of 3", "patch: 14 resampled to 16 pixels"][: 2 * resampled],

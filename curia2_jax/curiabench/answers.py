@@ -4,7 +4,7 @@ All scores, intervals, tables and pages are computed from this and from nothing 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from curia2_jax import files
 from curia2_jax.errors import UserError
 
 FILE = "predictions.parquet"
+FEW = "@"  # in the name of a head that learned from a part of the patients: linear@5%
 COLUMNS = pa.schema(
     [
         ("model", pa.string()),
@@ -34,8 +35,9 @@ COLUMNS = pa.schema(
 class Answers(NamedTuple):
     """One task with n test samples. `outputs`: (n, K) probabilities or (n,) values of every (row, head), one a seed.
 
-    `targets`: (n,) columns of the probabilities, or values. `patients`: keys that mean the same in every task;
-    `slices`: hashes of the images. `classes`: names of the K classes, none in kinds without classes.
+    `targets`: (n,) columns of the probabilities, or values; (n, K) float64 of 0, 1 and NaN in tasks of several labels.
+    `patients`: keys that mean the same in every task; `slices`: hashes of images. `classes`: names of the K classes,
+    none in kinds without classes. `few_shot`: as outputs, of heads that learned from a part of the patients of train.
     """
 
     task: str
@@ -46,6 +48,7 @@ class Answers(NamedTuple):
     slices: np.ndarray
     targets: np.ndarray
     outputs: dict[tuple[str, str], list[np.ndarray]]
+    few_shot: Mapping[tuple[str, str], list[np.ndarray]] = {}
 
     @property
     def unit(self) -> str:
@@ -60,18 +63,21 @@ class Answers(NamedTuple):
 
 def write(path: Path, found: Sequence[Answers]) -> None:
     """predictions.parquet: a row a model, head, seed and sample; kinds and classes of the tasks are its metadata."""
-    keys = ((one, *key, seed) for one in found for key, seeds in one.outputs.items() for seed in range(len(seeds)))
-    tables = [_table(*key) for key in keys]
+    tables = [
+        _table(one, *key, seed, outputs)
+        for one in found
+        for key, seeds in (*one.outputs.items(), *one.few_shot.items())
+        for seed, outputs in enumerate(seeds)
+    ]
     about = {one.task: {"kind": one.kind, "classes": one.classes} for one in found}
     table = pa.concat_tables(tables).replace_schema_metadata({"tasks": json.dumps(about)})
     with files.whole_file(path) as partial:
         parquet.write_table(table, partial, compression="zstd")
 
 
-def _table(one: Answers, row: str, head: str, seed: int) -> pa.Table:
-    count, outputs = len(one.samples), one.outputs[row, head][seed]
+def _table(one: Answers, row: str, head: str, seed: int, outputs: np.ndarray) -> pa.Table:
+    count = len(one.samples)
     outputs = np.asarray(outputs, np.float64).reshape(count, -1)
-    offsets = pa.array(np.arange(count + 1) * outputs.shape[1], pa.int32())
     columns = {
         "model": pa.array([row] * count),
         "task": pa.array([one.task] * count),
@@ -80,10 +86,21 @@ def _table(one: Answers, row: str, head: str, seed: int) -> pa.Table:
         "sample": pa.array(one.samples.tolist()),
         "patient": pa.array(one.patients.tolist()),
         "slice": pa.array(one.slices.tolist()),
-        "target": pa.array(one.targets.astype(np.float64)),
-        "probabilities": pa.ListArray.from_arrays(offsets, pa.array(outputs.ravel())),
+        "target": _listed(one.targets) if one.targets.ndim == 2 else pa.array(one.targets.astype(np.float64)),
+        "probabilities": _listed(outputs),
     }
-    return pa.table(columns, COLUMNS)
+    return pa.table(columns, _columns(columns["target"].type))
+
+
+def _columns(target: pa.DataType) -> pa.Schema:
+    """`COLUMNS`, whose target is a list in tasks of several labels."""
+    return COLUMNS.set(COLUMNS.get_field_index("target"), pa.field("target", target))
+
+
+def _listed(values: np.ndarray) -> pa.ListArray:
+    """(n, K) float64 as a column."""
+    offsets = pa.array(np.arange(len(values) + 1) * values.shape[1], pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))
 
 
 def read(report: Path) -> list[Answers]:
@@ -96,7 +113,9 @@ def read(report: Path) -> list[Answers]:
     try:
         table = parquet.read_table(path)
         about = json.loads(table.schema.metadata[b"tasks"])
-        table = table.cast(COLUMNS.with_metadata(table.schema.metadata))
+        target = table.schema.field("target").type
+        target = target if pa.types.is_list(target) else pa.float64()
+        table = table.cast(_columns(target).with_metadata(table.schema.metadata))
     except FileNotFoundError:
         raise UserError(f"{path}: not there; write the folder of a report by launch/evaluate.py") from None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
@@ -115,6 +134,10 @@ def _answers(table: pa.Table, task: str, kind: str, classes: list[str]) -> Answe
         outputs.setdefault(keys[start][:2], []).append(values if classes else values[:, 0])
     first = table.slice(0, [*starts, len(keys)][1])
     samples, patients, slices = (np.array(first[name].to_pylist(), np.str_) for name in ("sample", "patient", "slice"))
-    targets = first["target"].to_numpy()
-    targets = targets.astype(np.int64) if classes else targets
-    return Answers(task, kind, classes, samples, patients, slices, targets, outputs)
+    if pa.types.is_list(first["target"].type):
+        targets = first["target"].combine_chunks().flatten().to_numpy().reshape(len(samples), -1)
+    else:
+        targets = first["target"].to_numpy()
+        targets = targets.astype(np.int64) if classes else targets
+    few = {key: outputs.pop(key) for key in list(outputs) if FEW in key[1]}
+    return Answers(task, kind, classes, samples, patients, slices, targets, outputs, few)

@@ -22,16 +22,25 @@ def estimates(found: Sequence[Answers], scoring: Scoring) -> list[Estimates]:
 
 def _of_task(one: Answers, scoring: Scoring, numbers: np.ndarray, size: int) -> Estimates:
     groups = np.unique(one.units, return_inverse=True)[1]
-
-    def estimate(metric: Metric, outputs: np.ndarray) -> Estimate:
-        score = intervals.estimate(metric.score, one.targets, outputs, groups, numbers, size)
-        return intervals.bounded(score, *metric.parts(one.targets, outputs, groups)) if metric.parts else score
-
     return {
-        (row, head, metric.name): [estimate(metric, outputs) for outputs in seeds]
+        (row, head, metric.name): [_estimate(one, metric, outputs, groups, numbers, size) for outputs in seeds]
         for (row, head), seeds in one.outputs.items()
         for metric in scoring.metrics
     }
+
+
+def alone(one: Answers, metric: Metric, outputs: np.ndarray) -> Estimate:
+    """A score of one task by itself, of outputs for its samples."""
+    groups = np.unique(one.units, return_inverse=True)[1]
+    count = int(groups.max()) + 1
+    return _estimate(one, metric, outputs, groups, np.arange(count), count)
+
+
+def _estimate(
+    one: Answers, metric: Metric, outputs: np.ndarray, groups: np.ndarray, numbers: np.ndarray, size: int
+) -> Estimate:
+    score = intervals.estimate(metric.score, one.targets, outputs, groups, numbers, size)
+    return intervals.bounded(score, *metric.parts(one.targets, outputs, groups)) if metric.parts else score
 
 
 def mean(tasks: Sequence[Estimates]) -> Estimates:

@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 from curia2_jax import files
 from curia2_jax.curiabench import answers as answering
 from curia2_jax.curiabench import (
+    class_facts,
     comparison,
     features,
+    few_shot,
     forward,
     intervals,
     leaks,
     pictures,
     probing,
     report,
-    scores,
     segmentation,
     tasks,
 )
@@ -35,12 +35,28 @@ from curia2_jax.curiabench.aggregate import Choice
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.others import Others
+from curia2_jax.curiabench.pages import render
+from curia2_jax.curiabench.pages.images import images_of
 from curia2_jax.curiabench.protocol import Scoring, scoring_of
 from curia2_jax.curiabench.provenance import provenance
-from curia2_jax.curiabench.results import FILE, PAGE, SCORES, TEX, Count, ModelFacts, Results, Settings, TaskResults
+from curia2_jax.curiabench.results import (
+    FILE,
+    PAGE,
+    SCORES,
+    TEX,
+    Count,
+    ModelFacts,
+    Results,
+    Settings,
+    TaskResults,
+    page_of,
+)
 from curia2_jax.curiabench.splits import Split
-from curia2_jax.data.ingest.benchmark_schema import KINDS, SEGMENTATION, TEST, TRAIN, VAL
+from curia2_jax.data.corpus.layout import CONTRACT
+from curia2_jax.data.ingest.benchmark_schema import SEGMENTATION, TEST, TRAIN, VAL
 from curia2_jax.errors import UserError
+
+SETTINGS = FEW, CROSS = "few-shot", "cross-modality"
 
 
 def evaluate(
@@ -54,6 +70,7 @@ def evaluate(
     began: Sequence[str] = (),
     trained_on: leaks.Trained | None = None,
     others: Others | None = None,
+    settings: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> Results:
     """Scores tasks `names` of the benchmark folder `data`; writes `output`/results.json and `output`/report.html.
@@ -64,28 +81,31 @@ def evaluate(
       began: exported folders of weights that runs began with; without, random ones of transformers.
       trained_on: the corpus of pre-training, in which test patients and images are looked for.
       others: other people's models, each a row beside the trained one.
+      settings: of `SETTINGS`.
       say: receives one line a stage.
     Returns:
       What results.json holds.
     Raises:
       UserError: a task, the model or the output is at fault, or the tasks are of several kinds.
     """
-    chosen = [tasks.read_task(data, name) for name in dict.fromkeys(names)]
+    read = [tasks.read_task(data, name) for name in dict.fromkeys(names)]
+    chosen = [tasks.across(task) for task in read] if CROSS in settings else read
     scoring = _scoring(chosen)
     model = load_model(model_folder, device, trust_remote_code, began)
     others = others or Others()
     _writable(output := Path(output))
-    scored = {task.name: one for task, one in zip(chosen, _answers(chosen, scoring, model, others, say), strict=True)}
-    answers = [one for one, _ in scored.values()]
-    shown = {task.name: pictures.token_pictures(task.test, model, scored[task.name][0].slices) for task in chosen}
+    scored = _answers(chosen, scoring, model, others, FEW in settings, say)
+    answers = [one for one, _ in scored]
+    salted = (Path(data).parent / CONTRACT).is_file()  # a benchmark of ours lies in its corpus
+    shown = [images_of(task, model, one, salted) for task, one in zip(chosen, answers, strict=True)]
     estimates = comparison.estimates(answers, scoring)
     results: Results = {
         "model": _describe(model, model_folder),
         "settings": _settings(device, scoring, began, others.choice),
-        "provenance": provenance(Path(data), [task.name for task in chosen]),
+        "provenance": provenance(Path(data), list(dict.fromkeys(names))),
         "tasks": {
-            one.task: cast(TaskResults, {**facts, **comparison.compare(found), **confusions(one)})
-            for (one, facts), found in zip(scored.values(), estimates, strict=True)
+            one.task: _results(one, facts, found, scoring)
+            for (one, facts), found in zip(scored, estimates, strict=True)
         },
         "mean": comparison.compare(comparison.mean(estimates)),
         "verdict": "",
@@ -95,9 +115,16 @@ def evaluate(
     if trained_on:
         results["leak"] = leaks.find([task.test for task in chosen], Path(data), trained_on)
     results["verdict"] = report.verdict(results)
-    page = report.render(results, shown, {path.stem: pictures.embed(path) for path in run_pictures})
-    _save(output, results, answers, page)
+    pages = {page_of(one.task): render.task(results, one, found) for one, found in zip(answers, shown, strict=True)}
+    pages[PAGE] = render.index(results, {path.stem: pictures.embed(path) for path in run_pictures})
+    _save(output, results, answers, pages)
     return results
+
+
+def _results(one: Answers, facts: dict, found: comparison.Estimates, scoring: Scoring) -> TaskResults:
+    """Everything that results.json says of a task."""
+    more = class_facts.confusions(one) | class_facts.labels(one, scoring)
+    return cast(TaskResults, facts | comparison.compare(found) | more)
 
 
 def _scoring(chosen: list[tasks.Task]) -> Scoring:
@@ -116,13 +143,15 @@ def _writable(folder: Path) -> None:
         raise UserError(f"--output: cannot make the folder {folder}: {error.strerror}; write another one") from None
 
 
-def _save(folder: Path, results: Results, answers: Sequence[Answers], page: str) -> None:
+def _save(folder: Path, results: Results, answers: Sequence[Answers], pages: dict[str, str]) -> None:
     """Every file of a report; what the disk refuses is the user's to mend."""
     try:
         answering.write(folder / answering.FILE, answers)
         files.write_text(folder / SCORES, report.csv(results))
         files.write_text(folder / TEX, report.tex(results))
-        files.write_text(folder / PAGE, page)
+        for name, page in pages.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            files.write_text(folder / name, page)
         files.write_text(folder / FILE, json.dumps(results, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"--output: cannot write in {folder}: {error.strerror}; write another folder") from None
@@ -148,13 +177,14 @@ class Asked(NamedTuple):
     """What the rows and heads of a task answered. `slices`: hashes of the images of every split."""
 
     outputs: dict[probing.Key, list[np.ndarray]]
+    few_shot: dict[probing.Key, list[np.ndarray]]
     settings: dict[probing.Key, dict[str, Any]]
     slices: dict[str, np.ndarray]
     validated_on: str
 
 
 def _answers(
-    chosen: list[tasks.Task], scoring: Scoring, model: Model, others: Others, say: Callable[[str], None]
+    chosen: list[tasks.Task], scoring: Scoring, model: Model, others: Others, few: bool, say: Callable[[str], None]
 ) -> list[tuple[Answers, dict]]:
     """What `_score` makes of every task; they are all of one kind."""
     for warning in (warning for task in chosen for warning in task.warnings):
@@ -162,19 +192,24 @@ def _answers(
     if chosen[0].kind == SEGMENTATION:
         if others.models:
             raise UserError(f"--against: {chosen[0].name} is segmentation, which scores --model alone; leave it out")
-        return [_score(task, _segmented(task, scoring, model, say), say) for task in chosen]
+        if few:
+            raise UserError(f"--setting={FEW}: {chosen[0].name} is segmentation, which learns from all of train")
+        return [_score(task, _segmented(task, scoring, model, say), scoring, say) for task in chosen]
     found = _features(chosen, model, others, say)
-    return [_score(task, _probed(task, scoring, found[task.name], model.device, say), say) for task in chosen]
+    asked = (_probed(task, scoring, found[task.name], model.device, few, say) for task in chosen)
+    return [_score(task, one, scoring, say) for task, one in zip(chosen, asked, strict=True)]
 
 
-def _score(task: tasks.Task, asked: Asked, say: Callable[[str], None]) -> tuple[Answers, dict]:
+def _score(task: tasks.Task, asked: Asked, scoring: Scoring, say: Callable[[str], None]) -> tuple[Answers, dict]:
     """Answers of one task, and what results.json says of the task beside its scores."""
     classes = np.array(sorted(task.classes), np.int64)
     targets = np.searchsorted(classes, task.test.targets) if task.kind.has_classes else task.test.targets
     names = [task.classes[index] for index in classes.tolist()]
     samples = np.array([path.stem for path in task.test.images])
     test = asked.slices[TEST]
-    answers = Answers(task.name, task.kind.name, names, samples, task.test.patients, test, targets, asked.outputs)
+    answers = Answers(
+        task.name, task.kind.name, names, samples, task.test.patients, test, targets, asked.outputs, asked.few_shot
+    )
     seen = int(np.isin(test, asked.slices[TRAIN]).sum())
     if seen:
         say(f"warning: {task.name}: {seen} of {len(test)} test samples lie on slices that are also in train")
@@ -183,23 +218,32 @@ def _score(task: tasks.Task, asked: Asked, say: Callable[[str], None]) -> tuple[
         **{name: _count(task, split, asked.slices[name]) for name, split in task.splits.items()},
         "warnings": list(task.warnings),
         "test_samples_seen_in_train": seen,
-        "rare_classes": rare_classes(answers),
+        "rare_classes": class_facts.rare_classes(answers),
         "resampled": answers.unit,
         "validated_on": VAL if task.val else asked.validated_on,
-        "heads": _tree(asked.settings),
+        "heads": class_facts.tree(asked.settings),
+        **({"few_shot": few_shot.curve(answers, task, scoring)} if asked.few_shot else {}),
     }
 
 
 def _probed(
-    task: tasks.Task, scoring: Scoring, found: dict[str, features.Features], device: str, say: Callable[[str], None]
+    task: tasks.Task,
+    scoring: Scoring,
+    found: dict[str, features.Features],
+    device: str,
+    few: bool,
+    say: Callable[[str], None],
 ) -> Asked:
     """One feature a sample, and heads on these. `found`: of each split."""
     start = time.monotonic()
     validated_on, groups = _groups(task.train.patients, found[TRAIN].slices)
     predictions = probing.predictions(task, found, groups, scoring.heads, device)
+    outputs = {key: [one.outputs for one in seeds] for key, seeds in predictions.items()}
+    fewer = few_shot.predictions(task, scoring, found, groups, device) if few else {}
     say(f"{task.name}: {_titles(scoring)}, {time.monotonic() - start:.1f} s")
     return Asked(
-        {key: [one.outputs for one in seeds] for key, seeds in predictions.items()},
+        outputs,
+        fewer,
         {key: seeds[0].settings for key, seeds in predictions.items()},
         {name: one.slices for name, one in found.items()},
         validated_on,
@@ -212,47 +256,11 @@ def _segmented(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[
     outputs, settings = segmentation.answers(task, model)
     say(f"{task.name}: {_titles(scoring)}, {time.monotonic() - start:.1f} s")
     slices = {name: segmentation.hashes(split) for name, split in task.splits.items()}
-    return Asked(outputs, settings, slices, "patient")
+    return Asked(outputs, {}, settings, slices, "patient")
 
 
 def _titles(scoring: Scoring) -> str:
     return " and ".join(head.title.lower() for head in scoring.heads)
-
-
-def _tree(found: dict[tuple[str, str], Any]) -> dict[str, dict[str, Any]]:
-    """{row: {head: ...}}."""
-    out: dict[str, dict[str, Any]] = {}
-    for (row, head), value in found.items():
-        out.setdefault(row, {})[head] = value
-    return out
-
-
-def confusions(one: Answers) -> dict:
-    """`confusion` of results.json, of the first seed; nothing in kinds without classes."""
-    if not _is_of_classes(one):
-        return {}
-    labels = range(len(one.classes))
-    return {
-        "confusion": _tree(
-            {
-                key: confusion_matrix(one.targets, seeds[0].argmax(1), labels=labels).tolist()
-                for key, seeds in one.outputs.items()
-            }
-        )
-    }
-
-
-def rare_classes(one: Answers) -> dict[str, int]:
-    """Classes of the test split with fewer patients than an interval can be read from, and how many they have."""
-    if not _is_of_classes(one):
-        return {}
-    groups = np.unique(one.units, return_inverse=True)[1]
-    counts = scores.patients_of_classes(one.targets, groups, len(one.classes)).tolist()
-    return {name: count for name, count in zip(one.classes, counts, strict=True) if 0 < count < intervals.RARE}
-
-
-def _is_of_classes(one: Answers) -> bool:
-    return next(kind.has_classes for kind in KINDS if kind.name == one.kind)
 
 
 def _groups(patients: np.ndarray, slices: np.ndarray) -> tuple[str, np.ndarray]:

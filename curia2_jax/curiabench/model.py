@@ -31,7 +31,7 @@ class Processor(Protocol):
 PROCESSOR = Path(curia_image_processor.__file__)
 SETTINGS = "preprocessor_config.json"
 INDEX = "model.safetensors.index.json"
-KINDS = ("dinov2", "dinov2_with_registers")  # that launch/convert.py writes
+KINDS = ("dinov2", "dinov2_with_registers", "dinov3_vit")  # that launch/convert.py writes
 # No code of the folder, no pickle, and no attention kernel that config.json would have fetched and run.
 UNTRUSTED: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "attn_implementation": "sdpa"}
 

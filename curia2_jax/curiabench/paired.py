@@ -60,7 +60,10 @@ def _joined(one: Answers, other: Answers) -> Answers:
     places = [at.get(sample, -1) for sample in one.samples.tolist()]
     if sorted(places) != list(range(len(other.samples))) or one.classes != other.classes:
         raise UserError(f"compare: {one.task}: the test samples or classes of the reports differ; score both anew")
-    if not np.array_equal(one.targets, other.targets[places]) or not np.array_equal(one.units, other.units[places]):
+    told, known = one.targets, other.targets[places]
+    if not np.array_equal(told, known, equal_nan=told.dtype.kind == "f") or not np.array_equal(
+        one.units, other.units[places]
+    ):
         raise UserError(f"compare: {one.task}: targets or patients of the reports differ; score both anew")
     outputs = {("first", head): seeds for (row, head), seeds in one.outputs.items() if row == TRAINED.name}
     for (row, head), seeds in other.outputs.items():

@@ -1,29 +1,16 @@
-"""Pictures of the report, as PNG data URIs: slices, and the patch tokens of slices as colors."""
+"""Slices as PNG data URIs: in their window, with the outline of a mask, in the shape that their pixels have."""
 
 import base64
 import io
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
-from skimage.filters import threshold_otsu
-
-from curia2_jax.curiabench import features
-from curia2_jax.curiabench.model import Backbone, Model
-from curia2_jax.curiabench.splits import Split, read_sample
+from scipy import ndimage
 
 CT_WINDOW = (-200.0, 300.0)  # HU; soft tissue and bone
 SIDE = 256  # pixels of a picture in the report
-
-
-class SlicePicture(NamedTuple):
-    """One slice of the test split: the slice, and its tokens with trained and with random weights."""
-
-    slice: str
-    trained: str
-    random: str
+OUTLINE = (255, 176, 0)  # amber: seen on black, gray and white, and by those who see no red or green
 
 
 def png(array: np.ndarray, size: tuple[int, int] | None = None) -> str:
@@ -42,67 +29,38 @@ def embed(path: str | Path) -> str:
     return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode()
 
 
-def token_pictures(split: Split, model: Model, slices: np.ndarray, count: int = 6) -> list[SlicePicture]:
-    """Pictures of `count` slices of a split, spread over its files; `slices` (n,) says which samples share an image.
-
-    Colors are the first three principal components of the foreground patches (DINOv2, figure 1), computed over all
-    the slices together, so that one color means one thing; the background is black. The foreground is what lies above
-    Otsu's threshold of the patches' mean intensity, the same for both rows.
-    """
-    _, first = np.unique(slices, return_index=True)
-    chosen = np.sort(first)[np.unique(np.linspace(0, len(first) - 1, count + 2).round().astype(int)[1:-1])]
-    images = [_middle(*read_sample(split, index)) for index in chosen]
-    modalities = split.modalities[chosen]
-    pixels = torch.cat([features.to_pixels(model.processor, *pair) for pair in zip(images, modalities, strict=True)])
-    trained, random = (_token_colors(backbone, pixels) for backbone in (model.trained, model.randoms[0]))
-    out = []
-    for i, (image, modality) in enumerate(zip(images, modalities, strict=True)):
-        size = _size(image.shape)
-        out.append(SlicePicture(png(_window(image, modality), size), png(trained[i], size), png(random[i], size)))
-    return out
-
-
-def _token_colors(backbone: Backbone, pixels: torch.Tensor) -> np.ndarray:
-    """RGB (n, g, g, 3) uint8 of the patches of (n, 1, R, R) pixels; the foreground depends on the pixels alone."""
-    tokens = features.tokens(backbone, pixels)[1].numpy()
-    level = torch.nn.functional.avg_pool2d(pixels, backbone.patch_size)[:, 0].numpy()
-    foreground = np.stack([one > threshold_otsu(one) if np.ptp(one) else one >= one for one in level])
-    return principal_colors(tokens, foreground)
-
-
-def principal_colors(tokens: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-    """RGB (n, g, g, 3) uint8 of tokens (n, g, g, D): three principal components of the foreground (n, g, g) bool.
-
-    Each component is stretched from its 2nd to its 98th percentile; its sign makes the largest loading positive. Not
-    scikit-learn's PCA, which refuses fewer points than components: a slice with one bright patch has a picture too.
-    """
-    points = tokens[foreground].astype(np.float64)
-    centered = points - points.mean(0)
-    _, vectors = np.linalg.eigh(centered.T @ centered)
-    axes = vectors[:, ::-1][:, :3]
-    axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
-    values = centered @ axes
-    low, high = np.percentile(values, [2, 98], axis=0)
-    scaled = np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1)
-    colors = np.zeros((*foreground.shape, 3), np.uint8)
-    colors[foreground] = np.rint(25 + 230 * scaled)
-    return colors
-
-
-def _middle(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """The slice itself, or the slice of a volume with the largest mask, without masks the middle one."""
+def middle(image: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """The slice itself, or the slice of a volume with the largest mask, without masks the middle one; and its mask."""
     if image.ndim == 2:
-        return image
-    return image[..., image.shape[2] // 2 if mask is None else int(mask.sum((0, 1)).argmax())]
+        return image, mask
+    if mask is None:
+        return image[..., image.shape[2] // 2], None
+    place = int(mask.sum((0, 1)).argmax())
+    return image[..., place], mask[..., place]
 
 
-def _window(image: np.ndarray, modality: str) -> np.ndarray:
+def windowed(image: np.ndarray, modality: str) -> np.ndarray:
+    """(H, W) uint8: CT in `CT_WINDOW`, all else between its 0.5th and 99.5th percentile."""
     low, high = CT_WINDOW if modality == "CT" else np.percentile(image, [0.5, 99.5])
     return np.rint(255 * np.clip((image - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
 
 
-def _size(shape: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of a picture with the aspect ratio of the slice's pixels."""
+def outlined(gray: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """A slice (H, W) uint8 in its size in the report, with the line around its mask: (h, w, 3) uint8.
+
+    The line lies outside of the mask, so that what is asked about stays to be seen.
+    """
+    size = size_of(gray.shape)
+    shown = np.array(Image.fromarray(gray).resize(size, Image.Resampling.BICUBIC))
+    color = np.stack([shown] * 3, axis=-1)
+    if mask is not None:
+        inside = np.array(Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)) > 0
+        color[ndimage.binary_dilation(inside, iterations=1) & ~inside] = OUTLINE
+    return color
+
+
+def size_of(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(width, height) of a picture with the aspect ratio of the pixels of a slice (H, W)."""
     height, width = shape
     scale = SIDE / max(height, width)
     return max(1, round(width * scale)), max(1, round(height * scale))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curia2_jax.curiabench import heads, map_scores, scores
+from curia2_jax.curiabench import heads, label_scores, map_scores, scores
 from curia2_jax.curiabench.results import Results
 from curia2_jax.data.ingest import benchmark_schema
 
@@ -190,6 +190,31 @@ RECALLS = tuple(
     for depth in heads.DEPTHS
 )
 
+LINEAR_LABELS = Head(
+    "linear",
+    "Linear probe",
+    "linear probe",
+    "The linear probe is a logistic regression for every label, each with a regularization of its own.",
+    heads.linear_labels,
+)
+KNN_LABELS = Head(
+    "knn", "k nearest neighbors", "kNN", f"The neighbors are {heads.NEIGHBORS}, asked label by label.",
+    heads.neighbor_labels,
+)  # fmt: skip
+LABEL_AUROC = Metric(
+    "auroc",
+    "AUROC",
+    "AUROC is of every label, averaged over labels; what is unknown does not count.",
+    label_scores.auroc,
+    parts=label_scores.auroc_parts,
+)
+AVERAGE_PRECISION = Metric(
+    "average_precision",
+    "average precision",
+    "Average precision is of every label, averaged over labels.",
+    label_scores.average_precision,
+    parts=label_scores.average_precision_parts,
+)
 DENSE = Head(
     "dense",
     "Linear on patches",
@@ -255,6 +280,13 @@ SCORINGS = (
         metrics=RECALLS,
         primary=Primary(NEAREST, RECALLS[0]),
         settings={"depths": list(heads.DEPTHS)},
+    ),
+    Scoring(
+        benchmark_schema.MULTI_LABEL.name,
+        heads=(LINEAR_LABELS, KNN_LABELS),
+        metrics=(LABEL_AUROC, AVERAGE_PRECISION),
+        primary=Primary(LINEAR_LABELS, LABEL_AUROC),
+        settings={"regularization": list(heads.REGULARIZATION), "neighbors": heads.NEIGHBORS},
     ),
     Scoring(
         benchmark_schema.SEGMENTATION.name,

@@ -1,17 +1,11 @@
-"""The report: one self-contained HTML file, and the sentence that says what came out."""
+"""What a report says: the sentence on what came out, tables as text, and the lines of the forest plot."""
 
-from importlib import resources
 from typing import NamedTuple
 
-import jinja2
-
 from curia2_jax.curiabench import leaks
-from curia2_jax.curiabench.intervals import FEWEST_PATIENTS, RARE
-from curia2_jax.curiabench.pictures import SlicePicture
+from curia2_jax.curiabench.intervals import FEWEST_PATIENTS
 from curia2_jax.curiabench.protocol import JUDGED_BY, MASK_ONLY, TRAINED, Row, rows_of, scoring_behind
 from curia2_jax.curiabench.results import Comparison, Results, Score, defined
-
-CAPTIONS = {"crops": "What the student saw of the first images", "curves": "How training went"}
 
 
 def verdict(results: Results) -> str:
@@ -179,40 +173,3 @@ def forest(results: Results) -> tuple[list[tuple[str, list[ForestLine]]], float,
 def min_patients(results: Results) -> int:
     """Test patients of the smallest task."""
     return min(task["test"]["patients"] for task in results["tasks"].values())
-
-
-def render(results: Results, tokens: dict[str, list[SlicePicture]], run_pictures: dict[str, str]) -> str:
-    """One HTML page that loads nothing from elsewhere.
-
-    Args:
-      tokens: pictures of each task's test slices.
-      run_pictures: data URIs of the training run, by name.
-    """
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["clip"] = lambda value: min(max(value, 0), 1)  # some scores can be negative, a bar cannot
-    environment.filters["percent"] = lambda value: f"{100 * min(max(value, 0), 1):.2f}%"
-    environment.filters["score"] = lambda score: "-" if score[0] is None else f"{score[0]:.3f}"
-    environment.filters["interval"] = lambda score: "" if score[1] is None else f"{score[1]:.3f} to {score[2]:.3f}"
-    environment.filters["signed"] = lambda score: "-" if score[0] is None else f"{score[0]:+.3f}"
-    environment.filters["signed_interval"] = lambda score: (
-        "" if score[1] is None else f"{score[1]:+.3f} to {score[2]:+.3f}"
-    )
-    template = environment.from_string(resources.files(__package__).joinpath("report.html.j2").read_text("utf-8"))
-    lines, zero, reach = forest(results)
-    return template.render(
-        results=results,
-        forest=lines,
-        zero=zero,
-        reach=reach,
-        tokens=tokens,
-        run_pictures=run_pictures,
-        captions=CAPTIONS,
-        rows=rows_of(results["mean"]["rows"]),
-        baselines=rows_of(results["mean"]["trained_minus"]),
-        trained=TRAINED,
-        scoring=scoring_behind(results),
-        fewest_patients=FEWEST_PATIENTS,
-        rare=RARE,
-    )

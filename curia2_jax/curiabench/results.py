@@ -17,6 +17,11 @@ Score = list[float | None]  # [value, lower, upper] of a 95 % interval; None whe
 Table = dict[str, dict[str, dict[str, Score]]]  # row -> head -> metric -> score
 
 
+def page_of(task: str) -> str:
+    """Where in the folder of a report the page of a task is."""
+    return f"tasks/{task}.html"
+
+
 def defined(score: Score) -> tuple[float, float, float]:
     """A score as numbers.
 
@@ -49,6 +54,14 @@ class Count(TypedDict):
     per_class: list[int]
 
 
+class Shot(TypedDict):
+    """The primary score of a row that learned from so many percent of the patients of train; `patients` of one draw."""
+
+    percent: int
+    patients: int
+    score: Score
+
+
 class TaskResults(Comparison):
     """Scores of one task. `resampled` and `validated_on`: what the intervals and the choice of C go over."""
 
@@ -62,6 +75,9 @@ class TaskResults(Comparison):
     resampled: str  # "patient" or "slice"
     validated_on: str  # "val", or "patient" or "slice" of train
     heads: dict[str, dict[str, dict]]  # row -> head -> what it chose
+    few_shot: NotRequired[dict[str, list[Shot]]]  # row -> its label-efficiency curve
+    # row -> head -> score -> of each label, in tasks of several labels
+    labels: NotRequired[dict[str, dict[str, dict[str, list[float | None]]]]]
     confusion: NotRequired[
         dict[str, dict[str, list[list[int]]]]
     ]  # row -> head -> [true][predicted], if there are classes

@@ -19,7 +19,7 @@ class Split(NamedTuple):
     """One split of n samples; all arrays have shape (n,)."""
 
     images: list[Path]
-    targets: np.ndarray  # of the dtype of the task's kind
+    targets: np.ndarray  # of the dtype of the task's kind; (n, K) in tasks of several labels
     series: np.ndarray  # str
     patients: np.ndarray  # str
     modalities: np.ndarray  # str, "" = unknown
@@ -28,6 +28,18 @@ class Split(NamedTuple):
     spacing: np.ndarray | None = None  # (n, 2), millimeters between rows and columns
     labels: tuple[int, ...] = ()  # that label maps may have beside 0, in segmentation
     affines: np.ndarray | None = None  # (n, 4, 4), (slice, row, column, 1) -> mm in LPS; NaN where it is not known
+
+    def of(self, which: np.ndarray) -> "Split":
+        """The samples (n,) bool of the split."""
+        return self._replace(
+            images=[path for path, used in zip(self.images, which, strict=True) if used],
+            targets=self.targets[which],
+            series=self.series[which],
+            patients=self.patients[which],
+            modalities=self.modalities[which],
+            spacing=None if self.spacing is None else self.spacing[which],
+            affines=None if self.affines is None else self.affines[which],
+        )
 
 
 class Facts(NamedTuple):
@@ -108,9 +120,13 @@ def _table(path: Path, kind: benchmark_schema.Kind) -> np.ndarray:
 def _targets(path: Path, table: np.ndarray, facts: Facts) -> np.ndarray:
     """Targets in the dtype of the kind; nothing is rounded, cut or guessed."""
     found = table[benchmark_schema.TARGET]
+    if facts.kind == benchmark_schema.MULTI_LABEL:
+        return _labels(path, found, facts)
     if found.ndim != 1:
         shape = " x ".join(map(str, found.shape[1:]))
-        raise UserError(f"{path}: found {shape} targets a sample; write one column, a task for each")
+        raise UserError(
+            f"{path}: found {shape} targets a sample; write one column, a task for each, or kind multi-label"
+        )
     if found.dtype.kind in "US":
         return _named(path, found.astype(str), facts)
     values = found.astype(np.float64)
@@ -135,6 +151,18 @@ def _affines(path: Path, table: np.ndarray) -> np.ndarray:
     if len(flat):
         raise UserError(f"{path}: found an affine without volume in row {flat[0]}; write NaN where it is not known")
     return found
+
+
+def _labels(path: Path, found: np.ndarray, facts: Facts) -> np.ndarray:
+    """Targets (n, K) of several questions of yes or no, in the order of the classes of task.json."""
+    if found.shape[1:] != (len(facts.classes),):
+        shape = " x ".join(map(str, found.shape[1:])) or "one"
+        raise UserError(f"{path}: found {shape} targets a sample; write {len(facts.classes)}, one for each class")
+    values = found.astype(np.float64)
+    if (wrong := ~(np.isin(values, (0, 1)) | np.isnan(values))).any():
+        row, column = np.argwhere(wrong)[0].tolist()
+        raise UserError(f"{path}: found the target {values[row, column]:g} in row {row}; write 0, 1, or NaN if unknown")
+    return values
 
 
 def _named(path: Path, found: np.ndarray, facts: Facts) -> np.ndarray:

@@ -93,6 +93,37 @@ def read_task(folder: str | Path, name: str) -> Task:
     )
 
 
+def across(task: Task) -> Task:
+    """The same question from CT to MR: CT of train and val is learned from, MR of test is asked.
+
+    Raises:
+      UserError: one of them is missing.
+    """
+    wanted = {benchmark_schema.TRAIN: "CT", benchmark_schema.VAL: "CT", benchmark_schema.TEST: "MR"}
+    splits = {name: split.of(split.modalities == wanted[name]) for name, split in task.splits.items()}
+    for name in benchmark_schema.SPLITS:
+        if not splits[name].images:
+            raise UserError(
+                f"--setting=cross-modality: found no {wanted[name]} in {name} of {task.name}; write a --task whose "
+                "train has CT and whose test has MR, by the modality of its samples"
+            )
+    if splits.get(benchmark_schema.VAL) and not splits[benchmark_schema.VAL].images:
+        del splits[benchmark_schema.VAL]
+    name, warnings = f"{task.name}, CT to MR", list(task.warnings)
+    if task.kind.has_classes:
+        _check_classes(Path(task.name), task.classes, splits)
+        warnings += _strangers(name, task.classes, splits)
+    return Task(
+        name,
+        task.kind,
+        task.classes,
+        splits[benchmark_schema.TRAIN],
+        splits[benchmark_schema.TEST],
+        splits.get(benchmark_schema.VAL),
+        tuple(dict.fromkeys(warnings)),
+    )
+
+
 def _facts(path: Path) -> Facts:
     """What task.json says."""
     try:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from curia2_jax.errors import UserError
+from curia2_jax.export.tensors_file import Later
 
 _ONCE = {
     "cls_token": "embeddings.cls_token",
@@ -72,8 +73,9 @@ def take_apart(state: Mapping[str, Any]) -> Parts:
     return Parts(backbone, heads, tuple(sorted(left_out)))
 
 
-def projection_head(tensors: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
-    """A DINOHead of theirs as the parameters of ours, float32, or None if it is another kind (such as with BatchNorm).
+def projection_head(tensors: Mapping[str, Later]) -> dict[str, Any] | None:
+    """A DINOHead of theirs as the parameters of ours, float32, read in their turn, or None if it is another
+    kind (such as with BatchNorm).
 
     Source: dinov2/layers/dino_head.py. Its linear layers lie at even places of `mlp`, with a GELU between them; the
     last layer has a weight norm, in PyTorch's old names or in those of its parametrizations.
@@ -84,26 +86,31 @@ def projection_head(tensors: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
     g, v = (f"{norm}0", f"{norm}1") if norm else ("last_layer.weight_g", "last_layer.weight_v")
     wanted = {f"{name}.{kind}": dims for name in at for kind, dims in (("weight", 2), ("bias", 1))} | {g: 2, v: 2}
     places_are_even = sorted(layers) == list(range(0, 2 * len(layers), 2))
-    if not places_are_even or {name: tensor.ndim for name, tensor in tensors.items()} != wanted:
+    if not places_are_even or {name: len(tensor.shape) for name, tensor in tensors.items()} != wanted:
         return None
-    as_ours = {name: np.ascontiguousarray(tensor.T.astype(np.float32)) for name, tensor in tensors.items()}
+    as_ours = {name: _transposed(tensor) for name, tensor in tensors.items()}
     mlps = {
         f"mlp_{i}": {"kernel": as_ours[f"{name}.weight"], "bias": as_ours[f"{name}.bias"]} for i, name in enumerate(at)
     }
-    return mlps | {"last_layer": {"v": as_ours[v], "g": as_ours[g].reshape(-1)}}
+    flat = Later(tensors[g].shape[:1], lambda: np.asarray(as_ours[g]).reshape(-1))
+    return mlps | {"last_layer": {"v": as_ours[v], "g": flat}}
 
 
-def to_huggingface(state: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+def _transposed(tensor: Later) -> Later:
+    return Later(tensor.shape[::-1], lambda: np.ascontiguousarray(np.asarray(tensor, np.float32).T))
+
+
+def to_huggingface(state: Mapping[str, Later], where: str) -> dict[str, Later]:
     """A backbone that `take_apart` gives, under the names on disk, query, key and value apart.
 
     Raises:
       UserError: DINOv3, a name that DINOv2 does not have, the same block twice, or no class token.
     """
     if any("rope_embed" in name or name.startswith("storage_tokens") for name in state):
-        raise UserError(f"{where}: a DINOv3 model, which has rotary positions (RoPE); write a DINOv2 model")
+        raise UserError(f"{where}: a state dict of DINOv3; write a folder of its DINOv3ViTModel")
     if "cls_token" not in state or "pos_embed" not in state:
         raise UserError(f"{where}: no cls_token and pos_embed; write a state dict of facebookresearch's DINOv2")
-    out: dict[str, np.ndarray] = {}
+    out: dict[str, Later] = {}
     blocks: dict[str, str] = {}  # chunks count their blocks through, so that no number comes twice
     for name, value in state.items():
         block = _BLOCK.fullmatch(name)
@@ -115,15 +122,20 @@ def to_huggingface(state: Mapping[str, np.ndarray], where: str) -> dict[str, np.
             out[_ONCE[name]] = value
         elif block and block[2].startswith("attn.qkv."):
             kind = block[2].removeprefix("attn.qkv.")
-            if value.ndim == 0 or len(value) % 3:
+            if not value.shape or value.shape[0] % 3:
                 raise UserError(f"{where}: {name} is {value.shape}, no query, key and value; fetch it again")
-            for part, third in zip(("query", "key", "value"), np.split(value, 3), strict=True):
-                out[f"encoder.layer.{block[1]}.attention.attention.{part}.{kind}"] = third
+            for third, part in enumerate(("query", "key", "value")):
+                out[f"encoder.layer.{block[1]}.attention.attention.{part}.{kind}"] = _third(value, third)
         elif block and (theirs := _in_block(block[2])):
             out[f"encoder.layer.{block[1]}.{theirs}"] = value
         else:
             raise UserError(f"{where}: {name} is no parameter of DINOv2; write a state dict of its backbone")
     return out
+
+
+def _third(value: Later, number: int) -> Later:
+    shape = (value.shape[0] // 3, *value.shape[1:])
+    return Later(shape, lambda: np.split(np.asarray(value), 3)[number])
 
 
 def _in_block(name: str) -> str | None:
@@ -133,7 +145,7 @@ def _in_block(name: str) -> str | None:
     return f"{_OF_A_BLOCK[module]}.{kind}" if module in _OF_A_BLOCK and kind in ("weight", "bias") else None
 
 
-def model_section(tensors: Mapping[str, np.ndarray], where: str) -> dict[str, Any]:
+def model_section(tensors: Mapping[str, Later], where: str) -> dict[str, Any]:
     """The arguments of `ViTConfig` that the shapes say. The heads are of 64 channels, as in every DINOv2.
 
     Args:
@@ -142,11 +154,11 @@ def model_section(tensors: Mapping[str, np.ndarray], where: str) -> dict[str, An
       UserError: the width is no multiple of 64, or the position table is no square.
     """
     kernel = tensors.get("embeddings.patch_embeddings.projection.weight")
-    if kernel is None or kernel.ndim != 4:
+    if kernel is None or len(kernel.shape) != 4:
         raise UserError(f"{where}: no patch_embed.proj.weight; write a whole state dict of DINOv2")
     width, channels, patch = kernel.shape[:3]
     table = tensors["embeddings.position_embeddings"]
-    if table.ndim != 3:
+    if len(table.shape) != 3:
         raise UserError(f"{where}: pos_embed is {table.shape}; write a whole state dict of DINOv2")
     entries = table.shape[1] - 1
     side = math.isqrt(max(entries, 0))
@@ -162,6 +174,6 @@ def model_section(tensors: Mapping[str, np.ndarray], where: str) -> dict[str, An
         "in_channels": channels,
         "image_size": side * patch,
         "ffn": "swiglu" if any(".mlp.weights_in." in name for name in tensors) else "mlp",
-        "registers": 0 if registers is None or registers.ndim != 3 else registers.shape[1],
+        "registers": 0 if registers is None or len(registers.shape) != 3 else registers.shape[1],
         "layerscale": 1.0,
     }

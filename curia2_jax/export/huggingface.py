@@ -1,11 +1,13 @@
 """Backbone parameters <-> a folder that `transformers.AutoModel.from_pretrained` loads, without PyTorch.
 
-Without registers the folder is a stock `Dinov2Model`, with them a stock `Dinov2WithRegistersModel`. The names are those
+Without registers the folder is a stock `Dinov2Model`, with them a stock `Dinov2WithRegistersModel`, with rotary
+positions a stock `DINOv3ViTModel` (dinov3.py). The names are those
 on disk, which every release of transformers reads and writes, whatever it calls its modules in memory. Weights are
 float32 and are only transposed, split or joined: the way there and back is exact to the bit.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -17,8 +19,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from curia2_jax.errors import UserError
-from curia2_jax.export import tensors_file
-from curia2_jax.export.tensors_file import Piece
+from curia2_jax.export import dinov3, tensors_file
+from curia2_jax.export.names_on_disk import axes, is_half, name_of
+from curia2_jax.export.tensors_file import Later, Piece
 from curia2_jax.files import is_plain
 from curia2_jax.models.vit import ViT, ViTConfig
 
@@ -26,43 +29,6 @@ Tree = dict[str, Any]
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 LAYER_NORM_EPS = 1e-6
-
-# Ours -> theirs; {i} is the block, and a block parameter of ours has all blocks on axis 0.
-_NAMES = {
-    "cls_token": "embeddings.cls_token",
-    "mask_token": "embeddings.mask_token",
-    "pos_embed": "embeddings.position_embeddings",
-    "register_tokens": "embeddings.register_tokens",
-    "patch_embed/kernel": "embeddings.patch_embeddings.projection.weight",
-    "patch_embed/bias": "embeddings.patch_embeddings.projection.bias",
-    "norm/scale": "layernorm.weight",
-    "norm/bias": "layernorm.bias",
-    "blocks/norm1/scale": "encoder.layer.{i}.norm1.weight",
-    "blocks/norm1/bias": "encoder.layer.{i}.norm1.bias",
-    "blocks/norm2/scale": "encoder.layer.{i}.norm2.weight",
-    "blocks/norm2/bias": "encoder.layer.{i}.norm2.bias",
-    "blocks/attn/query/kernel": "encoder.layer.{i}.attention.attention.query.weight",
-    "blocks/attn/query/bias": "encoder.layer.{i}.attention.attention.query.bias",
-    "blocks/attn/key/kernel": "encoder.layer.{i}.attention.attention.key.weight",
-    "blocks/attn/key/bias": "encoder.layer.{i}.attention.attention.key.bias",
-    "blocks/attn/value/kernel": "encoder.layer.{i}.attention.attention.value.weight",
-    "blocks/attn/value/bias": "encoder.layer.{i}.attention.attention.value.bias",
-    "blocks/attn/out/kernel": "encoder.layer.{i}.attention.output.dense.weight",
-    "blocks/attn/out/bias": "encoder.layer.{i}.attention.output.dense.bias",
-    "blocks/ls1/gamma": "encoder.layer.{i}.layer_scale1.lambda1",
-    "blocks/ls2/gamma": "encoder.layer.{i}.layer_scale2.lambda1",
-    "blocks/ffn/fc1/kernel": "encoder.layer.{i}.mlp.fc1.weight",
-    "blocks/ffn/fc1/bias": "encoder.layer.{i}.mlp.fc1.bias",
-    "blocks/ffn/fc2/kernel": "encoder.layer.{i}.mlp.fc2.weight",
-    "blocks/ffn/fc2/bias": "encoder.layer.{i}.mlp.fc2.bias",
-    # Gate and up are the two halves of one matrix there.
-    "blocks/ffn/gate/kernel": "encoder.layer.{i}.mlp.weights_in.weight",
-    "blocks/ffn/up/kernel": "encoder.layer.{i}.mlp.weights_in.weight",
-    "blocks/ffn/gate/bias": "encoder.layer.{i}.mlp.weights_in.bias",
-    "blocks/ffn/up/bias": "encoder.layer.{i}.mlp.weights_in.bias",
-    "blocks/ffn/down/kernel": "encoder.layer.{i}.mlp.weights_out.weight",
-    "blocks/ffn/down/bias": "encoder.layer.{i}.mlp.weights_out.bias",
-}
 
 
 def shapes(model: ViTConfig) -> dict[str, tuple[int, ...]]:
@@ -87,15 +53,19 @@ def pieces(backbone: Mapping[str, Any], model: ViTConfig) -> Iterator[Piece]:
     for path, leaf in flat.items():
         if leaf.dtype != np.float32:
             raise UserError(f"the checkpoint's backbone: {path} is {leaf.dtype}; only float32 is exported")
+    on_disk = shapes_on_disk(model)
     for path in flat:
         leaf = np.asarray(flat[path])
         for i, one in enumerate(leaf) if path.startswith("blocks/") else [(None, leaf)]:
-            values = np.ascontiguousarray(one.transpose(_axes(path)))
-            yield Piece(_NAMES[path].format(i=i), len(values) if "/up/" in path else 0, values)
+            name = name_of(path, model).format(i=i)
+            values = np.ascontiguousarray(one.transpose(axes(path)))
+            second = "/up/" in path and is_half(path, model)
+            yield Piece(name, len(values) if second else 0, values.reshape(-1, *on_disk[name][1:]))
 
 
 def from_huggingface(tensors: Mapping[str, Any], model: ViTConfig, where: str) -> Tree:
-    """The inverse of `pieces`: nested dict of float32 arrays, blocks stacked on axis 0.
+    """The inverse of `pieces`: nested dict of float32 parameters, blocks stacked on axis 0, which NumPy reads from
+    `tensors` when it asks for them.
 
     Half-precision weights become the same numbers in float32.
 
@@ -103,23 +73,24 @@ def from_huggingface(tensors: Mapping[str, Any], model: ViTConfig, where: str) -
       tensors: name on disk -> array, or what NumPy reads when its turn comes.
       where: what to call the source in errors.
     Raises:
-      UserError: names missing or unexpected, of another shape than `model` says, or not floating point.
+      UserError: names missing or unexpected, of another shape than `model` says; when read, not floating point.
     """
     _check(where, {name: tensor.shape for name, tensor in tensors.items()}, shapes_on_disk(model))
-    flat = {path: _leaf(path, shape, tensors, where) for path, shape in shapes(model).items()}
+    leaf = {path: functools.partial(_leaf, path, shape, model, tensors, where) for path, shape in shapes(model).items()}
+    flat = {path: Later(shape, leaf[path]) for path, shape in shapes(model).items()}
     return unflatten_dict(flat, sep="/")
 
 
-def _leaf(path: str, shape: tuple[int, ...], tensors: Mapping[str, Any], where: str) -> np.ndarray:
+def _leaf(path: str, shape: tuple[int, ...], model: ViTConfig, tensors: Mapping[str, Any], where: str) -> np.ndarray:
     """One parameter of ours."""
     leaf = np.empty(shape, np.float32)
     for i in range(shape[0]) if path.startswith("blocks/") else [None]:
-        name = _NAMES[path].format(i=i)
+        name = name_of(path, model).format(i=i)
         tensor = np.asarray(tensors[name])
         if tensor.dtype.name not in ("float32", "float16", "bfloat16"):
             raise UserError(f"{where}: {name} is {tensor.dtype}; write float32, float16 or bfloat16 weights")
-        tensor = tensor.transpose(np.argsort(_axes(path)))
-        if "/gate/" in path or "/up/" in path:
+        tensor = tensor.reshape(tensor.shape[-len(axes(path)) :]).transpose(np.argsort(axes(path)))
+        if is_half(path, model):
             tensor = np.split(tensor, 2, axis=-1)["/up/" in path]
         leaf[... if i is None else i] = tensor
     return leaf
@@ -131,6 +102,8 @@ def model_config(model: ViTConfig) -> dict[str, Any]:
     Raises:
       UserError: transformers would interpolate the position table otherwise than this model was trained with.
     """
+    if model.rotary:
+        return dinov3.model_config(model)
     form = "antialias" if model.registers else "size"
     if model.position_form != form:
         raise UserError(
@@ -169,12 +142,12 @@ def model_section(config: Mapping[str, Any], where: str) -> dict[str, Any]:
       UserError: another kind of model, or a variant that DINOv2 does not have.
     """
     kind = config.get("model_type")
-    if kind == "dinov3_vit":
-        raise UserError(
-            f"{where}: a DINOv3 model, which has rotary positions (RoPE) and no table; write a DINOv2 model"
-        )
+    if kind == dinov3.KIND:
+        return dinov3.model_section(config, where)
     if kind not in ("dinov2", "dinov2_with_registers"):
-        raise UserError(f"{where}: model_type is {kind!r}; write a folder of a dinov2 or dinov2_with_registers model")
+        raise UserError(
+            f"{where}: model_type is {kind!r}; write a folder of a dinov2, dinov2_with_registers or dinov3_vit model"
+        )
     fixed = {"mlp_ratio": 4, "hidden_act": "gelu", "qkv_bias": True, "layer_norm_eps": LAYER_NORM_EPS}
     for key, value in fixed.items():
         if config.get(key, value) != value:
@@ -227,8 +200,8 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
     return model_section(_json(path), str(path))
 
 
-def read_weights(directory: pathlib.Path, model: ViTConfig) -> Tree:
-    """The backbone parameters of a folder, float32.
+def open_weights(directory: pathlib.Path, model: ViTConfig) -> Tree:
+    """The backbone parameters of a folder, as `from_huggingface` gives them.
 
     Reads model.safetensors, or the shards that model.safetensors.index.json names.
     Raises:
@@ -244,19 +217,19 @@ def weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
     index = directory / INDEX
     if (directory / WEIGHTS).exists() or not index.exists():
         return [directory / WEIGHTS]
-    return [directory / name for name in _shards(index)]
+    return shards(index, ".safetensors")
 
 
-def _shards(index: pathlib.Path) -> list[str]:
-    """The files that an index names, all of them beside it. Raises UserError."""
+def shards(index: pathlib.Path, suffix: str) -> list[pathlib.Path]:
+    """The files that an index names, all of them beside it and with that suffix. Raises UserError."""
     said = _json(index)
     named = said.get("weight_map") if isinstance(said, dict) else None
     if not isinstance(named, dict) or not named:
         raise UserError(f"{index}: no weight_map of names to files; fetch it again")
     names = [*named.values()]
-    if wrong := [name for name in names if not is_plain(name) or not name.endswith(".safetensors")]:
-        raise UserError(f"{index}: names {wrong[0]!r}, which is no .safetensors file beside it; fetch it again")
-    return sorted(set(names))
+    if wrong := [name for name in names if not is_plain(name) or not name.endswith(suffix)]:
+        raise UserError(f"{index}: names {wrong[0]!r}, which is no {suffix} file beside it; fetch it again")
+    return [index.with_name(name) for name in sorted(set(names))]
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
@@ -268,24 +241,19 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path}: not JSON ({e}); fetch it again") from None
 
 
-def _axes(path: str) -> tuple[int, ...]:
-    """How one block's array of ours is transposed for PyTorch."""
-    if path == "patch_embed/kernel":
-        return (3, 2, 0, 1)  # (P, P, C, D) -> (D, C, P, P)
-    if path.endswith("/kernel"):
-        return (1, 0)
-    return tuple(range({"cls_token": 3, "pos_embed": 3, "register_tokens": 3, "mask_token": 2}.get(path, 1)))
-
-
 def shapes_on_disk(model: ViTConfig) -> dict[str, tuple[int, ...]]:
     out: dict[str, tuple[int, ...]] = {}
+    if model.rotary and not model.registers:  # an empty tensor there
+        out["embeddings.register_tokens"] = (1, 0, model.width)
     for path, shape in shapes(model).items():
         stacked = path.startswith("blocks/")
         one = shape[1:] if stacked else shape
-        if "/gate/" in path or "/up/" in path:
+        if is_half(path, model):
             one = (*one[:-1], 2 * one[-1])
-        one = tuple(one[axis] for axis in _axes(path))
-        out |= {_NAMES[path].format(i=i): one for i in range(model.depth if stacked else 1)}
+        one = tuple(one[axis] for axis in axes(path))
+        if path == "mask_token" and model.rotary:
+            one = (1, *one)
+        out |= {name_of(path, model).format(i=i): one for i in range(model.depth if stacked else 1)}
     return out
 
 

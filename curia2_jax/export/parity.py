@@ -93,12 +93,13 @@ def _entry(
     first = jax.tree.map(lambda leaf: leaf[:1], params["blocks"])
     off = first | {name: jax.tree.map(np.zeros_like, first[name]) for name in ("ls1", "ls2")}
     embedded = _tokens(dataclasses.replace(model, depth=1), dict(params) | {"blocks": off}, pixels, mask)
-    run = _block(model, stages[0].shape[1])
+    grid = (pixels.shape[1] // model.patch_size, pixels.shape[2] // model.patch_size)
+    run = _block(model, stages[0].shape[1], grid)
     blocks = []
     for i in range(model.depth):
         ours = run(jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"]), stages[i])
         blocks.append(_difference(ours, stages[i + 1]))
-    normed = [_norm(params["norm"], stages[i]) for i in (0, -2)]
+    normed = [_norm(params["norm"], stages[i], model.norm_eps) for i in (0, -2)]
     return {
         "embeddings": _difference(embedded, np.asarray(normed[0])),
         "blocks": blocks,
@@ -107,9 +108,9 @@ def _entry(
     }
 
 
-@jax.jit
-def _norm(params: Mapping[str, Any], x: jax.Array) -> jax.Array:
-    return cast(jax.Array, LayerNorm("float32").apply({"params": params}, x))
+@functools.partial(jax.jit, static_argnums=2)
+def _norm(params: Mapping[str, Any], x: jax.Array, eps: float) -> jax.Array:
+    return cast(jax.Array, LayerNorm("float32", eps).apply({"params": params}, x))
 
 
 @functools.cache
@@ -118,8 +119,8 @@ def _model(model: ViTConfig) -> Callable[..., Any]:
 
 
 @functools.cache
-def _block(model: ViTConfig, tokens: int) -> Callable[..., Any]:
-    block = Block(model, Execution(None, "cpu", "xla", tokens))
+def _block(model: ViTConfig, tokens: int, grid: tuple[int, int]) -> Callable[..., Any]:
+    block = Block(model, Execution(None, "cpu", "xla", tokens, grid))
     return jax.jit(lambda params, x: block.apply({"params": params}, x, jnp.int32(0), None)[0])
 
 
@@ -164,9 +165,13 @@ def of_pixels(
 
 def unequal(folder: pathlib.Path, backbone: Mapping[str, Any], model: ViTConfig) -> list[str]:
     """Our names of the parameters that the folder does not hold to the bit."""
-    stored = flatten_dict(huggingface.read_weights(folder, model), sep="/")
+    stored = flatten_dict(huggingface.open_weights(folder, model), sep="/")
+
+    def bits(leaf: Any) -> np.ndarray:
+        return np.asarray(leaf).view(np.int32)
+
     ours = flatten_dict(backbone, sep="/")
-    return [path for path, leaf in ours.items() if np.asarray(leaf).tobytes() != stored[path].tobytes()]
+    return [path for path in ours if not np.array_equal(bits(ours[path]), bits(stored[path]))]
 
 
 def worst(entries: list[dict[str, Any]], pixels: Mapping[str, float]) -> tuple[float, str]:

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from curia2_jax.errors import UserError
-from curia2_jax.export import dinov2_names, huggingface
+from curia2_jax.export import dinov2_names, huggingface, tensors_file
+from curia2_jax.export.tensors_file import Later
 from curia2_jax.models.vit import ViTConfig
 
-Unpickle = Callable[[pathlib.Path], dict[str, np.ndarray]]
+Tensors = dict[str, Later]
+Unpickle = Callable[[pathlib.Path], Tensors]
 _PICKLES = (".pth", ".pt", ".bin")
 _LARGEST = {
     "width": 2**16,
@@ -33,7 +33,7 @@ class Source:
     """What was read."""
 
     model: dict[str, Any]  # arguments of `ViTConfig`
-    params: dict[str, Any]  # {backbone[, dino_head, ibot_head]}, float32
+    params: dict[str, Any]  # {backbone[, dino_head, ibot_head]}: float32 parameters that NumPy reads in their turn
     left_out: tuple[str, ...]  # names or modules, some with a reason
 
 
@@ -42,7 +42,7 @@ def read(source: str, unpickle: Unpickle) -> Source:
 
     Args:
       source: a folder, a .safetensors, .pth, .pt or .bin file.
-      unpickle: reads a PyTorch pickle without running what is in it. Raises UserError.
+      unpickle: opens a PyTorch pickle without running what is in it. Raises UserError.
     Raises:
       UserError: nothing is there, or it is damaged or no DINOv2.
     """
@@ -58,14 +58,14 @@ def read(source: str, unpickle: Unpickle) -> Source:
         raise UserError(f"{path}: write a folder, a .safetensors file or a .pth file")
     found = _of_folder(path, unpickle) if path.is_dir() else _of_file(path, unpickle)
     for name, leaf in flatten_dict(found.params, sep="/").items():
-        if not np.isfinite(leaf).all():
+        if not np.isfinite(np.asarray(leaf)).all():
             raise UserError(f"{path}: {name} has values that are not finite; fetch it again")
     return found
 
 
 def _of_file(path: pathlib.Path, unpickle: Unpickle) -> Source:
     """A state dict of facebookresearch's, with the heads of its training where they are."""
-    parts = dinov2_names.take_apart(unpickle(path) if path.suffix in _PICKLES else load(path))
+    parts = dinov2_names.take_apart(unpickle(path) if path.suffix in _PICKLES else tensors_file.read(path))
     tensors = dinov2_names.to_huggingface(parts.backbone, str(path))
     section = _bounded(dinov2_names.model_section(tensors, str(path)), path)
     heads = {name: dinov2_names.projection_head(of) for name, of in parts.heads.items()}
@@ -80,25 +80,35 @@ def _of_folder(folder: pathlib.Path, unpickle: Unpickle) -> Source:
         section = _bounded(huggingface.read_config(folder), folder / "config.json")
     except (AttributeError, TypeError, ValueError) as e:
         raise UserError(f"{folder / 'config.json'}: no config of a model ({e}); fetch it again") from None
-    pickled = folder / "pytorch_model.bin"
-    if pickled.exists() and not any((folder / name).exists() for name in (huggingface.WEIGHTS, huggingface.INDEX)):
-        where, state = str(pickled), unpickle(pickled)
-    else:
-        files = huggingface.weight_files(folder)
-        where = str(files[0] if len(files) == 1 else folder / huggingface.INDEX)
-        state = {name: tensor for file in files for name, tensor in load(file).items()}
-    plain = {re.sub(r"^dinov2(_with_registers)?\.", "", name): tensor for name, tensor in state.items()}
+    files = _pickled(folder) or huggingface.weight_files(folder)
+    where = str(files[0] if len(files) == 1 else folder)
+    state: Tensors = {}
+    for file in files:
+        state |= unpickle(file) if file.suffix in _PICKLES else tensors_file.read(file)
+    # A classifier's prefix, and the encoder's as release 5 of transformers has it in memory, of DINOv3.
+    plain = {re.sub(r"^(dinov2(_with_registers)?\.|model\.(?=layer\.))", "", k): tensor for k, tensor in state.items()}
     left_out = tuple(sorted(name for name in plain if name.startswith("classifier.")))
     tensors = {name: tensor for name, tensor in plain.items() if name not in left_out}
     return _source(section, tensors, where, {}, left_out)
 
 
-def _source(
-    section: dict[str, Any], tensors: dict[str, np.ndarray], where: str, heads: Mapping[str, Any], left_out: tuple
-) -> Source:
+def _pickled(folder: pathlib.Path) -> list[pathlib.Path]:
+    """pytorch_model.bin of a folder, or the shards that its index names; none where there are safetensors."""
+    whole, index = folder / "pytorch_model.bin", folder / "pytorch_model.bin.index.json"
+    if any((folder / name).exists() for name in (huggingface.WEIGHTS, huggingface.INDEX)):
+        return []
+    files = [whole] if whole.exists() else huggingface.shards(index, ".bin") if index.exists() else []
+    if missing := [file for file in files if not file.exists()]:
+        raise UserError(f"{missing[0]}: not there, though {index.name} names it; fetch it again")
+    return files
+
+
+def _source(section: dict[str, Any], tensors: Tensors, where: str, heads: Mapping[str, Any], left_out: tuple) -> Source:
+    model = ViTConfig(**section)
     if _MASK_TOKEN not in tensors:  # a model that was made with use_mask_token=False; a new one begins with zeros
-        tensors |= {_MASK_TOKEN: np.zeros((1, section["width"]), np.float32)}
-    backbone = huggingface.from_huggingface(tensors, ViTConfig(**section), where)
+        shape = huggingface.shapes_on_disk(model)[_MASK_TOKEN]
+        tensors |= {_MASK_TOKEN: Later(shape, lambda: np.zeros(shape, np.float32))}
+    backbone = huggingface.from_huggingface(tensors, model, where)
     return Source(section, {"backbone": backbone, **heads}, left_out)
 
 
@@ -108,15 +118,3 @@ def _bounded(section: dict[str, Any], where: pathlib.Path) -> dict[str, Any]:
         if not (0 if key == "registers" else 1) <= section[key] <= most:
             raise UserError(f"{where}: {key} would be {section[key]}; no such model can be read; fetch it again")
     return section
-
-
-def load(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors of a .safetensors file. Raises UserError."""
-    try:
-        return safetensors.numpy.load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there; write a folder with safetensors weights") from None
-    except (safetensors.SafetensorError, OSError) as e:
-        raise UserError(f"{path}: not a whole safetensors file ({e}); fetch it again") from None
-    except (TypeError, KeyError, AttributeError) as e:
-        raise UserError(f"{path}: has a dtype that NumPy lacks ({e}); write float32, float16 or bfloat16") from None

@@ -5,9 +5,10 @@ every length and place before it hands out a byte; that one writes a file from m
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import ml_dtypes  # noqa: F401 - makes bfloat16 known to NumPy
@@ -71,20 +72,26 @@ def write(path: pathlib.Path, like: Mapping[str, Any], pieces: Iterable[Piece], 
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
-    """A tensor of a file: NumPy reads it when it asks for it, each time anew."""
+class Later:
+    """An array that NumPy reads when it asks for it, each time anew."""
 
-    path: pathlib.Path
-    name: str
     shape: tuple[int, ...]
+    values: Callable[[], np.ndarray]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        # Opened for this tensor alone: the pages of a file that stays mapped stay in memory.
-        with safetensors.safe_open(self.path, "np") as file:
-            return np.asarray(file.get_tensor(self.name), dtype)
+        return np.asarray(self.values(), dtype)
 
 
-def read(path: pathlib.Path) -> dict[str, Stored]:
+def _tensor(path: pathlib.Path, name: str) -> np.ndarray:
+    # Opened for this tensor alone: the pages of a file that stays mapped stay in memory.
+    with safetensors.safe_open(path, "np") as file:
+        try:
+            return file.get_tensor(name)
+        except (TypeError, KeyError, AttributeError) as e:
+            raise UserError(f"{path}: {name} has a dtype that NumPy lacks ({e}); write float32 or bfloat16") from None
+
+
+def read(path: pathlib.Path) -> dict[str, Later]:
     """The tensors of a file by name, none of them read.
 
     Raises:
@@ -92,8 +99,9 @@ def read(path: pathlib.Path) -> dict[str, Stored]:
     """
     try:
         with safetensors.safe_open(path, "np") as file:
-            return {name: Stored(path, name, tuple(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise UserError(f"{path}: not there; write a folder with safetensors weights") from None
-    except safetensors.SafetensorError as e:
+    except (safetensors.SafetensorError, OSError) as e:
         raise UserError(f"{path}: not a whole safetensors file ({e}); fetch it again") from None
+    return {name: Later(shape, functools.partial(_tensor, path, name)) for name, shape in shapes.items()}

@@ -31,20 +31,22 @@ class Dense(nn.Module):
     """Linear layer: the matmul in `dtype`, the bias added in float32 or better, the result in `dtype`.
 
     Adding in float32 costs nothing once fused, and makes the bias's gradient, a sum over all tokens, a float32 sum.
-    `as_rows` multiplies one matrix of rows. `law` of its start: see `kernel_init`.
+    `as_rows` multiplies one matrix of rows. `law` of its start: see `kernel_init`. Not `biased`: nothing is added.
     """
 
     features: int
     dtype: str
     as_rows: bool = False
     law: str = INITS[0]
+    biased: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows {self.features}"]:
         kernel = self.param("kernel", kernel_init(self.law), (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         rows = x.astype(self.dtype)
         rows = rows.reshape(-1, x.shape[-1]) if self.as_rows else rows
         y = jnp.matmul(rows, kernel.astype(self.dtype)).astype(wide(self.dtype))
-        y = (y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))).astype(self.dtype)
-        return y.reshape(*x.shape[:-1], -1)
+        if self.biased:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+        return y.astype(self.dtype).reshape(*x.shape[:-1], -1)

@@ -20,10 +20,11 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Bool, Float, Int, Key
 
 from curia2_jax.errors import UserError
-from curia2_jax.models import attention, pos_embed
+from curia2_jax.models import attention, pos_embed, rope
 from curia2_jax.models.dense import INITS, Dense, wide
 from curia2_jax.models.drop_path import on_subset
-from curia2_jax.models.layer_norm import LayerNorm
+from curia2_jax.models.layer_norm import EPS, LayerNorm
+from curia2_jax.models.patch_embed import PatchEmbed
 from curia2_jax.models.swiglu import swiglu
 
 # Values inside a block that a remat policy may keep by name.
@@ -39,6 +40,8 @@ class ViTConfig:
     `scan=False` unrolls the loop over the same stacked parameters. `interpolation` is one of
     `pos_embed.FORMS`, or "" to follow the registers as the PyTorch models do: none "size", some "antialias".
     `init` is one of `dense.INITS`, `position_init` one of `pos_embed.INITS`: how random weights are drawn.
+    `positions` is "learned", a table that is added once, or "rope" (rope.py), with DINOv3's blocks: no bias of the key,
+    and its eps in the LayerNorms.
     """
 
     width: int
@@ -58,6 +61,7 @@ class ViTConfig:
     interpolation: str = ""
     init: str = INITS[0]
     position_init: str = pos_embed.INITS[0]
+    positions: str = "learned"
 
     def __post_init__(self):
         if self.width % self.heads:
@@ -73,11 +77,14 @@ class ViTConfig:
         if self.interpolation not in ("", *pos_embed.FORMS):
             raise UserError(f"interpolation={self.interpolation!r}: write '' or one of {', '.join(pos_embed.FORMS)}")
         known_of = {"attention": attention.IMPLEMENTATIONS, "init": INITS, "position_init": pos_embed.INITS}
+        known_of["positions"] = ("learned", "rope")
         for name, known in known_of.items():
             if getattr(self, name) not in known:
                 raise UserError(f"{name}={getattr(self, name)!r}: write one of {', '.join(known)}")
         if self.position_init == "sincos" and self.width % 4:
             raise UserError(f"position_init='sincos': width={self.width} is no multiple of 4; write 'normal'")
+        if self.rotary and self.width // self.heads % 4:
+            raise UserError(f"positions='rope': heads of {self.width // self.heads} channels; write a multiple of 4")
         _remat_policy(self.remat)
 
     @property
@@ -94,6 +101,14 @@ class ViTConfig:
     def hidden_matrices(self) -> int:
         """Kernels of (width, hidden) in front of the hidden units: gate and up, or one."""
         return 2 if self.ffn == "swiglu" else 1
+
+    @property
+    def rotary(self) -> bool:
+        return self.positions == "rope"
+
+    @property
+    def norm_eps(self) -> float:
+        return 1e-5 if self.rotary else EPS
 
     @property
     def position_form(self) -> str:
@@ -116,33 +131,6 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-class PatchEmbed(nn.Module):
-    """Non-overlapping patches times one kernel, row-major.
-
-    The stride equals the kernel, so the convolution is a reshape and a matmul. PyTorch's default init of Conv2d.
-    """
-
-    config: ViTConfig
-
-    @nn.compact
-    def __call__(self, images: Float[Array, "b H W C"]) -> Float[Array, "b N {self.config.width}"]:
-        size, channels, width = self.config.patch_size, self.config.in_channels, self.config.width
-        fan_in = channels * size * size
-
-        def uniform(key: Array, shape: tuple[int, ...]) -> Array:
-            return jax.random.uniform(key, shape, jnp.float32, -(fan_in**-0.5), fan_in**-0.5)
-
-        kernel = self.param("kernel", uniform, (size, size, channels, width))
-        bias = self.param("bias", uniform, (width,))
-        dtype = jnp.dtype(self.config.dtype)
-        b, height, width_px, _ = images.shape
-        patches = images.astype(dtype).reshape(b, height // size, size, width_px // size, size, channels)
-        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, fan_in)
-        # Rounded to the compute dtype first: a float32 output would make both matmuls of the backward pass float32.
-        tokens = jnp.matmul(patches, kernel.reshape(fan_in, -1).astype(dtype))
-        return tokens.astype(wide(dtype)) + bias.astype(wide(dtype)).reshape(1, 1, -1)
-
-
 @dataclasses.dataclass(frozen=True)
 class Execution:
     """Where and on how many tokens a stack of blocks runs; nothing of it changes what real tokens become."""
@@ -151,12 +139,18 @@ class Execution:
     platform: str
     implementation: attention.Kernel
     tokens: int  # real ones; those behind them are padding
+    grid: tuple[int, int]  # of the patches
 
     @property
     def as_rows(self) -> bool:
         """XLA contracts two axes, as the gradient of a kernel does, by way of a transposed copy on CPUs. TPUs lose a
         fifth of the step when the stack is flattened: what is kept for the backward pass then changes its layout."""
         return self.platform == "cpu"
+
+
+def placed(x: Float[Array, "b T D"], config: ViTConfig, grid: tuple[int, int]) -> Float[Array, "b T D"]:
+    """Queries or keys where their tokens are: turned if positions are rotary, else as they come."""
+    return rope.rotate(x, config.heads, grid, 1 + config.registers) if config.rotary else x
 
 
 class Attention(nn.Module):
@@ -168,14 +162,16 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b T D"]) -> Float[Array, "b T D"]:
         config, execution = self.config, self.execution
+        dense = functools.partial(Dense, config.width, config.dtype, execution.as_rows, config.init)
         query, key, value = (
-            checkpoint_name(Dense(config.width, config.dtype, execution.as_rows, config.init, name=name)(x), "qkv")
+            checkpoint_name(dense(biased=name != "key" or not config.rotary, name=name)(x), "qkv")
             for name in ("query", "key", "value")
         )
+        query, key = (placed(one, config, execution.grid) for one in (query, key))
         mixed = attention.attention(
             query, key, value, config.heads, execution.tokens, execution.implementation, execution.batch_spec
         )
-        return Dense(config.width, config.dtype, execution.as_rows, config.init, name="out")(mixed)
+        return dense(name="out")(mixed)
 
 
 class FeedForward(nn.Module):
@@ -220,9 +216,10 @@ class Block(nn.Module):
         self, x: Float[Array, "b T D"], layer: Int[Array, ""], drop_path_keys: Key[Array, " groups"] | None
     ) -> tuple[Float[Array, "b T D"], None]:
         config, batch_spec = self.config, self.execution.batch_spec
+        normed = functools.partial(LayerNorm, config.dtype, config.norm_eps)
         branches = (
-            (LayerNorm(config.dtype, name="norm1"), Attention(config, self.execution, name="attn"), "ls1"),
-            (LayerNorm(config.dtype, name="norm2"), FeedForward(config, self.execution, name="ffn"), "ls2"),
+            (normed(name="norm1"), Attention(config, self.execution, name="attn"), "ls1"),
+            (normed(name="norm2"), FeedForward(config, self.execution, name="ffn"), "ls2"),
         )
         for index, (norm, net, name) in enumerate(branches):
             scale = LayerScale(config.layerscale, name=name)
@@ -274,7 +271,8 @@ class ViT(nn.Module):
                 f"images of {height} x {width} x {channels}: sides must be multiples of patch_size="
                 f"{config.patch_size}, channels must be in_channels={config.in_channels}"
             )
-        x = self._embed(images, masks)
+        grid = (height // config.patch_size, width // config.patch_size)
+        x = self._embed(images, masks, grid)
         tokens, head_dim = x.shape[1], config.width // config.heads
         implementation = attention.resolve(
             config.attention, self.platform, config.dtype, config.heads, head_dim, tokens
@@ -292,28 +290,29 @@ class ViT(nn.Module):
             in_axes=(0, nn.broadcast),
             length=config.depth,
             unroll=1 if config.scan else config.depth,
-        )(config, Execution(self.batch_spec, self.platform, implementation, tokens), name="blocks")
+        )(config, Execution(self.batch_spec, self.platform, implementation, tokens, grid), name="blocks")
         x, _ = blocks(x, jnp.arange(config.depth), drop_path_keys)
         x = x[:, :tokens]
-        x = LayerNorm(wide(config.dtype), name="norm")(x)
+        x = LayerNorm(wide(config.dtype), config.norm_eps, name="norm")(x)
         first_patch = 1 + config.registers
         return {"cls": x[:, 0], "registers": x[:, 1:first_patch], "patches": x[:, first_patch:]}
 
-    def _embed(self, images: Array, masks: Array | None) -> Float[Array, "b T D"]:
+    def _embed(self, images: Array, masks: Array | None, grid: tuple[int, int]) -> Float[Array, "b T D"]:
         """Patch embedding, mask token, class token, positions, then registers, which have no position."""
         config, width = self.config, self.config.width
-        tokens = PatchEmbed(config, name="patch_embed")(images)
+        tokens = PatchEmbed(config.patch_size, width, config.dtype, name="patch_embed")(images)
         tiny = nn.initializers.normal(1e-6)
         cls_token = self.param("cls_token", tiny, (1, 1, width))
         mask_token = self.param("mask_token", nn.initializers.zeros, (1, width))
-        table = self.param("pos_embed", pos_embed.initializer(config.position_init), (1, 1 + config.grid**2, width))
         if masks is not None:
             tokens = jnp.where(masks[:, :, None], mask_token.astype(tokens.dtype).reshape(1, 1, width), tokens)
-        grid = (images.shape[1] // config.patch_size, images.shape[2] // config.patch_size)
-        position = pos_embed.interpolate(table, grid, config.position_form).astype(tokens.dtype)
-        b = images.shape[0]
-        first = cls_token.astype(tokens.dtype) + position[:, :1]
-        parts = [jnp.broadcast_to(first, (b, 1, width)), tokens + position[:, 1:]]
+        b, first = images.shape[0], cls_token.astype(tokens.dtype)
+        if not config.rotary:
+            law = pos_embed.initializer(config.position_init)
+            table = self.param("pos_embed", law, (1, 1 + config.grid**2, width))
+            position = pos_embed.interpolate(table, grid, config.position_form).astype(tokens.dtype)
+            first = first + position[:, :1]
+        parts = [jnp.broadcast_to(first, (b, 1, width)), tokens if config.rotary else tokens + position[:, 1:]]
         if config.registers:
             registers = self.param("register_tokens", tiny, (1, config.registers, width))
             parts.insert(1, jnp.broadcast_to(registers.astype(tokens.dtype), (b, config.registers, width)))

@@ -57,7 +57,7 @@ def first_alone(work: Callable[[], T]) -> T | None:
     if jax.process_count() > 1:
         failed = bool(multihost_utils.broadcast_one_to_all(np.asarray(error is not None)))
         if failed and error is None:
-            error = UserError("process 0 refused to start; its own message says why")
+            error = UserError("process 0 refuses; its own message says why")
     if error is not None:
         raise error
     return result
@@ -80,6 +80,15 @@ def first_numbers(work: Callable[[], list[int]]) -> list[int]:
     length = first_says(lambda: len(numbers or []))
     mine = np.zeros(length or 0, np.int32) if numbers is None else np.asarray(numbers, np.int32)
     return multihost_utils.broadcast_one_to_all(mine).tolist()
+
+
+def first_where(mine: bool) -> int | None:
+    """The first process that asks with True, None if none does: the same answer in every process, and all have to
+    ask."""
+    if jax.process_count() == 1:
+        return 0 if mine else None
+    asked = np.flatnonzero(multihost_utils.process_allgather(np.asarray(mine)))
+    return int(asked[0]) if len(asked) else None
 
 
 def wait_for_all(what: str) -> None:

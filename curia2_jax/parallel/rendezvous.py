@@ -14,6 +14,7 @@ from typing import Any
 from curia2_jax.errors import UserError
 
 _REPORT = 60.0  # seconds between lines about who is awaited
+_HANGS_UP = "it hangs up: a run has begun there, or another program listens"
 
 
 def meet(coordinator: str, processes: int, process: int, patience: float) -> None:
@@ -102,6 +103,9 @@ def _report_to(host: str, port: int, processes: int, process: int, patience: flo
                 connection.sendall(json.dumps(hello).encode() + b"\n")
                 connection.settimeout(left + 30)  # process 0 has the same patience and says who is missing
                 answer = connection.makefile(errors="replace").readline().strip()
+                why = _HANGS_UP
+        except ConnectionResetError:
+            answer, why = "", _HANGS_UP
         except OSError as e:
             answer, why = "", e.strerror or type(e).__name__
         if answer == "go":

@@ -38,7 +38,7 @@ def embedding(model: ViTConfig, patches: int) -> float:
 def interpolation(model: ViTConfig, patches: int) -> float:
     """Resampling the position table for a grid of another size, forward; once a pass, whatever the batch."""
     side, table = math.isqrt(patches), model.grid
-    if side == table:
+    if side == table or model.rotary:
         return 0.0
     return 2.0 * model.width * (side * table * table + side * side * table)
 

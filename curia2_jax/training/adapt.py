@@ -111,15 +111,17 @@ def traits(backbone: Tree) -> dict[str, Any]:
       KeyError, ValueError: they are not those of a backbone.
     """
     patch, _, channels, width = backbone["patch_embed"]["kernel"].shape
-    registers = backbone.get("register_tokens")
-    return {
+    registers, table = (backbone.get(name) for name in ("register_tokens", "pos_embed"))
+    places: dict[str, Any] = {"positions": "rope"}
+    if table is not None:
+        places = {"positions": "learned", "grid": math.isqrt(table.shape[1] - 1)}
+    return places | {
         "width": width,
         "depth": jax.tree.leaves(backbone["blocks"])[0].shape[0],
         "ffn": "swiglu" if "gate" in backbone["blocks"]["ffn"] else "mlp",
         "patch_size": patch,
         "in_channels": channels,
         "registers": 0 if registers is None else registers.shape[1],
-        "grid": math.isqrt(backbone["pos_embed"].shape[1] - 1),
     }
 
 
@@ -127,7 +129,7 @@ def backbone_misfits(found: Mapping[str, Any], model: ViTConfig) -> list[Misfit]
     """Where a backbone is not that of `model`. `found`: `traits`, and `heads` where that is known."""
     misfits = [
         Misfit(f"model.{key}", found[key], getattr(model, key), "")
-        for key in ("width", "depth", "heads", "ffn")
+        for key in ("width", "depth", "heads", "ffn", "positions")
         if found.get(key, getattr(model, key)) != getattr(model, key)
     ]
     if found["in_channels"] != model.in_channels:
@@ -137,7 +139,7 @@ def backbone_misfits(found: Mapping[str, Any], model: ViTConfig) -> list[Misfit]
     if found["registers"] != model.registers:
         rule = "registers:new" if model.registers else "registers:drop"
         misfits.append(Misfit("model.registers", found["registers"], model.registers, rule))
-    if found["grid"] != model.grid:
+    if found.get("grid", model.grid) != model.grid and not model.rotary:
         sides = found["grid"] * found["patch_size"], model.image_size
         same_patch = found["patch_size"] == model.patch_size
         misfits.append(Misfit("crops.global_size", *sides, "positions:interpolate", same_patch))

@@ -25,22 +25,23 @@ def answer(
     """Leaves a report and a capsule, and gives NOT_AGAIN, REWIND, or None to go on as if the step had been done.
 
     Raises:
-      UserError, OSError: it cannot be noted.
+      UserError: it cannot be noted, or the working directory was removed.
     """
     guard, report = run.recipe.guard, _report(run, step, values)
+    no_list = reports.keep_bad_step(run.workdir, report) if run.is_lead else ""
     run.watch.enter("save")
     saver.finish()
     no_capsule = capsule.write(run, state, batch, report)
     too_many = run.journal.count >= guard.limit
     if guard.nonfinite == "stop" or too_many:
         if run.is_lead:
-            reports.bad_end(run.workdir, step, report, too_many and guard.nonfinite != "stop", no_capsule)
+            reports.bad_end(run.workdir, step, report, too_many and guard.nonfinite != "stop", no_list, no_capsule)
         return NOT_AGAIN
     row, done = {**report, "done": guard.nonfinite}, "its update is skipped"
     if guard.nonfinite == "rewind":
         row |= {"from": saver.newest, "batches": step - saver.newest}
         done = f"back to step {saver.newest:,} and on behind its batch"
-    run.journal.add(row, is_lead=run.is_lead)
+    run.journal.add(row)
     if run.is_lead:
         reports.left_out(step, report, done, run.journal.count, guard.limit)
     return REWIND if guard.nonfinite == "rewind" else None
@@ -61,7 +62,8 @@ def has_collapsed(run: Run, live: Live, step: int, values: dict[str, Any]) -> bo
 
 
 def _report(run: Run, step: int, values: dict[str, Any]) -> dict[str, Any]:
-    return reports.bad_step(run.workdir, step, values, run.batches) if run.is_lead else {"step": step}
+    """What is known of a bad step; process 0 alone knows its images."""
+    return reports.bad_step(step, values, run.batches) if run.is_lead else {"step": step}
 
 
 def counted(state: TrainState) -> TrainState:

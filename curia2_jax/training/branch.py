@@ -42,7 +42,7 @@ def begin(folder: pathlib.Path, source: str, config: Mapping[str, Any]) -> None:
     path = folder / NAME
     if not source and not path.exists():
         return
-    said: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    said = _read(path)
     if said is None and (checkpoints.steps(folder) or (folder / "metrics.jsonl").exists()):
         raise UserError(f"--workdir {folder}: a run that did not begin with {source}; write a new folder")
     if said is not None and source and f"{pathlib.Path(said['run'])}@{said['step']}" != str(_absolute(source)):
@@ -61,7 +61,18 @@ def begin(folder: pathlib.Path, source: str, config: Mapping[str, Any]) -> None:
         files.write_text(path, json.dumps(said, indent=1) + "\n")
     _copy(run, step, folder)
     what = ", ".join(f"{key} {a!r} -> {b!r}" for key, (a, b) in said["changed"].items()) or "nothing"
-    print(f"branched from {run}@{step}; of its config is another: {what}", flush=True)
+    print(f"branched from {run}@{step}; changed in its config: {what}", flush=True)
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    """What branch.json says, if it is there. Raises UserError: it is damaged."""
+    try:
+        said = json.loads(path.read_text())
+        return said | {"run": str(said["run"]), "step": int(said["step"]), "changed": dict(said["changed"])}
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as e:
+        raise UserError(f"{path}: damaged ({type(e).__name__}); write a new --workdir") from e
 
 
 def _absolute(source: str) -> pathlib.Path:
@@ -77,15 +88,16 @@ def _check(run: pathlib.Path, step: int, config: Mapping[str, Any]) -> None:
             "write more, or branch from an earlier step"
         )
     expected = abstract_state(recipe)
-    for item, tree in (("params", expected.params), ("teacher", expected.teacher)):
-        stored = checkpoints.open_item(run, step, item)
+    for item in checkpoints.ITEMS:
+        stored, tree = checkpoints.open_item(run, step, item), getattr(expected, item)
         found = {path_of(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(stored)}
         wanted = {path_of(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for name in sorted(found.keys() | wanted.keys()):
             if found.get(name) != wanted.get(name):
+                there, here = found.get(name, "not"), wanted.get(name, "not")
                 raise UserError(
-                    f"--branch {run}@{step}: {item}/{name} is {found.get(name)} there, {wanted.get(name)} in this "
-                    "config; write the model and the heads of that run, or --config.init_from for its weights alone"
+                    f"--branch {run}@{step}: {item}/{name} is {there} there, {here} in this config; write the model "
+                    "and the heads of that run, or --config.init_from for its weights alone"
                 )
     salvage.check(run, step)
 

@@ -36,6 +36,7 @@ NAME = "bad_step"
 
 
 def path_of(run: pathlib.Path) -> pathlib.Path:
+    """Where the capsule of a run lies, if it met a bad step."""
     return run / NAME
 
 
@@ -45,8 +46,9 @@ def write(run: Run, state: TrainState, batch: dict[str, Array], report: dict[str
     folder = path_of(run.workdir)
 
     def clear() -> int:
-        shutil.rmtree(folder, ignore_errors=True)
         try:
+            if folder.exists():
+                shutil.rmtree(folder)
             folder.mkdir()
         except OSError as e:
             return e.errno or errno.EIO
@@ -107,12 +109,14 @@ def _compare(step: int, found: dict[str, float | str], expected: dict[str, float
 
 
 def _read(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """(report, batch) of a capsule."""
+    """(report, batch) of a capsule. Raises UserError: it is no capsule, or not a whole one."""
     for name in ("config.json", "report.json", "batch.npz"):
         if not (folder / name).is_file():
             raise UserError(f"--replay {folder}: no {name} there; write the folder {NAME} of a run that met a bad step")
     try:
         with open(folder / "batch.npz", "rb") as file, np.load(file, allow_pickle=False) as stored:
-            return json.loads((folder / "report.json").read_text()), dict(stored)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
-        raise UserError(f"--replay {folder}: damaged ({type(e).__name__})") from e
+            report, batch = json.loads((folder / "report.json").read_text()), dict(stored)
+            return {"step": int(report["step"]), "metrics": dict(report["metrics"])}, batch
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+        again = "the run writes another when it meets the step again"
+        raise UserError(f"--replay {folder}: damaged ({type(e).__name__}); {again}") from e

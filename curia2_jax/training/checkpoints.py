@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint._src.serialization import tensorstore_utils
 
@@ -29,7 +30,7 @@ from curia2_jax.errors import UserError
 from curia2_jax.training.earlier import upgraded
 from curia2_jax.training.fingerprints import digest, fingerprints
 from curia2_jax.training.recipe import CheckpointConfig
-from curia2_jax.training.stored_arrays import Damaged, opened
+from curia2_jax.training.stored_arrays import Damaged, opened, replace
 
 PyTree = Any
 ITEMS = ("params", "teacher", "opt_state", "centers")
@@ -72,6 +73,8 @@ class Checkpoints:
                     [keep.LatestN(c.latest), keep.EveryNSteps(c.keep_every_steps)]
                 ),
                 save_decision_policy=checkpoint_managers.save_decision_policy.FixedIntervalPolicy(1),
+                # Where a folder cannot be made, threads would wait for the word that it was, for 20 minutes.
+                async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
             ),
         )
 
@@ -107,7 +110,7 @@ class Checkpoints:
         step = int(state.step)
         trees = {name: getattr(state, name) for name in ITEMS}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-        proven = ocp.args.JsonSave(proof(meta, step, trees))
+        proven = ocp.args.JsonSave(proof(meta, step, {name: fingerprints(tree) for name, tree in trees.items()}))
         self._manager.save(step, args=ocp.args.Composite(**items, meta=proven))
 
     def wait(self) -> None:
@@ -165,9 +168,8 @@ def parse(checkpoint: str) -> tuple[pathlib.Path, int]:
     return run, int(wanted) if wanted else found[-1]
 
 
-def proof(meta: Mapping[str, Any], step: int, trees: Mapping[str, PyTree]) -> dict[str, Any]:
-    """The `meta` of a checkpoint: what its maker says of it, fingerprints of its arrays, and a hash of all that."""
-    arrays = {name: fingerprints(tree) for name, tree in trees.items()}
+def proof(meta: Mapping[str, Any], step: int, arrays: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """The `meta` of a checkpoint: what its maker says of it, fingerprints of each item's arrays, and a hash of that."""
     said = {**meta, "step": step, "format": FORMAT, "arrays": arrays}
     return {**said, "sha256": _sha256(said)}
 
@@ -258,9 +260,18 @@ def read_config(run: str | pathlib.Path) -> dict[str, Any]:
 
 
 def save_init(run: str | pathlib.Path, params: PyTree, meta: dict[str, Any]) -> None:
-    """A folder that `init_from` accepts: `params` as the teacher at step 0, nothing else; a student begins with it."""
+    """A folder that `init_from` accepts: `params` as the teacher at step 0, nothing else; a student begins with it.
+
+    Args:
+      params: nested dict of arrays, or of what NumPy reads when its turn comes; no more than one is in memory.
+    """
+    flat = flatten_dict(params, sep="/")
+    # Each leaf is let go before the next is read.
+    proofs = {name: fingerprints({name: np.asarray(leaf)})[name] for name, leaf in flat.items()}
+    proven = ocp.args.JsonSave(proof(meta, 0, {"teacher": proofs}))
+    # Orbax copies a whole tree before it writes any of it, so it is given one number for each array.
+    blank = ocp.args.StandardSave(jax.tree.map(lambda _: np.zeros((), np.float32), params))
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     with ocp.CheckpointManager(directory(run), item_names=("teacher", "meta"), options=options) as writer:
-        trees = {"teacher": params}
-        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-        writer.save(0, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(proof(meta, 0, trees))))
+        writer.save(0, args=ocp.args.Composite(teacher=blank, meta=proven))
+    replace(directory(run) / "0" / "teacher", flat)

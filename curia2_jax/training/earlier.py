@@ -34,7 +34,7 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     new.setdefault("guard", {"nonfinite": "stop", "limit": 10, "spike": 0.0, "collapse": "warn"})
     new.setdefault("probe", {"every_steps": 0, "slices": 512, "corpus": ""})
     new.get("schedule", {}).setdefault("freeze_backbone_steps", 0)
-    for key, then in (("init", "normal_0.02"), ("position_init", "normal")):
+    for key, then in (("init", "normal_0.02"), ("position_init", "normal"), ("positions", "learned")):
         new.get("model", {}).setdefault(key, then)
     new.get("augment", {}).setdefault("window", ())
     new.setdefault("probe", {"every_steps": 0, "slices": 512, "corpus": ""})

@@ -10,7 +10,7 @@ from typing import Any
 
 from curia2_jax import files
 from curia2_jax.errors import UserError
-from curia2_jax.parallel.processes import first_numbers
+from curia2_jax.parallel.processes import first_alone, first_numbers
 
 NAME = "bad_steps.jsonl"
 
@@ -25,7 +25,7 @@ class Journal:
           UserError: a line is damaged.
         """
         self._path = run / NAME
-        self._rows: list[dict[str, Any]] = []  # of process 0
+        self._rows: list[dict[str, Any]] = []  # process 0 has those of earlier lives, too
 
         def numbers() -> list[int]:
             rows = read(self._path)
@@ -36,12 +36,22 @@ class Journal:
         self.count, *windows = first_numbers(numbers)
         self.passed_over = list(zip(windows[::2], windows[1::2], strict=True))
 
-    def add(self, row: dict[str, Any], *, is_lead: bool) -> None:
-        """Notes one more. Raises OSError."""
+    def add(self, row: dict[str, Any]) -> None:
+        """Notes one more; every process has to call it, with the row of process 0.
+
+        Raises:
+          UserError: in every process, if the disk takes no more; the step is not noted then.
+        """
         self.count += 1
-        if is_lead:
-            self._rows.append(row)
-            files.write_text(self._path, "".join(json.dumps(each) + "\n" for each in self._rows))
+        self._rows.append(row)
+        first_alone(self._write)
+
+    def _write(self) -> None:
+        try:
+            files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in self._rows))
+        except OSError as e:
+            again = "without it the run would not find its batches; make room there, then call again"
+            raise UserError(f"{self._path}: a bad step cannot be noted ({e.strerror}); {again}") from e
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 from curia2_jax.models.dense import Dense, wide
 from curia2_jax.models.dino_head import DINOHead, last_layer_kernel
 from curia2_jax.models.layer_norm import LayerNorm
-from curia2_jax.models.vit import Block, Execution, ViT, ViTConfig
+from curia2_jax.models.vit import Block, Execution, ViT, ViTConfig, placed
 from curia2_jax.parallel import sharding
 from curia2_jax.parallel.mesh import BATCH, batch_shards, platform_of
 from curia2_jax.training.class_tokens import pixels
@@ -104,15 +104,17 @@ def attention_entropy(backbone: PyTree, images: Array, vit: ViT) -> Array:
     x = embedded(backbone, images, model)
     count = x.shape[1]
     every = max(count // ENTROPY_QUERIES, 1)
-    execution = Execution(cast(PartitionSpec, vit.batch_spec), vit.platform, "xla", count)
+    grid = (images.shape[1] // model.patch_size, images.shape[2] // model.patch_size)
+    execution = Execution(cast(PartitionSpec, vit.batch_spec), vit.platform, "xla", count, grid)
 
     def block(x: Array, one: tuple[PyTree, Array]) -> tuple[Array, Array]:
         params, layer = one
-        normed = LayerNorm(model.dtype).apply({"params": params["norm1"]}, x)
+        normed = LayerNorm(model.dtype, model.norm_eps).apply({"params": params["norm1"]}, x)
 
         def heads(name: str) -> Array:
-            made = Dense(model.width, model.dtype).apply({"params": params["attn"][name]}, normed)
-            return cast(Array, made).reshape(*x.shape[:2], model.heads, -1)
+            dense = Dense(model.width, model.dtype, biased="bias" in params["attn"][name])
+            made = cast(Array, dense.apply({"params": params["attn"][name]}, normed))
+            return placed(made, model, grid).reshape(*x.shape[:2], model.heads, -1)
 
         query, keys = heads("query")[:, ::every], heads("key")
         scores = jnp.einsum("bthd,bshd->bhts", query, keys, preferred_element_type=wide(model.dtype))

@@ -130,7 +130,7 @@ def digest(config: Mapping[str, Any]) -> str:
 
 def announce(run: Run, state: TrainState, origin: Origin, slices: int) -> None:
     """Keeps where this life of the run starts, and prints it."""
-    run.ledger.begin(run.workdir, run.start)
+    run.ledger.begin(run.workdir, run.start, run.recipe.log.every_steps)
     workdir.keep_origin(run.workdir, origin.record)
     reports.print_start(run.recipe, run.mesh, slices, state, run.start, origin.line)
 

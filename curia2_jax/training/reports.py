@@ -38,7 +38,7 @@ PROBE = "probe"  # of what a probe found, among the metrics of a step
 def warn_if_kept(before: TrainState) -> None:
     """One line on stderr if the first step did not take over the buffers of the state that it was given."""
     kept = sum(leaf.nbytes for leaf in jax.tree.leaves(before) if not leaf.is_deleted())
-    if kept:
+    if kept > 2**16:  # JAX 0.11 keeps the scalars on a CPU
         print(
             f"warning: the first step copied {kept / 2**20:,.1f} MiB of its state instead of taking them over: it "
             "needs that much more memory than launch/plan.py says",
@@ -114,14 +114,21 @@ def draw_curves(folder: pathlib.Path) -> None:
         pictures.curves(folder / "images" / "curves.png", rows, [term.curve for term in TERMS])
 
 
-def bad_step(folder: pathlib.Path, step: int, values: dict[str, Any], batches: Batches) -> dict[str, Any]:
-    """Writes what is known of a step whose loss or gradient is not finite, or a spike, into nonfinite.json, and returns
-    it. The state was not touched by it."""
+def bad_step(step: int, values: dict[str, Any], batches: Batches) -> dict[str, Any]:
+    """What is known of a step whose loss or gradient is not finite, or a spike: `step`, `metrics`, the images of its
+    `batch`. The state was not touched by it."""
     scalars = scalars_of(values)
     text = {name: value if math.isfinite(value) else str(value) for name, value in scalars.items()}
-    report = {"step": step, "metrics": text, "batch": batches.records_of_step(step - 1)}
-    files.write_text(folder / "nonfinite.json", json.dumps(report, indent=1) + "\n")
-    return report
+    return {"step": step, "metrics": text, "batch": batches.records_of_step(step - 1)}
+
+
+def keep_bad_step(folder: pathlib.Path, report: dict[str, Any]) -> str:
+    """Writes a report into nonfinite.json; why it cannot be, or ""."""
+    try:
+        files.write_text(folder / "nonfinite.json", json.dumps(report, indent=1) + "\n")
+    except OSError as e:
+        return str(e.strerror)
+    return ""
 
 
 def left_out(step: int, report: dict[str, Any], done: str, count: int, limit: int) -> None:
@@ -133,13 +140,16 @@ def left_out(step: int, report: dict[str, Any], done: str, count: int, limit: in
     )
 
 
-def bad_end(folder: pathlib.Path, step: int, report: dict[str, Any], too_many: bool, no_capsule: str) -> None:
-    """One line for a bad step that ends a run."""
+def bad_end(
+    folder: pathlib.Path, step: int, report: dict[str, Any], too_many: bool, no_list: str, no_capsule: str
+) -> None:
+    """One line for a bad step that ends a run; `no_list` and `no_capsule` say why there is none, or nothing."""
     limit = "; it is one more than config.guard.limit allows" if too_many else ""
+    images = f"could not be listed ({no_list})" if no_list else f"are listed in {folder / 'nonfinite.json'}"
     again = f"no capsule ({no_capsule})" if no_capsule else f"--replay={folder / 'bad_step'} does it again"
     print(
-        f"error: step {step:,}: {what_is_bad(report)}; nothing was updated or saved{limit}; its images are listed in "
-        f"{folder / 'nonfinite.json'}, {again}; look at them, lower config.optim.base_lr, or write "
+        f"error: step {step:,}: {what_is_bad(report)}; nothing was updated or saved{limit}; its images {images}, "
+        f"{again}; look at them, lower config.optim.base_lr, or write "
         "--config.guard.nonfinite=skip or rewind",
         file=sys.stderr,
     )

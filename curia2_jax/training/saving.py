@@ -7,6 +7,7 @@ import logging
 import pathlib
 import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +16,7 @@ import jax
 
 from curia2_jax.ending import STOPPED, end_now
 from curia2_jax.errors import UserError
-from curia2_jax.parallel.processes import first_says
+from curia2_jax.parallel.processes import first_where
 from curia2_jax.training import checkpoints
 from curia2_jax.training.checkpoints import Checkpoints
 
@@ -23,9 +24,16 @@ PATIENCE = 3  # intervals between checkpoints that may pass without one
 
 
 def check_room(run: str | pathlib.Path, state: Any) -> None:
-    """Raises UserError when the disk of a run cannot take one more checkpoint of this TrainState."""
+    """Raises UserError when the disk of a run cannot take one more checkpoint of this TrainState: it has no room for
+    one, or takes nothing at all, which only a try can tell of one that became read-only or over its quota."""
     run = checkpoints.directory(run).parent
-    needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(run).free
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    try:
+        free = shutil.disk_usage(run).free
+        with tempfile.TemporaryFile(dir=run, buffering=0) as file:
+            file.write(b"0" * min(4096, free))
+    except OSError as e:
+        raise UserError(f"{run}: nothing can be written ({e.strerror})") from e
     if needed > free:
         raise UserError(
             f"{run}: a checkpoint takes {needed / 2**20:,.1f} MiB, {free / 2**20:,.1f} MiB are free; make room, then "
@@ -44,11 +52,11 @@ class Saver:
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Begins to save; a failure is found out here or later, and becomes `trouble`."""
         self.finish()
-        room = first_says(lambda: int(self._attempt(lambda: check_room(self._run, state))))
-        if room and self._attempt(lambda: self._checkpoints.save(state, meta)):
+        problem = self._problem(state)
+        if (who := first_where(bool(problem))) is not None:
+            self.trouble = problem or f"process {who} cannot write a checkpoint"
+        elif self._attempt(lambda: self._checkpoints.save(state, meta)):
             self._writing = step
-        elif not room and not self.trouble:
-            self.trouble = "process 0 has no room for a checkpoint"
 
     def finish(self) -> None:
         """Waits for what is being written."""
@@ -66,19 +74,31 @@ class Saver:
         """Whether so much work is unsaved that another machine should go on."""
         return bool(self.trouble) and step - self.newest >= self._limit
 
+    def _problem(self, state: Any) -> str:
+        """What keeps this process from writing a checkpoint, as far as it is seen before anything is begun, or ""."""
+        try:
+            check_room(self._run, state)
+        except UserError as e:
+            self._check_removed(e)
+            return str(e)
+        return ""
+
+    def _check_removed(self, e: Exception) -> None:
+        if not self._run.is_dir():
+            raise UserError(f"--workdir {self._run}: was removed while the run was writing there") from e
+
     def _attempt(self, work: Callable[[], None]) -> bool:
         """Whether `work` succeeded; what it left half done is removed, for it takes the room of the next."""
         try:
             work()
             return True
         except (OSError, ValueError, RuntimeError) as e:
-            if jax.process_count() > 1 and not isinstance(e, UserError):
+            if jax.process_count() > 1:
                 # The others wait for this one inside Orbax, where nothing reaches them; they notice that it is gone.
                 said = f"its part of a checkpoint cannot be written ({' '.join(str(e).split())[:160]})"
                 again = "call again to go on from the newest checkpoint"
                 end_now(STOPPED, f"process {jax.process_index()} stops: {said}; {again}", fault=True)
-            if not self._run.is_dir():
-                raise UserError(f"--workdir {self._run}: was removed while the run was writing there") from e
+            self._check_removed(e)
             self.trouble = " ".join(str(e).split())[:160]
             for reason in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO, errno.EDQUOT):  # TensorStore tells it so
                 if f"os_error_code='{reason}'" in str(e):

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from curia2_jax.models.layer_norm import LayerNorm
-from curia2_jax.models.vit import Attention, Execution, FeedForward, ViT, ViTConfig
+from curia2_jax.models.vit import Attention, Execution, FeedForward, ViT, ViTConfig, placed
 from curia2_jax.parallel import compiler
 
 UNIFORM = 0.999  # of the largest entropy: from here on no token is looked at more than another
@@ -61,15 +61,17 @@ def _shares(key: Array, model: ViTConfig) -> tuple[Array, Array, Array]:
     with _noted("norm") as entered:  # behind a block that adds nothing
         ViT(model).apply({"params": params | {"blocks": params["blocks"] | silent}}, images)
     x = entered["norm"][0]
-    execution = Execution(None, "cpu", "xla", x.shape[1])
-    norm = LayerNorm(model.dtype)
+    execution = Execution(None, "cpu", "xla", x.shape[1], (model.grid, model.grid))
+    norm = LayerNorm(model.dtype, model.norm_eps)
     with _noted("query", "key") as made:
         normed = norm.apply({"params": block["norm1"]}, x)
         attention = cast(Array, Attention(model, execution).apply({"params": block["attn"]}, normed))
     x_ffn = x + attention * block["ls1"]["gamma"].reshape(1, 1, -1)
     normed = norm.apply({"params": block["norm2"]}, x_ffn)
     ffn = cast(Array, FeedForward(model, execution).apply({"params": block["ffn"]}, normed))
-    query, keys = (made[name][1].reshape(*x.shape[:2], model.heads, -1) for name in ("query", "key"))
+    query, keys = (
+        placed(made[name][1], model, execution.grid).reshape(*x.shape[:2], model.heads, -1) for name in ("query", "key")
+    )
     scores = jnp.einsum("bthd,bshd->bhts", query, keys) / math.sqrt(query.shape[-1])
     weights = jax.nn.softmax(scores)
     entropy = -(weights * jax.nn.log_softmax(scores)).sum(-1).mean() / math.log(x.shape[1])

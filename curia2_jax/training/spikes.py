@@ -17,8 +17,8 @@ class Norms:
         self._medians, self._of = medians, {int(step): norm for step, norm in saved.items()}
 
     def add(self, step: int, norm: float) -> None:
-        self._of[step] = norm
-        self._of.pop(step - KNOWN - LAG, None)
+        """Notes the norm of a step that was applied, and forgets those that no later bound is made of."""
+        self._of = {at: known for at, known in self._of.items() if at > step - KNOWN - LAG} | {step: norm}
 
     def largest(self, step: int) -> float:
         """The largest norm that the gradient of `step` may have. Norms that are newer than LAG steps do not count, read
@@ -29,5 +29,5 @@ class Norms:
         return self._medians * statistics.median(norms)
 
     def known(self) -> dict[str, float]:
-        """For `meta` of a checkpoint."""
+        """For `meta` of a checkpoint: {"step": norm}, empty where no bound is asked for."""
         return {str(step): norm for step, norm in self._of.items()} if self._medians else {}

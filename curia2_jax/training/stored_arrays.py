@@ -1,4 +1,4 @@
-"""The arrays of one item of a checkpoint, read one at a time and compared with what was saved."""
+"""The arrays of one item of a checkpoint, read one at a time and compared with what was saved, or written so."""
 
 import contextlib
 import dataclasses
@@ -15,6 +15,8 @@ from etils import epath
 
 from curia2_jax.errors import UserError
 from curia2_jax.training.fingerprints import fingerprints
+
+CHUNK = 64 * 2**20  # bytes of an array that are written at a time
 
 
 class Damaged(UserError):
@@ -52,11 +54,9 @@ def opened(folder: pathlib.Path, where: str, saved: Mapping[str, str] | None) ->
     """
     with _readable(where):
         # Not Orbax's own reader: when one array fails it leaves the others behind, which then print a traceback each.
-        store = {"driver": "ocdbt", "base": f"file://{folder}"}
-        keys = ts.KvStore.open(store).result().list().result()
+        keys = ts.KvStore.open(_store(folder)).result().list().result()
         names = [key.decode().removesuffix("/.zarray") for key in keys if key.endswith(b"/.zarray")]
-        specs = ({"driver": "zarr", "kvstore": {**store, "path": f"{name}/"}} for name in names)
-        arrays = [array.result() for array in [ts.open(spec, read=True) for spec in specs]]
+        arrays = [array.result() for array in [ts.open(_array(folder, name), read=True) for name in names]]
         described = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree  # a run's restore goes by it
         if set(names) != {array.name for array in jax.tree.leaves(described)} or not (folder / "_METADATA").exists():
             raise ValueError("_METADATA names other arrays")
@@ -66,6 +66,40 @@ def opened(folder: pathlib.Path, where: str, saved: Mapping[str, str] | None) ->
         raise Damaged(f"{where}/{other[0]} is not what was saved")
     leaves = {name: StoredArray(f"{where}/{name}", proofs[name], array) for name, array in found.items()}
     return flax.traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def replace(folder: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+    """Writes arrays over those that Orbax has written under the same names, no more than one in memory.
+
+    Args:
+      arrays: name with slashes -> an array, or what NumPy reads when its turn comes.
+    """
+    for name, leaf in arrays.items():
+        values = np.asarray(leaf)
+        shape = values.shape
+        rows = min(max(1, CHUNK * shape[0] // max(values.nbytes, 1)), shape[0]) if shape else 0
+        chunks = ts.ChunkLayout(chunk_shape=(rows, *shape[1:]) if shape else ())
+        spec = _array(folder, name.replace("/", "."))
+        made: dict[str, Any] = {
+            "create": True,
+            "delete_existing": True,
+            "shape": shape,
+            "dtype": values.dtype,
+            "chunk_layout": chunks,
+        }
+        array = ts.open(spec, **made).result()
+        # TensorStore copies and compresses all that it is given before it writes any of it.
+        places = [slice(first, min(first + rows, shape[0])) for first in range(0, shape[0], rows)] if shape else [...]
+        for place in places:
+            array[place].write(values[place]).result()
+
+
+def _store(folder: pathlib.Path) -> dict[str, Any]:
+    return {"driver": "ocdbt", "base": f"file://{folder}"}
+
+
+def _array(folder: pathlib.Path, name: str) -> dict[str, Any]:
+    return {"driver": "zarr", "kvstore": {**_store(folder), "path": f"{name}/"}}
 
 
 @contextlib.contextmanager

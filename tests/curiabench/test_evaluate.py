@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -38,7 +39,8 @@ def test_three_rows_two_heads_three_scores_and_the_files(scored):
     results, output, said = scored
     assert json.loads((output / "results.json").read_text()) == results == read(output)
     names = ["predictions.parquet", "report.html", "results.json", "scores.csv", "table.tex"]
-    assert sorted(path.name for path in output.iterdir()) == names
+    pages = ["tasks/organs-ct.html", "tasks/organs-mr.html"]
+    assert sorted(str(path.relative_to(output)) for path in output.rglob("*.*")) == [*names, *pages]
     assert results["verdict"] in (output / "report.html").read_text().replace("&#39;", "'")
     assert list(results["tasks"]) == ["organs-ct", "organs-mr"]
     assert len(said) == 5 + 3 + 2  # a model that encodes, all features, heads of a task
@@ -59,6 +61,14 @@ def answer_of(model, task, row, head=heads.linear_probe):
     before, after = train.rows[row][0], test.rows[row][0]
     problem = heads.Problem(before, task.train.targets, groups, after, classes, row not in ("pixels", "mask-only"))
     return head(problem)
+
+
+def test_pages_of_tasks_show_cases_and_tokens_and_no_names(scored):
+    """Ten worst and ten best, six slices in four rows; tables that are not of our ingest may hold real names."""
+    _, output, _ = scored
+    page = (output / "tasks" / "organs-ct.html").read_text()
+    assert page.count('<figure class="case">') == 20 and page.count("<img ") == 20 + 6 * 4
+    assert "patient 3<" in page and not re.search(r"patient 1[246]|sample_\d", page)
 
 
 def test_scores_are_those_of_scikit_learn_on_the_same_features(scored, model, benchmark):
@@ -180,7 +190,8 @@ def test_one_patient_is_said_to_be_one(model, tmp_path):
     results = evaluate.evaluate(model, task.parent, ["organs"], tmp_path / "report", say=lambda line: None)
     assert results["tasks"]["organs"]["resampled"] == "slice"
     assert "on slices of one patient" in results["verdict"]
-    assert "too narrow" in (tmp_path / "report" / "report.html").read_text()
+    for page in ("report.html", "tasks/organs.html"):
+        assert "too narrow" in (tmp_path / "report" / page).read_text()
 
 
 def test_slices_that_are_in_both_splits_are_reported(model, tmp_path):
@@ -193,7 +204,8 @@ def test_slices_that_are_in_both_splits_are_reported(model, tmp_path):
     results = evaluate.evaluate(model, task.parent, ["organs"], tmp_path / "report", say=said.append)
     assert results["tasks"]["organs"]["test_samples_seen_in_train"] == 7
     assert said[-1] == "warning: organs: 7 of 7 test samples lie on slices that are also in train"
-    assert "not scores on new patients" in (tmp_path / "report" / "report.html").read_text()
+    for page in ("report.html", "tasks/organs.html"):
+        assert "not scores on new patients" in (tmp_path / "report" / page).read_text()
 
 
 def test_output_that_cannot_be_a_folder(model, benchmark, tmp_path):

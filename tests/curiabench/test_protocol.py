@@ -66,9 +66,10 @@ def test_another_kind_of_task_needs_rows_a_head_and_a_score_alone(sizes, tmp_pat
         value, low, high = row["ridge"]["r2"]
         assert low <= value <= high and value <= 1
     assert "the trained backbone (R\u00b2 " in results["verdict"]
-    page = (tmp_path / "report" / "report.html").read_text()
-    assert "R\u00b2, 0 to 1" in page and "Ridge regression." in page
-    assert "Confusion" not in page and "classes." not in page and ":-" not in page.split("<main>")[1]
+    index, page = ((tmp_path / "report" / name).read_text() for name in ("report.html", "tasks/area.html"))
+    assert "R\u00b2, 0 to 1" in page and "Ridge regression." in index
+    for source in (index, page):
+        assert "taken for what" not in source and "classes." not in source and ":-" not in source.split("<main>")[1]
 
 
 def test_tasks_of_two_kinds_have_no_mean(sizes, tmp_path):

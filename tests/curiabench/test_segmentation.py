@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from curia2_jax.curiabench import answers, evaluate, map_scores, segmentation, tasks
+from curia2_jax.curiabench.pages.classes import per_structure
 from curia2_jax.errors import UserError
 from tests import small_benchmark
 
@@ -91,3 +92,18 @@ def test_a_label_map_at_fault_is_one_line(tmp_path, labels, words):
         segmentation.hashes(tasks.read_task(tmp_path, "organs").test)
     told = json.loads((folder / "task.json").read_text())
     assert told["kind"] == "segmentation" and "mask" not in told
+
+
+def test_its_page_has_a_line_a_structure_and_cases_by_dice(scored):
+    """The means of the lines are the scores of the task; every slice has its label map beside it."""
+    results, output, _ = scored
+    page = (output / "tasks" / "organs.html").read_text()
+    (answered,) = answers.read(output)
+    facts = per_structure(answered, "trained", "dense")
+    scores = results["tasks"]["organs"]["rows"]["trained"]["dense"]
+    assert np.mean([one.dice[0] for one in facts]) == pytest.approx(scores["dice"][0])
+    assert np.mean([one.minus_hd95[0] for one in facts]) == pytest.approx(scores["minus_hd95"][0])
+    for one in facts:
+        assert f"<td>{one.dice[0]:.3f}<small>" in page
+    assert page.count('alt="labels, slice') == page.count('alt="trained backbone, slice') > 0
+    assert page.count("<strong>Dice 0.") + page.count("<strong>Dice 1.") == page.count('<figure class="case">') > 0

@@ -53,6 +53,14 @@ REFUSED = {
         lambda t: targets(t, [(0, 1)] * 4, ("target", "i8", (2,))),
         "found 2 targets a sample; write one column, a task for each",
     ),
+    "as many labels as classes": (
+        lambda t: (describe(t, kind="multi-label"), targets(t, [(0, 1, 1)] * 4, ("target", "f8", (3,)))),
+        "found 3 targets a sample; write 2, one for each class",
+    ),
+    "a label of one half": (
+        lambda t: (describe(t, kind="multi-label"), targets(t, [(0, 1), (np.nan, 0.5)] * 2, ("target", "f8", (2,)))),
+        "found the target 0.5 in row 1; write 0, 1, or NaN if unknown",
+    ),
     "name that no class has": (
         lambda t: targets(t, ["liver", "kidney", "liver", "spleen"], ("target", "U8")),
         "found the target 'kidney', and classes of task.json are liver, spleen",

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import torch
 import transformers
 
 from curia2_jax.errors import UserError
-from curia2_jax.export import huggingface
+from curia2_jax.export import huggingface, names_on_disk
 from curia2_jax.models.vit import ViT, ViTConfig
 
 MODELS = [  # ffn, channels, registers: both classes, both feed-forward nets, 1 and 3 channels
@@ -65,6 +66,10 @@ def assert_same(a: dict, b: dict) -> None:
         assert np.array_equal(x, y), jax.tree_util.keystr(path)
 
 
+def weights_of(folder: pathlib.Path, config: ViTConfig) -> dict:
+    return jax.tree.map(np.asarray, huggingface.open_weights(folder, config))
+
+
 def on_disk(params: dict, config: ViTConfig) -> dict[str, np.ndarray]:
     """What a folder holds, in memory."""
     out = {name: np.full(shape, np.nan, np.float32) for name, shape in huggingface.shapes_on_disk(config).items()}
@@ -92,7 +97,7 @@ def test_export_gives_the_same_tokens(tmp_path, ffn, channels, registers):
         expected = theirs(model, images)
         assert np.abs(expected).max() > 1  # features, not zeros
         np.testing.assert_allclose(ours(config, params, images), expected, rtol=0, atol=1e-5)
-    assert_same(huggingface.read_weights(tmp_path, config), params)
+    assert_same(weights_of(tmp_path, config), params)
     assert config_from(tmp_path) == config
 
 
@@ -111,7 +116,7 @@ def test_import_gives_the_same_tokens(tmp_path, ffn, channels, registers):
 
     config = config_from(tmp_path)
     assert (config.ffn, config.in_channels, config.registers) == (ffn, channels, registers)
-    params = huggingface.read_weights(tmp_path, config)
+    params = weights_of(tmp_path, config)
     for size in SIZES:
         images = images_of(config, size)
         np.testing.assert_allclose(ours(config, params, images), theirs(model, images), rtol=0, atol=1e-5)
@@ -134,7 +139,7 @@ def test_every_parameter_has_a_shape_and_a_name():
         assert found["patch_embed/kernel"] == (8, 8, channels, 64)
         assert found["blocks/attn/query/kernel"] == (3, 64, 64)
         assert ("register_tokens" in found) == bool(registers)
-        assert found.keys() <= huggingface._NAMES.keys()
+        assert found.keys() <= names_on_disk.DINOV2.keys()
         assert sum(int(np.prod(shape)) for shape in found.values()) == sum(
             leaf.size for leaf in jax.tree.leaves(random_params(config))
         )
@@ -145,7 +150,7 @@ def test_half_precision_becomes_the_same_numbers(tmp_path):
     config = config_of()
     model = transformers.AutoModel.from_config(transformers.Dinov2Config(**_plain(config))).to(torch.bfloat16)
     model.save_pretrained(tmp_path)
-    params = huggingface.read_weights(tmp_path, config)
+    params = weights_of(tmp_path, config)
     expected = dict(model.named_parameters())["embeddings.cls_token"].detach().float().numpy()
     assert np.array_equal(params["cls_token"], expected)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
@@ -198,7 +203,7 @@ def test_refuses_other_weights(tmp_path, damage, words):
     damage(tensors)
     safetensors.numpy.save_file(tensors, tmp_path / huggingface.WEIGHTS)
     with pytest.raises(UserError, match=words) as error:
-        huggingface.read_weights(tmp_path, config)
+        weights_of(tmp_path, config)
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
 
@@ -206,12 +211,12 @@ def test_refuses_damaged_files(tmp_path):
     """No file, half a file, no JSON."""
     config = config_of()
     with pytest.raises(UserError, match="not there"):
-        huggingface.read_weights(tmp_path, config)
+        weights_of(tmp_path, config)
     huggingface.write(tmp_path, random_params(config), config)
     weights = tmp_path / huggingface.WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-5])
     with pytest.raises(UserError, match="not a whole safetensors file"):
-        huggingface.read_weights(tmp_path, config)
+        weights_of(tmp_path, config)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):
         huggingface.read_config(tmp_path)

@@ -1,18 +1,20 @@
-"""What an export needs of memory, in the geometry of ViT-L: less than 1.3 times the file."""
+"""What an export and an import need of memory, in the geometry of ViT-L: less than 1.3 times the file."""
 
 import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import weakref
 
 import jax
 import numpy as np
 import pytest
 
 from configs import vitl
-from curia2_jax.export import huggingface
+from curia2_jax.export import huggingface, tensors_file
 from curia2_jax.training import checkpoints
 from curia2_jax.training.recipe import recipe_from
 from curia2_jax.training.state import abstract_state
@@ -39,14 +41,50 @@ def peak_of(line: list[str]) -> int:
     return int(re.search(r"^peak (\d+)$", done.stdout, re.MULTILINE)[1])
 
 
-@pytest.mark.soak
-def test_an_export_takes_less_than_a_third_more_than_the_file(tmp_path):
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """(folder of an export of random weights, bytes of its weights, what the export had resident)."""
+    folder = tmp_path_factory.mktemp("vitl")
     config = json.loads(json.dumps(vitl.get_config().to_dict()))
     draw = np.random.default_rng(0)
     shapes = abstract_state(recipe_from(config)).params["backbone"]
     backbone = jax.tree.map(lambda a: draw.standard_normal(a.shape, np.float32), shapes)
-    checkpoints.save_init(tmp_path / "run", {"backbone": backbone}, {"corpus": "0" * 64})
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    checkpoints.save_init(folder / "run", {"backbone": backbone}, {"corpus": "0" * 64})
+    (folder / "run" / "config.json").write_text(json.dumps(config))
     del backbone
-    peak = peak_of(["launch/convert.py", f"--checkpoint={tmp_path / 'run'}", f"--output={tmp_path / 'hf'}"])
-    assert peak < 1.3 * (tmp_path / "hf" / huggingface.WEIGHTS).stat().st_size
+    peak = peak_of(["launch/convert.py", f"--checkpoint={folder / 'run'}", f"--output={folder / 'hf'}"])
+    yield folder / "hf", (folder / "hf" / huggingface.WEIGHTS).stat().st_size, peak
+    shutil.rmtree(folder)
+
+
+@pytest.mark.soak
+def test_an_export_takes_less_than_a_third_more_than_the_file(exported):
+    _, size, peak = exported
+    assert peak < 1.3 * size
+
+
+@pytest.mark.soak
+def test_an_import_takes_less_than_a_third_more_than_the_file(exported, tmp_path):
+    folder, size, _ = exported
+    assert (
+        peak_of(["launch/convert.py", f"--from-pretrained={folder}", f"--output={tmp_path / 'weights'}"]) < 1.3 * size
+    )
+
+
+def test_an_import_has_two_parameters_in_memory_at_most(tmp_path):
+    """The one that is read, and one that JAX has not let go yet."""
+    alive, most = [], []
+
+    def made() -> np.ndarray:
+        array = np.ones((3, 40), np.float32)
+        alive.append(weakref.ref(array))
+        most.append(sum(one() is not None for one in alive))
+        return array
+
+    params = {"backbone": {f"w{i}": tensors_file.Later((3, 40), made) for i in range(9)}}
+    checkpoints.save_init(tmp_path, params, {})
+    assert len(alive) == 18 and max(most) <= 2
+    assert all(
+        np.array_equal(leaf, np.ones((3, 40)))
+        for leaf in checkpoints.restore_item(tmp_path, 0, "teacher")["backbone"].values()
+    )

@@ -1,5 +1,6 @@
 """Weights of others, in the forms that they are published in: the same features as PyTorch, or one line."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -13,11 +14,11 @@ import torch
 import transformers
 
 from curia2_jax.errors import UserError
-from curia2_jax.export import dinov2_names, huggingface, sources
+from curia2_jax.export import dinov2_names, huggingface, sources, tensors_file
 from curia2_jax.models.dino_head import DINOHead, HeadConfig, last_layer_kernel
 from curia2_jax.models.vit import ViTConfig
 from launch import convert, torch_weights
-from tests.export.test_huggingface import assert_same, images_of, ours, theirs
+from tests.export.test_huggingface import assert_same, images_of, ours, theirs, weights_of
 
 
 def dinov2(registers: int, **changes) -> torch.nn.Module:
@@ -59,6 +60,12 @@ def facebook(folder: pathlib.Path) -> dict[str, torch.Tensor]:
         name = name.replace("layer_scale", "ls").replace("lambda1", "gamma")
         out[name.replace("weights_in", "w12").replace("weights_out", "w3")] = value
     return out
+
+
+def read(path: pathlib.Path, unpickle) -> sources.Source:
+    """With its parameters as arrays."""
+    found = sources.read(str(path), unpickle)
+    return dataclasses.replace(found, params=jax.tree.map(np.asarray, found.params))
 
 
 def no_pickle(path):
@@ -108,12 +115,12 @@ def test_a_state_dict_of_facebook_gives_the_same_tokens(tmp_path, form, register
     model = dinov2(registers, use_swiglu_ffn=bool(registers))
     model.save_pretrained(tmp_path)
     torch.save(FORMS[form](facebook(tmp_path)), tmp_path / "dinov2.pth")
-    found = sources.read(str(tmp_path / "dinov2.pth"), unpickled_here(tmp_path))
+    found = read(tmp_path / "dinov2.pth", unpickled_here(tmp_path))
     config = ViTConfig(**found.model, dtype="float32", remat="none", attention="xla")
     images = images_of(config, (70, 70))
     tokens = ours(config, jax.tree.map(jnp.asarray, found.params["backbone"]), jnp.asarray(images))
     np.testing.assert_allclose(tokens, theirs(model, images), rtol=0, atol=1e-5)
-    assert_same(huggingface.read_weights(tmp_path, config), found.params["backbone"])
+    assert_same(weights_of(tmp_path, config), found.params["backbone"])
     assert found.params.keys() == {"backbone"} | (HEADS.keys() if form == "trained" else set())
     assert found.left_out == (("dino_loss", "student") if form == "trained" else ())
 
@@ -126,7 +133,7 @@ def test_the_heads_of_a_state_dict_give_the_same_logits(which, names):
     if names == "parametrizations":
         state["last_layer.parametrizations.weight.original0"] = state.pop("last_layer.weight_g")
         state["last_layer.parametrizations.weight.original1"] = state.pop("last_layer.weight_v")
-    params = jax.tree.map(jnp.asarray, dinov2_names.projection_head(state))
+    params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), dinov2_names.projection_head(state))
     x = torch.randn(5, 128, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         features = torch.nn.functional.normalize(module.mlp(x), dim=-1)
@@ -154,21 +161,32 @@ def test_a_head_of_another_kind_is_left_out(change):
 
 def unpickled_here(tmp_path):
     def read(path):
-        assert torch_weights.main(str(path), str(tmp_path / "t.safetensors")) == 0
-        return sources.load(tmp_path / "t.safetensors")
+        out = tmp_path / f"{path.name}.safetensors"
+        assert torch_weights.main(str(path), str(out)) == 0
+        return tensors_file.read(out)
 
     return read
 
 
-def test_a_folder_with_pytorch_model_bin(tmp_path):
-    """RAD-DINO's form of old: a pickle beside config.json."""
+SHARDS = {1: lambda names: {"pytorch_model.bin": names}, 2: lambda names: {"a.bin": names[::2], "b.bin": names[1::2]}}
+
+
+@pytest.mark.parametrize("shards", SHARDS)
+def test_a_folder_with_pytorch_model_bin(tmp_path, shards):
+    """RAD-DINO's form of old: a pickle beside config.json, or several with an index."""
     model = dinov2(0)
     model.save_pretrained(tmp_path)
     config = ViTConfig(**huggingface.read_config(tmp_path))
-    expected = huggingface.read_weights(tmp_path, config)
-    torch.save(safetensors.torch.load_file(tmp_path / huggingface.WEIGHTS), tmp_path / "pytorch_model.bin")
+    expected = weights_of(tmp_path, config)
+    tensors = safetensors.torch.load_file(tmp_path / huggingface.WEIGHTS)
     (tmp_path / huggingface.WEIGHTS).unlink()
-    assert_same(sources.read(str(tmp_path), unpickled_here(tmp_path)).params["backbone"], expected)
+    names = sorted(tensors)
+    for file, some in SHARDS[shards](names).items():
+        torch.save({name: tensors[name] for name in some}, tmp_path / file)
+    if shards > 1:
+        of = {name: file for file, some in SHARDS[shards](names).items() for name in some}
+        (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": of}))
+    assert_same(read(tmp_path, unpickled_here(tmp_path)).params["backbone"], expected)
 
 
 @pytest.mark.parametrize("registers", [0, 4])
@@ -182,14 +200,14 @@ def test_a_classifier_is_its_backbone(tmp_path, registers):
     getattr(classifier, "dinov2_with_registers" if registers else "dinov2").load_state_dict(model.state_dict())
     classifier.save_pretrained(tmp_path / "classifier")
     model.save_pretrained(tmp_path / "model")
-    found = sources.read(str(tmp_path / "classifier"), no_pickle)
+    found = read(tmp_path / "classifier", no_pickle)
     assert found.left_out == ("classifier.bias", "classifier.weight")
-    assert_same(found.params, sources.read(str(tmp_path / "model"), no_pickle).params)
+    assert_same(found.params, read(tmp_path / "model", no_pickle).params)
 
 
 def test_a_model_without_a_mask_token_begins_with_zeros(tmp_path):
     dinov2(0, use_mask_token=False).save_pretrained(tmp_path)
-    found = sources.read(str(tmp_path), no_pickle).params["backbone"]["mask_token"]
+    found = read(tmp_path, no_pickle).params["backbone"]["mask_token"]
     np.testing.assert_array_equal(found, np.zeros((1, 128), np.float32))
 
 
@@ -211,10 +229,16 @@ def written(folder: pathlib.Path, **changes) -> pathlib.Path:
     return folder
 
 
-def of_index(folder: pathlib.Path, said: object) -> pathlib.Path:
+def of_index(folder: pathlib.Path, said: object, index: str = huggingface.INDEX) -> pathlib.Path:
     (written(folder) / huggingface.WEIGHTS).rename(folder.parent / "outside.safetensors")
-    (folder / huggingface.INDEX).write_text(json.dumps(said))
+    (folder / index).write_text(json.dumps(said))
     return folder
+
+
+def of_pickles(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """An index of pickles, which names `name`; a.bin is there and has code in it."""
+    torch.save({"a": Runs(folder / "was_run")}, folder / "a.bin")
+    return of_index(folder, {"weight_map": {"a": name}}, "pytorch_model.bin.index.json")
 
 
 def of_pickle(folder: pathlib.Path, state: object, cut: int = 0) -> pathlib.Path:
@@ -256,9 +280,9 @@ HOSTILE = {
     "other names": (lambda f: of_state(f, lambda s: s.update(what=torch.zeros(1))), "what is no parameter of DINOv2"),
     "dinov3 state": (
         lambda f: of_state(f, lambda s: s.update({"rope_embed.periods": torch.zeros(1)})),
-        "rotary positions (RoPE)",
+        "a state dict of DINOv3; write a folder of its DINOv3ViTModel",
     ),
-    "dinov3 folder": (lambda f: written(f, model_type="dinov3_vit"), "rotary positions (RoPE)"),
+    "dinov3 in name": (lambda f: written(f, model_type="dinov3_vit"), "intermediate_size is None"),
     "another model": (lambda f: written(f, model_type="bert"), "model_type is 'bert'"),
     "block twice": (
         lambda f: of_state(f, lambda s: s.update({"blocks.1.0.norm1.bias": s["blocks.0.norm1.bias"]})),
@@ -299,6 +323,11 @@ HOSTILE = {
         lambda f: of_index(f, {"weight_map": {"a": f"{f.parent}/outside.safetensors"}}),
         "which is no .safetensors file beside it",
     ),
+    "pickled traversal": (lambda f: of_pickles(f, "../in/a.bin"), "which is no .bin file beside it"),
+    "pickled absolute": (lambda f: of_pickles(f, f"{f}/a.bin"), "which is no .bin file beside it"),
+    "pickled, of another kind": (lambda f: of_pickles(f, "config.json"), "which is no .bin file beside it"),
+    "pickled shard missing": (lambda f: of_pickles(f, "b.bin"), "b.bin: not there"),
+    "pickled shard with code": (lambda f: of_pickles(f, "a.bin"), "nothing in it was run"),
     "no map": (lambda f: of_index(f, {"weight_map": ["a"]}), "no weight_map"),
     "shard missing": (lambda f: of_index(f, {"weight_map": {"a": "b.safetensors"}}), "b.safetensors: not there"),
 }

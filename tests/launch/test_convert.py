@@ -21,7 +21,7 @@ from curia2_jax.training import checkpoints, initial
 from curia2_jax.training.fingerprints import digest, fingerprints
 from curia2_jax.training.recipe import recipe_from
 from curia2_jax.training.state import abstract_state, init_state
-from tests.export.test_huggingface import on_disk
+from tests.export.test_huggingface import on_disk, weights_of
 from tests.export.test_model_card import results_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -106,8 +106,8 @@ def test_there_and_back(run, convert, tmp_path, capsys):
         "training_config.json",
     }
     # The newest step by default, another by name; the teacher and not the student.
-    assert_same(huggingface.read_weights(tmp_path / "hf", model), backbones[5])
-    assert_same(huggingface.read_weights(tmp_path / "hf3", model), backbones[3])
+    assert_same(weights_of(tmp_path / "hf", model), backbones[5])
+    assert_same(weights_of(tmp_path / "hf3", model), backbones[3])
     source = json.loads((tmp_path / "hf3" / "preprocessing.json").read_text())["source"]
     assert source["step"] == 3
     teacher = checkpoints.restore_item(folder, 3, "teacher")
@@ -183,7 +183,7 @@ def test_step_0_is_what_the_run_began_with(run, convert, tmp_path):
     assert convert("--checkpoint", f"{folder}@0", "--output", tmp_path / "began") == 0
     recipe = recipe_from(tiny())
     first = jax.jit(lambda: init_state(jax.random.key(recipe.seed), recipe).teacher["backbone"])()
-    found = huggingface.read_weights(tmp_path / "began", recipe.model)
+    found = weights_of(tmp_path / "began", recipe.model)
     assert jax.tree.structure(found) == jax.tree.structure(jax.tree.map(np.asarray, first))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(first), strict=True):
         np.testing.assert_allclose(a, np.asarray(b, a.dtype), rtol=1e-6)
@@ -218,7 +218,7 @@ def test_a_failure_leaves_the_earlier_export(run, convert, tmp_path, capsys, mon
     monkeypatch.setattr(tensors_file, "write", full)
     assert convert("--checkpoint", folder, "--output", hf) == 2
     assert "No space left" in capsys.readouterr().err
-    assert_same(huggingface.read_weights(hf, recipe_from(tiny()).model), backbones[3])
+    assert_same(weights_of(hf, recipe_from(tiny()).model), backbones[3])
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 

@@ -43,29 +43,38 @@ exit $((worst))
 """)  # fmt: skip
     fake(folder, "scontrol", f'echo "scontrol $*" >> "{folder}/log"\n')
     (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / "launch").symlink_to(LAUNCH)
     fake(folder / ".venv" / "bin", "python", f'echo "$*" >> "{folder}/log"\n' + python)
-    return {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7",
+            "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}  # fmt: skip
 
 
-SBATCH = LAUNCH / "slurm" / "pretrain.sbatch"
+PRETRAIN, SWEEP = LAUNCH / "slurm" / "pretrain.sbatch", LAUNCH / "slurm" / "sweep.sbatch"
 
 
 @pytest.mark.parametrize(
-    ("codes", "code", "requeued"),
+    ("script", "command", "requeue"),
     [
-        ((0, 0), 0, False), ((1, 1), 1, False), ((2, 2), 2, False), ((42, 42), 42, True), ((43, 43), 43, False),
-        ((42, 137), 42, True),  # one was killed by the kernel: the other has noticed
-        ((137, 137), 137, False), ((42, 43), 43, False), ((42, 1), 42, False), ((2, 42), 42, False),
+        (PRETRAIN, "launch/main.py --config=configs/vitg.py --workdir=a b", "scontrol requeue 7\n"),
+        (SWEEP, "launch/sweep.py --config=configs/vitg.py --workdir=a b --only=3", "scontrol requeue 5_3\n"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("codes", "code"),
+    [
+        ((0, 0), 0), ((1, 1), 1), ((2, 2), 2), ((42, 42), 42), ((43, 43), 43),
+        ((42, 137), 42),  # one was killed by the kernel: the other has noticed
+        ((137, 137), 137), ((42, 43), 43), ((42, 1), 1), ((2, 42), 2), ((1, 137), 1),
     ],
 )  # fmt: skip
-def test_slurm_requeues_when_a_task_says_42_and_none_forbids_it(tmp_path, codes, code, requeued):
+def test_slurm_requeues_when_a_task_says_42_and_none_forbids_it(tmp_path, script, command, requeue, codes, code):
     env = slurm(tmp_path, f"codes=({codes[0]} {codes[1]})\nexit ${{codes[$SLURM_PROCID]}}\n")
-    line = ["bash", SBATCH, "--config=configs/vitg.py", "--workdir=a b"]
+    line = ["bash", script, "--config=configs/vitg.py", "--workdir=a b"]
     done = subprocess.run(line, env=env, check=False, cwd=tmp_path)
     log = (tmp_path / "log").read_text()
     assert done.returncode == code
-    assert log.count("launch/main.py --config=configs/vitg.py --workdir=a b\n") == 2
-    assert ("scontrol requeue 7" in log) == requeued
+    assert log.splitlines().count(command) == 2
+    assert (requeue in log) == (code == 42)
     assert not list(tmp_path.glob(".curia2-*"))
 
 
@@ -74,33 +83,13 @@ def test_slurm_tasks_hear_signals_and_say_their_own_code(tmp_path, number):
     env = slurm(
         tmp_path, 'trap "sleep 0.2; exit 42" USR1 TERM\ntouch "ready-$SLURM_PROCID"\nwhile :; do sleep 0.05; done\n'
     )
-    job = subprocess.Popen(["bash", SBATCH], env=env, cwd=tmp_path)
+    job = subprocess.Popen(["bash", PRETRAIN], env=env, cwd=tmp_path)
     while not all((tmp_path / f"ready-{process}").exists() for process in (0, 1)):
         time.sleep(0.02)
     for task in (tmp_path / "tasks").read_text().split():
         os.kill(int(task), number)
     assert job.wait(timeout=60) == 42
     assert "scontrol requeue 7" in (tmp_path / "log").read_text()
-
-
-@pytest.mark.parametrize(
-    ("name", "started", "requeue"),
-    [
-        ("sweep", "launch/sweep.py --config=configs/vitg.py --workdir=a b --only=3", "scontrol requeue 5_3"),
-    ],
-)
-@pytest.mark.parametrize(("code", "requeued"), [(0, False), (1, False), (2, False), (42, True), (43, False)])
-def test_slurm_requeues_on_42_only(tmp_path, code, requeued, name, started, requeue):
-    fake(tmp_path, "srun", f'echo "srun $*" >> "{tmp_path}/log"\nexit {code}\n')
-    fake(tmp_path, "scontrol", f'echo "scontrol $*" >> "{tmp_path}/log"\n')
-    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
-    env |= {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
-    script = LAUNCH / "slurm" / f"{name}.sbatch"
-    done = subprocess.run(["bash", script, "--config=configs/vitg.py", "--workdir=a b"], env=env, check=False)
-    log = (tmp_path / "log").read_text()
-    assert done.returncode == code
-    assert started in log
-    assert (requeue in log) == requeued
 
 
 @pytest.mark.parametrize(

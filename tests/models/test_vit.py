@@ -356,10 +356,11 @@ class TestDropPath:
         embed = 2 * 40 * 16 * (4 * 4) * 32
         assert (flops(keys) - embed) / (flops(None) - embed) == pytest.approx(subset_size(20, rate) / 20, rel=1e-9)
 
-    def test_no_collective_between_groups(self):
+    @pytest.mark.parametrize("positions", ["learned", "rope"])
+    def test_no_collective_between_groups(self, positions):
         """On a mesh whose devices hold whole groups neither pass of drop path moves activations between devices."""
         mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-        config = dataclasses.replace(SMALL, depth=2, drop_path=0.4)
+        config = dataclasses.replace(SMALL, depth=2, drop_path=0.4, positions=positions)
         params, x, keys = params_of(config), pixels(config, 40), jax.random.split(jax.random.key(0), 8)
 
         def run(p, x, k, batch_spec):

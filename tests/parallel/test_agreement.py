@@ -6,8 +6,9 @@ import pytest
 from jax.sharding import NamedSharding
 
 from curia2_jax.errors import UserError
+from curia2_jax.parallel import processes
 from curia2_jax.parallel.mesh import BATCH, ParallelConfig, make_mesh
-from curia2_jax.parallel.processes import STOP, StopRequests, first_alone, whole
+from curia2_jax.parallel.processes import STOP, StopRequests, first_alone, first_where, whole
 
 MESH = make_mesh(ParallelConfig(fsdp=2, accumulation=1))
 
@@ -46,6 +47,14 @@ def test_first_alone():
 
     with pytest.raises(UserError, match="no"):
         first_alone(refuse)
+
+
+@pytest.mark.parametrize(("answers", "first"), [([False] * 3, None), ([False, True, True], 1), ([True] * 3, 0)])
+def test_first_where(monkeypatch, answers, first):
+    assert first_where(answers[0]) == (0 if answers[0] else None)
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", lambda _: np.array(answers))
+    assert [first_where(mine) for mine in answers] == [first] * 3
 
 
 def test_whole():

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +24,7 @@ def get_config():
     c = ConfigDict(tiny_config(
         total_steps=16, checkpoint__every_steps=100, parallel__fsdp={fsdp}, data__global_batch={batch},
         crops__num_local=1, objective__sigreg__weight=0.0, model__width=64,
-        probe__every_steps=8,
+        probe__every_steps=8, model__init="fan_in",
     ))
     c.data.corpus = {corpus!r}
     return c
@@ -58,12 +59,20 @@ class Job:
         for i in range(processes):
             flags = [f"--coordinator={address}", f"--num-processes={processes}", f"--process-id={i}"]
             line = command + (flags if processes > 1 else [])
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             self.processes.append(subprocess.Popen(line, env=env, cwd=workdir.parent, **pipes))
 
     def wait(self) -> tuple[list[int], list[str]]:
-        outputs = [p.communicate(timeout=1200)[0] for p in self.processes]
+        """(exit codes, what each said)."""
+        outputs = ["".join(p.communicate(timeout=1200)) for p in self.processes]
         return [p.returncode for p in self.processes], outputs
+
+    def end(self, but: int | None = None) -> list[tuple[int, list[str]]]:
+        """(exit code, lines of stderr) of all, or of all but one."""
+        ended = [p for i, p in enumerate(self.processes) if i != but]
+        said = [p.communicate(timeout=1200)[1].splitlines() for p in ended]
+        assert all(len(lines) <= 3 and "Traceback" not in "".join(lines) for lines in said), said
+        return [(p.returncode, lines) for p, lines in zip(ended, said, strict=True)]
 
     def rows(self) -> list[dict]:
         """Of steps: not what was seen before the first."""
@@ -145,25 +154,68 @@ def test_a_mistake_ends_every_process(tmp_path):
     assert codes == [2, 2] and "not empty and no run" in outputs[0] and "process 0" in outputs[1]
 
 
+LONG = [
+    *("--peer-timeout=20", "--config.total_steps=400", "--config.checkpoint.every_steps=4"),
+    *("--config.data.num_threads=1", "--config.probe.every_steps=0"),
+]
+
+
+def stopped_together(job: Job) -> None:
+    """One is asked, all stop with 42 and say nothing on stderr."""
+    job.processes[-1].send_signal(signal.SIGTERM)
+    assert job.end() == [(42, [])] * len(job.processes)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("victim", [0, 1])
-def test_one_of_two_dies_in_mid_run_and_the_next_call_goes_on(tmp_path, victim, number):
-    """The other ends with 42 in one line, whatever it was in; nothing that was saved is lost."""
-    config = config_file(tmp_path, 2, 2)
-    more = ["--config.total_steps=400", "--config.checkpoint.every_steps=4", "--config.data.num_threads=1"]
-    job = Job(config, tmp_path / "run", 2, 2, ["--peer-timeout=10", *more])
+@pytest.mark.parametrize(("processes", "victim"), [(2, 0), (2, 1), (4, 0), (4, 3)])
+def test_one_of_several_dies_in_mid_run_and_the_next_call_goes_on(tmp_path, processes, victim, number):
+    """The others end with 42 in one line, whatever they were in; nothing that was saved is lost."""
+    config = config_file(tmp_path, 2, processes)
+    job = Job(config, tmp_path / "run", processes, processes, LONG)
     job.reach(6)
     job.processes[victim].send_signal(number)
-    other = job.processes[1 - victim]
-    said = other.communicate(timeout=120)[0].splitlines()
-    assert other.returncode == 42, said
+    ended = job.end(but=victim)
     job.processes[victim].kill()
     job.processes[victim].communicate()
-    assert sum(" stops: process " in line for line in said) == 1 and not any("Traceback" in line for line in said), said
+    assert [code for code, _ in ended] == [42] * (processes - 1), ended
+    assert all(sum(" stops: process " in line for line in lines) == 1 for _, lines in ended), ended
     start = max(int(name) for name in job.steps() if name.isdigit())
-    again = Job(config, tmp_path / "run", 2, 2, ["--peer-timeout=10", *more])
-    again.reach(len(job.rows()) + 4)
-    again.processes[0].send_signal(signal.SIGTERM)
-    codes, outputs = again.wait()
-    assert codes == [42, 42] and f"from step {start:,} to 400" in outputs[0], outputs
+    again = Job(config, tmp_path / "run", processes, processes, LONG)
+    again.reach(start + 4)
+    stopped_together(again)
+    rows = again.rows()
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_job_that_is_started_twice_is_one(tmp_path, processes):
+    config = config_file(tmp_path, 2, processes)
+    job = Job(config, tmp_path / "run", processes, processes, LONG)
+    job.reach(2)
+    first, *others = Job(config, tmp_path / "run", processes, processes, LONG).end()
+    assert first[0] == 2 and f"process {job.processes[0].pid} on" in first[1][0] and len(first[1]) == 1
+    assert others == [(2, ["error: process 0 refuses; its own message says why"])] * (processes - 1)
+    stopped_together(job)
+
+
+@pytest.mark.soak
+def test_two_processes_on_a_full_disk_go_on_and_say_so(small_disk, tmp_path):
+    """As one does: filled behind the first checkpoint; the fourth interval without one ends it."""
+    config, run = config_file(tmp_path, 2, 2), small_disk / "run"
+    flags = [*LONG, "--config.total_steps=40"]
+    job = Job(config, run, 2, 2, flags)
+    while not (run / "checkpoints" / "4").exists():
+        time.sleep(0.005)
+        assert all(p.poll() is None for p in job.processes), job.wait()
+    with open(small_disk / "fill", "wb", buffering=0) as file:
+        while shutil.disk_usage(small_disk).free:
+            file.write(bytes(4096))
+    (lead, lines), other = job.end()
+    assert lead == 42 and other == (42, []) and len(lines) == 1
+    assert lines[0].startswith("warning: stopped at step 16, not saved since step 4: ")
+    (small_disk / "fill").unlink()
+    again = Job(config, run, 2, 2, flags)
+    assert again.end() == [(0, [])] * 2
+    assert [row["step"] for row in again.rows()] == list(range(1, 41))

@@ -1,6 +1,7 @@
 """Processes that meet, and those that do not: one line for each, in time. Threads stand for processes."""
 
 import concurrent.futures
+import contextlib
 import socket
 
 import pytest
@@ -59,6 +60,18 @@ def test_a_port_in_use():
     with socket.create_server(("", 0)) as server:
         (said,) = outcome([(2, 0)], address=f"localhost:{server.getsockname()[1]}")
     assert "process 0 cannot listen at port" in said and "Address already in use" in said
+
+
+@pytest.mark.parametrize("reads", [8, 1000])
+def test_one_that_comes_late_or_twice_is_hung_up_on(reads):
+    """By the relay of a run (peers.py), which takes eight bytes, or by whoever closes."""
+    with socket.create_server(("", 0)) as server, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        late = pool.submit(outcome, [(2, 1)], 0.3, f"localhost:{server.getsockname()[1]}")
+        server.settimeout(0.1)
+        while not late.done():
+            with contextlib.suppress(TimeoutError), server.accept()[0] as connection:
+                connection.recv(reads)
+    assert "(it hangs up: a run has begun there, or another program listens)" in late.result()[0]
 
 
 def test_strangers_are_not_counted():

@@ -27,7 +27,7 @@ def live(clock, run, start, steps, save_every=2):
     clock(5)
     with ledger.spent("restore"):
         clock(2)
-    ledger.begin(run, start)
+    ledger.begin(run, start, 1)
     ledger.enter("step")
     for step in range(start + 1, start + steps + 1):
         clock(1)
@@ -57,6 +57,27 @@ def test_what_a_kill_undid_is_lost_and_nothing_is_counted_twice(clock, tmp_path)
     found = goodput.totals(goodput.read(tmp_path / goodput.NAME))
     assert found["step"] == 10 and found["lost"] == 1.25 and found["apart"] == 200 and found["start"] == 15
     assert sum(found.values()) == time.time() - began - 100
+
+
+def test_a_long_run_keeps_ever_fewer_rows_and_every_total(clock, tmp_path, monkeypatch):
+    """Lives that were killed or stopped, some long, one that went back behind another, and one far back."""
+    thinned, whole = tmp_path / "thinned", tmp_path / "whole"
+
+    def totals(run, lives):
+        run.mkdir(exist_ok=True)
+        for start, steps in lives:
+            live(clock, run, start, steps)
+            clock(100)
+        return goodput.totals(goodput.read(run / goodput.NAME))
+
+    near, far = [(0, 5), (4, 5000), (5004, 50), (2000, 9), (2008, 5000), (7007, 3)], [(7010, 5000), (7013, 1)]
+    found, found_far = (totals(thinned, lives) for lives in (near, far))
+    rows = len(goodput.read(thinned / goodput.NAME))
+    monkeypatch.setattr(Ledger, "_thin", lambda _: None)
+    expected, expected_far = (totals(whole, lives) for lives in (near, far))
+    assert found == expected and found["step"] == 7010 and found["lost"] > 3000 * 1.5
+    assert sum(found_far.values()) == sum(expected_far.values()) and found_far["lost"] >= expected_far["lost"]
+    assert rows < 4096 < 10_000 < len(goodput.read(whole / goodput.NAME))
 
 
 def test_damaged_rows_and_a_disk_that_takes_none_stop_nothing(clock, tmp_path):

@@ -142,6 +142,11 @@ def test_what_fits_is_not_touched():
         ({"model__registers": 2}, {}, "", ["write --config.model.registers=2 or registers:drop"]),
         ({"model__registers": 2}, {"model__registers": 4}, "registers:drop", ["or registers:new"]),
         ({"model__ffn": "mlp"}, {}, EVERY, ["ffn is mlp there, swiglu here (write --config.model.ffn=mlp)"]),
+        (
+            {"model__positions": "rope", "crops__global_size": 64}, {}, EVERY,
+            ["positions is rope there, learned here (write --config.model.positions=rope)"],
+        ),
+        ({}, {"model__positions": "rope"}, EVERY, ["positions is learned there, rope here"]),
         ({"model__width": 64}, {}, EVERY, ["write --config.model.width=64)"]),
         ({"model__depth": 3}, {}, EVERY, ["write --config.model.depth=3)"]),
         ({"heads__hidden": 16}, {}, "", ["write --config.heads.hidden=16 or heads:new"]),

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from curia2_jax import files
 from curia2_jax.ending import NOT_AGAIN
 from curia2_jax.errors import UserError
 from curia2_jax.telemetry import metrics
-from curia2_jax.training import augment, capsule, checkpoints, collapse, journal, prepare
+from curia2_jax.training import augment, capsule, checkpoints, collapse, journal, prepare, reports
 from curia2_jax.training.loop import DONE, STOPPED, train
 from curia2_jax.training.spikes import FEWEST, KNOWN, LAG, Norms
 from tests.training.tiny import StopsWhen, tiny_config
@@ -127,6 +128,9 @@ def test_the_capsule_of_a_bad_step_does_it_again_bit_for_bit(tmp_path, corpus, s
     (run / "bad_step" / "report.json").write_text(json.dumps(report))
     assert capsule.replay(run / "bad_step") == 1
     assert f"{total - 1} of {total} scalars" in capsys.readouterr().out
+    (run / "bad_step" / "report.json").write_text(json.dumps({"step": 4}))
+    with pytest.raises(UserError, match=r"damaged \(KeyError\); the run writes another"):
+        capsule.replay(run / "bad_step")
     path = run / "bad_step" / "batch.npz"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UserError, match="damaged"):
@@ -186,3 +190,17 @@ def test_a_damaged_journal_is_one_line(tmp_path, line):
     (tmp_path / journal.NAME).write_text('{"step": 1, "done": "skip"}\n' + line + "\n")
     with pytest.raises(UserError, match="line 2 is damaged"):
         journal.read(tmp_path / journal.NAME)
+
+
+def test_what_a_full_disk_does_not_take_is_said(tmp_path, monkeypatch, capsys):
+    """The journal is needed, so the run ends; the report is not, and the line says that there is none."""
+    noted = journal.Journal(tmp_path, 0)
+    monkeypatch.setattr(files, "write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match=r"bad_steps\.jsonl: a bad step cannot be noted \(No space left on device\)"):
+        noted.add({"step": 1, "done": "skip"})
+    report = {"step": 1, "metrics": {"loss": "nan"}, "batch": []}
+    why = reports.keep_bad_step(tmp_path, report)
+    assert not any(tmp_path.iterdir())
+    reports.bad_end(tmp_path, 1, report, False, why, "")
+    said = capsys.readouterr().err
+    assert "its images could not be listed (No space left on device), --replay=" in said and said.count("\n") == 1

@@ -32,7 +32,7 @@ def test_a_branch_goes_on_as_the_run_did_and_says_where_it_comes_from(stem, tmp_
     said = json.loads((new / "branch.json").read_text())
     assert (said["run"], said["step"], said["changed"]) == (str(stem), 2, {})
     assert said["teacher_digest"] == checkpoints.restore_teacher(stem, 2)[1]["teacher_digest"]
-    assert capsys.readouterr().out.count(f"branched from {stem}@2; of its config is another: nothing\n") == 1
+    assert capsys.readouterr().out.count(f"branched from {stem}@2; changed in its config: nothing\n") == 1
 
     slower = tmp_path / "slower"
     assert train(config(corpus, optim__clip_norm=0.1), slower, source=source) == DONE
@@ -46,7 +46,12 @@ def test_a_branch_goes_on_as_the_run_did_and_says_where_it_comes_from(stem, tmp_
         (f"{tmp_path}/nowhere@3", {}, "no folder"),
         (f"{stem}@6", {}, "config.total_steps is 6, so nothing is left to do"),
         (f"{stem}@4", {"model__width": 16}, r"params/.* is \(.*32.*\) there, \(.*16.*\) in this config"),
-        (f"{stem}@4", {"heads__shared": True}, r"params/ibot_head/.* is \(.*\) there, None in this config"),
+        (
+            f"{stem}@4",
+            {"objective__dino__weight": 0.0, "objective__ibot__weight": 0.0},
+            "dino_head/.* there, not",
+        ),
+        (f"{stem}@4", {"heads__shared": True}, r"params/ibot_head/.* is \(.*\) there, not in this config"),
     ):
         other = tmp_path / "other"
         workdir.claim(other, config(corpus, **changes))
@@ -60,6 +65,11 @@ def test_a_branch_goes_on_as_the_run_did_and_says_where_it_comes_from(stem, tmp_
     ):
         with pytest.raises(UserError, match=message):
             branch.begin(folder, source, config(corpus))
+
+    for text in ("{", "[]", '{"run": "x", "step": "y", "changed": {}}'):
+        (tmp_path / branch.NAME).write_text(text)
+        with pytest.raises(UserError, match=r"branch\.json: damaged \(\w+\); write a new --workdir"):
+            branch.begin(tmp_path, "", config(corpus))
 
     # A branch that was killed before the checkpoint was there is completed, whether or not it is named again; bad steps
     # and batches that are passed over go with it, as far as they belong to it.

@@ -1,5 +1,8 @@
 """A fingerprint is the same wherever an array lies, and another one for any damage."""
 
+import math
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from curia2_jax.parallel.mesh import FSDP, ParallelConfig, make_mesh
-from curia2_jax.training.fingerprints import digest, fingerprints
+from curia2_jax.training.fingerprints import _fingerprint, digest, fingerprints
 
 
 def by_hand(x: np.ndarray) -> str:
@@ -42,7 +45,11 @@ def test_does_not_depend_on_the_mesh():
     x = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
     mesh = make_mesh(ParallelConfig(fsdp=4, accumulation=1))
     for spec in (P(), P(FSDP), P(None, FSDP)):
-        assert fingerprints([jax.device_put(x, NamedSharding(mesh, spec))]) == {"0": by_hand(x)}
+        placed = jax.device_put(x, NamedSharding(mesh, spec))
+        assert fingerprints([placed]) == {"0": by_hand(x)}
+        program = _fingerprint.lower(placed).compile().as_text()
+        sent = re.findall(r"= u32\[([\d,]+)\]\S* (?:all|collective)-\w+\(", program)
+        assert bool(sent) == bool(spec) and all(math.prod(map(int, size.split(","))) <= 4 for size in sent)
 
 
 def test_every_bit_and_every_place_counts():

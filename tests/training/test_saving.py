@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 
 from curia2_jax.errors import UserError
+from curia2_jax.parallel import processes
 from curia2_jax.parallel.mesh import make_mesh
 from curia2_jax.telemetry import resources
-from curia2_jax.training import checkpoints, prepare, saving
+from curia2_jax.training import checkpoints, lock, prepare, saving
 from curia2_jax.training import state as states
 from curia2_jax.training.checkpoints import Checkpoints
 from curia2_jax.training.loop import DONE, STOPPED, train
 from curia2_jax.training.recipe import CheckpointConfig, recipe_from
 from curia2_jax.training.saving import Saver, quiet
 from tests.data.small_corpus import write_small_corpus
-from tests.training.tiny import tiny_config
+from tests.training.tiny import StopsWhen, tiny_config
 
 EVERY = 10
 
@@ -64,7 +65,7 @@ def test_no_room_is_one_line_nothing_is_written_and_later_it_is(saver, state, tm
     assert checkpoints.steps(tmp_path / "run") == [10, 50]
 
 
-@pytest.mark.parametrize("when", ["at once", "in the background"])
+@pytest.mark.parametrize("when", ["at once", "in the background", "no folder"])
 def test_a_write_that_fails_leaves_nothing_behind(saver, state, tmp_path, monkeypatch, when, capfd):
     save(saver, state, 10)
     real = pathlib.Path.write_text, saver._checkpoints.save
@@ -75,7 +76,8 @@ def test_a_write_that_fails_leaves_nothing_behind(saver, state, tmp_path, monkey
     if when == "at once":
         monkeypatch.setattr(saver._checkpoints, "save", fails)
     else:
-        monkeypatch.setattr("etils.epath.gpath.PosixGPath.write_text", fails)
+        name = {"in the background": "write_text", "no folder": "mkdir"}[when]
+        monkeypatch.setattr(f"etils.epath.gpath.PosixGPath.{name}", fails)
     save(saver, state, 20)
     assert saver.newest == 10 and "No space left on device" in saver.trouble
     monkeypatch.undo()
@@ -104,6 +106,22 @@ def test_what_writes_on_after_a_failure_is_removed_when_it_has_ended(saver, stat
     monkeypatch.setattr(saver._checkpoints, "save", fails)
     save(saver, state, 20)
     assert os.listdir(tmp_path / "run" / "checkpoints") == ["10"]
+
+
+@pytest.mark.parametrize("mine", [False, True])
+def test_several_processes_leave_a_save_out_together(saver, state, monkeypatch, mine):
+    """One sees that its disk takes none, this one or another. None begins, for Orbax meets all of them on the way; nor
+    is anything opened anew, which they would have to do together as well."""
+    free = 0 if mine else 1 << 40
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(saving.shutil, "disk_usage", lambda _: usage._replace(free=free))
+    monkeypatch.setattr(saving.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", lambda found: np.array([found, True]))
+    monkeypatch.setattr(saver, "_checkpoints", None)
+    save(saver, state, 20)
+    words = "MiB are free" if mine else "process 1 cannot write a checkpoint"
+    assert words in saver.poll() and saver.newest == 0
+    assert not saver.too_long(29) and saver.too_long(30)
 
 
 def test_one_of_several_processes_that_cannot_write_ends_with_a_line(saver, state, monkeypatch):
@@ -146,22 +164,14 @@ def test_a_removed_workdir_is_one_line(saver, state, tmp_path):
         save(saver, state, 20)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("a small disk: mounting a tmpfs needs root")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
 @pytest.mark.soak
 def test_a_run_on_a_full_disk_goes_on_and_says_so(small_disk, tmp_path, capfd, monkeypatch):
     """Filled after the first save; the fourth interval without one ends it. With room again it is as if nothing was."""
     monkeypatch.setattr(prepare, "make_mesh", lambda c: make_mesh(c, jax.devices()[:1]))
     write_small_corpus(tmp_path / "corpus")
-    config = tiny_config(data__corpus=str(tmp_path / "corpus"), total_steps=9, checkpoint__every_steps=2)
+    config = tiny_config(
+        data__corpus=str(tmp_path / "corpus"), total_steps=9, checkpoint__every_steps=2, model__init="fan_in"
+    )
     fill = small_disk / "fill"
 
     class Filling:
@@ -191,30 +201,49 @@ def test_a_run_on_a_full_disk_goes_on_and_says_so(small_disk, tmp_path, capfd, m
     assert [json.loads(row)["step"] for row in rows] == list(range(1, 10))
 
 
+def make_read_only(disk: pathlib.Path) -> None:
+    """For whoever opens a file there from now on; the disk itself is busy as long as a log is open."""
+    subprocess.run(["mount", "--bind", disk, disk], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", disk], check=True)
+
+
 @pytest.mark.soak
-def test_a_run_on_a_disk_that_became_read_only_goes_on_and_says_so(small_disk, tmp_path, capfd, monkeypatch):
+@pytest.mark.parametrize("when", ["before a save", "during a save"])
+def test_a_run_on_a_disk_that_becomes_read_only_goes_on_and_says_so(small_disk, tmp_path, capfd, monkeypatch, when):
+    """From the second save on; the fourth interval without one ends it."""
     monkeypatch.setattr(prepare, "make_mesh", lambda c: make_mesh(c, jax.devices()[:1]))
     write_small_corpus(tmp_path / "corpus")
-    config = tiny_config(data__corpus=str(tmp_path / "corpus"), total_steps=9, checkpoint__every_steps=2)
-    run = small_disk / "run"
-    written = []
+    config = tiny_config(
+        data__corpus=str(tmp_path / "corpus"), total_steps=9, checkpoint__every_steps=2, model__init="fan_in"
+    )
+    run, real = small_disk / "run", Checkpoints.save
 
-    class Remounting:
-        """Makes the disk read-only when it is first asked after the first checkpoint."""
+    def save(self, state, meta):
+        second = int(state.step) == 4
+        watching = threading.Thread(target=as_soon_as_it_writes)
+        if second and when == "during a save":
+            watching.start()
+        elif second:
+            make_read_only(small_disk)
+        real(self, state, meta)
+        if second and when == "during a save":
+            watching.join()
 
-        def made(self) -> bool:
-            if not written and checkpoints.steps(run):
-                written.append(subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True))
-            return False
+    def as_soon_as_it_writes():
+        while not any((run / "checkpoints").glob("4.orbax-checkpoint-tmp/*")):
+            time.sleep(0.001)
+        make_read_only(small_disk)
 
-        def answered(self):
-            return quiet()
-
-    assert train(config, run, Remounting()) == STOPPED
+    monkeypatch.setattr(Checkpoints, "save", save)
+    assert train(config, run, StopsWhen([], 1)) == STOPPED
     said = capfd.readouterr()
     assert said.err.startswith("warning: stopped at step 8, not saved since step 2: ") and said.err.count("\n") == 1
-    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    assert said.out.count("not saved since step 2: ") >= 3
+    subprocess.run(["umount", small_disk], check=True)
+    (run / lock.NAME).unlink()  # a run would be dead by now, and this process lives
+    monkeypatch.setattr(Checkpoints, "save", real)
     assert train(config, run) == DONE
+    assert not list((run / "checkpoints").glob("*tmp*"))
     assert train(config, tmp_path / "alone") == DONE
     assert (run / "state.sha256").read_text() == (tmp_path / "alone" / "state.sha256").read_text()
 

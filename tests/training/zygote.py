@@ -35,13 +35,15 @@ class Call:
             os.kill(self.pid, number)
 
     def ended(self, timeout: float = 240) -> tuple[int, list[str]]:
-        """(exit code, lines of stderr)."""
-        until = time.monotonic() + timeout
+        """(exit code, lines of stderr); a process that says nothing for `timeout` seconds hangs."""
+        said, since = "", time.monotonic()
         while self.poll() is None:
-            if time.monotonic() > until:
+            if (now := self.read("out")) != said:
+                said, since = now, time.monotonic()
+            elif time.monotonic() > since + timeout:
                 os.kill(self.pid, signal.SIGKILL)
-                raise AssertionError(f"still running after {timeout} s: {self.read('out')}{self.read('err')}")
-            time.sleep(0.01)
+                raise AssertionError(f"nothing more for {timeout} s: {said[-2000:]}{self.read('err')}")
+            time.sleep(0.02)
         return self.code, self.read("err").splitlines()
 
     def read(self, name: str) -> str:

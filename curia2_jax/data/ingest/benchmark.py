@@ -172,6 +172,7 @@ def _task(
         "split": "blocks of one patient" if alone else "patients",
         "patients": len(order),
         "classes": {str(index): known.get(str(value), f"label {value}") for value, index in classes.items()},
+        "values": list(classes),
     }
     return [(split, item, sample, classes[v]) for split, item, sample, v in rows if v in classes], task
 
@@ -258,6 +259,7 @@ def without(folder: pathlib.Path, series: set[str]) -> None:
         task |= {
             "patients": len(patients),
             "classes": {str(new): task["classes"][str(old)] for new, old in enumerate(both)},
+            **({"values": [task["values"][old] for old in both]} if "values" in task else {}),
         }
         with whole_folder(path.parent) as partial:
             _copy_task(path.parent, partial, kept, task)

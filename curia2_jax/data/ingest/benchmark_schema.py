@@ -42,8 +42,9 @@ CLASSIFICATION = Kind("classification", np.int64, has_classes=True)
 REGRESSION = Kind("regression", np.float64, has_classes=False)
 SURVIVAL = Kind("survival", np.float64, has_classes=False)  # times, negative where censored
 RETRIEVAL = Kind("retrieval", np.int64, has_classes=True)
+MULTI_LABEL = Kind("multi-label", np.float64, has_classes=False)  # (K,) a sample: 0, 1, or NaN = unknown
 SEGMENTATION = Kind("segmentation", np.int64, has_classes=False)  # label maps, in the place of masks
-KINDS = (CLASSIFICATION, REGRESSION, SURVIVAL, RETRIEVAL, SEGMENTATION)
+KINDS = (CLASSIFICATION, REGRESSION, SURVIVAL, RETRIEVAL, MULTI_LABEL, SEGMENTATION)
 
 
 class Description(TypedDict):
@@ -63,6 +64,7 @@ class Description(TypedDict):
     split: NotRequired[str]
     patients: NotRequired[int]
     classes: NotRequired[dict[str, str]]  # index -> name, in kinds that have classes
+    values: NotRequired[list[int]]  # what each class is called in the label maps that it was cut from
 
 
 def table_dtype(kind: Kind) -> np.dtype:

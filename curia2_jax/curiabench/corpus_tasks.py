@@ -1,0 +1,167 @@
+"""Tasks made of a corpus itself, from its slices and label maps: where structures lie, and which of them a slice shows.
+
+`segmentation-ct`, `segmentation-mr`: the label map of each slice. `structures-ct`, `structures-mr`: for every label,
+whether a slice shows it, without a mask that would give it away. Test patients are those on whom the benchmarks of the
+corpus test; without any, a third by the hash of their keys, so that a new patient moves nobody.
+"""
+
+import collections
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from curia2_jax import files
+from curia2_jax.data.corpus import layout
+from curia2_jax.data.corpus.corpus import Corpus, patient_hash
+from curia2_jax.data.corpus.excluded import patients_of_tests
+from curia2_jax.data.corpus.planes import in_plane
+from curia2_jax.data.corpus.structures import MIN_PIXELS
+from curia2_jax.data.ingest import benchmark_schema as schema
+from curia2_jax.errors import UserError
+
+KINDS = {"segmentation": schema.SEGMENTATION, "structures": schema.MULTI_LABEL}
+NAMES = tuple(f"{what}-{modality}" for what in KINDS for modality in ("ct", "mr"))
+SLICES = 16  # of a series and plane, at most, evenly spread over it
+
+
+class Marked(NamedTuple):
+    """A slice (H, W) float32 in HU or the scanner's unit, its label map uint16, and whose it is."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    row: tuple[str, str, str, tuple[float, float]]  # series, patient, modality, spacing
+
+
+def write(corpus: Path, names: Sequence[str], folder: Path) -> Path:
+    """Writes tasks `names` of `NAMES` below `folder`, which is returned.
+
+    Raises:
+      UserError: `corpus` is none, or has no label maps of such slices on both sides of the split.
+    """
+    for name in names:
+        what, _, modality = name.partition("-")
+        if what not in KINDS or not (corpus / layout.CONTRACT).is_file():
+            raise UserError(f"--task: found {name!r}; write {', '.join(NAMES)} with --data CORPUS, or a task alone")
+        with files.whole_folder(folder / name) as partial:
+            _write(corpus, modality.upper(), KINDS[what], partial, name)
+    return folder
+
+
+def _write(corpus: Path, modality: str, kind: schema.Kind, folder: Path, name: str) -> None:
+    rows: dict[str, list[tuple]] = {split: [] for split in schema.SPLITS}
+    shown: dict[str, list[dict[int, int]]] = {split: [] for split in schema.SPLITS}  # label -> pixels
+    tested = patients_of_tests(str(corpus)) if any((corpus / layout.BENCHMARK).glob("*")) else frozenset()
+    for split in rows:
+        (folder / split / schema.IMAGES).mkdir(parents=True)
+    for one in _marked(corpus, modality):
+        patient = one.row[1]
+        aside = patient in tested if tested else patient_hash(patient) < 1 / 3
+        split = schema.TEST if aside else schema.TRAIN
+        image = schema.image_path(folder / split, f"{len(rows[split]):06d}")
+        np.save(image, one.image)
+        if kind == schema.SEGMENTATION:
+            np.save(schema.mask_path(image), one.labels)
+        rows[split].append((image.stem, *one.row))
+        shown[split].append(dict(zip(*(x.tolist() for x in np.unique(one.labels, return_counts=True)), strict=True)))
+    if not all(rows.values()):
+        counts = " and ".join(f"{len(found)} {split}" for split, found in rows.items())
+        raise UserError(f"--task={name}: found {counts} slices with label maps in {corpus}; write one that has both")
+    every = sorted({label for each in shown.values() for one in each for label in one} - {0})
+    pixels = {split: np.array([[one.get(k, 0) for k in every] for one in each]) for split, each in shown.items()}
+    asked = np.ones(len(every), bool) if kind == schema.SEGMENTATION else _asked(pixels)
+    labels = np.array(every)[asked].tolist()
+    _tables(folder, rows, {split: found[:, asked] >= MIN_PIXELS for split, found in pixels.items()}, kind)
+    names = _names(corpus)
+    classes = {str(key): names.get(label, f"label {label}") for key, label in _keys(labels, kind)}
+    told: schema.Description = {
+        "name": name,
+        "kind": kind.name,
+        "mask": False,
+        "modality": modality,
+        "classes": classes,
+    }
+    (folder / schema.TASK).write_text(json.dumps(told, indent=2))
+
+
+def _keys(labels: list[int], kind: schema.Kind) -> list[tuple[int, int]]:
+    """(key in classes, label): label maps keep their labels, columns of answers are numbered."""
+    return [(label if kind == schema.SEGMENTATION else number, label) for number, label in enumerate(labels)]
+
+
+def _asked(pixels: dict[str, np.ndarray]) -> np.ndarray:
+    """(labels,) bool: some slices of both splits show it, and not all of train."""
+    train, test = (pixels[split] >= MIN_PIXELS for split in schema.SPLITS)
+    return np.asarray(train.any(0) & test.any(0) & ~train.all(0))
+
+
+def _tables(folder: Path, rows: dict, present: dict[str, np.ndarray], kind: schema.Kind) -> None:
+    """`present` (n, labels) bool: which of them each slice shows."""
+    fields = [(schema.FILENAME, "U16"), (schema.SERIES, "U64"), (schema.PATIENT, "U64"), (schema.MODALITY, "U4"),
+              (schema.SPACING, "f4", (2,))]  # fmt: skip
+    if kind == schema.MULTI_LABEL:
+        fields.append((schema.TARGET, "f8", (present[schema.TEST].shape[1],)))
+    for split, found in rows.items():
+        if kind == schema.MULTI_LABEL:
+            found = [(*row, tuple(answer)) for row, answer in zip(found, present[split], strict=True)]
+        np.save(folder / split / schema.TABLE, np.array(found, fields))
+
+
+def _marked(folder: Path, modality: str) -> Iterator[Marked]:
+    """Slices of one modality that have a label map of the kind that most series have, a series at a time."""
+    corpus = Corpus(folder)
+    columns = ("label", "modality", "series", "plane", "patient", "position", "slope", "intercept", "spacing_y",
+               "spacing_x")  # fmt: skip
+    facts = {name: np.asarray(corpus.column(name)) for name in columns}
+    wanted = (facts["label"] != "") & (facts["modality"] == modality)
+    paths = {one: folder / layout.label_maps(one) for one in np.unique(facts["series"][wanted]).tolist()}
+    kinds = {one: {name.rpartition("-")[0]: name for name in _names_in(path)} for one, path in paths.items()}
+    count = collections.Counter(kind for found in kinds.values() for kind in found)
+    chosen = min(count, key=lambda kind: (-count[kind], kind), default="")
+    for series, found in kinds.items():
+        if chosen not in found:
+            continue
+        whole = _load(paths[series], found[chosen])
+        own = np.flatnonzero((facts["series"] == series) & wanted)
+        for plane in np.unique(facts["plane"][own]).tolist():
+            slices = own[facts["plane"][own] == plane]
+            taken = np.unique(np.linspace(0, len(slices) - 1, min(len(slices), SLICES)).round().astype(int))
+            for index in slices[taken].tolist():
+                labels = in_plane(whole, plane)[int(facts["position"][index])]
+                image = corpus.read(index).astype(np.float32) * facts["slope"][index] + facts["intercept"][index]
+                spacing = (float(facts["spacing_y"][index]), float(facts["spacing_x"][index]))
+                row = (series, str(facts["patient"][index]), modality, spacing)
+                yield Marked(image.astype(np.float32), _sized(labels, image.shape), row)
+
+
+def _sized(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The nearest labels, where the slice was stored smaller than its label map."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(shape, labels.shape, strict=True)
+    )
+    return np.ascontiguousarray(labels[np.ix_(rows, columns)], np.uint16)
+
+
+def _names_in(path: Path) -> list[str]:
+    try:
+        with np.load(path) as file:
+            return [name for name in file.files if name != "affine"]
+    except (OSError, ValueError, zipfile.BadZipFile) as e:
+        raise UserError(f"{path}: label maps cannot be read ({type(e).__name__}); put the file back") from e
+
+
+def _load(path: Path, name: str) -> np.ndarray:
+    with np.load(path) as file:
+        return file[name]
+
+
+def _names(corpus: Path) -> dict[int, str]:
+    """Names of labels, as far as the benchmarks of the corpus say them."""
+    found: dict[int, str] = {}
+    for path in sorted((corpus / layout.BENCHMARK).glob(f"*/{schema.TASK}")):
+        told: schema.Description = json.loads(path.read_text())
+        found |= dict(zip(told.get("values", []), told.get("classes", {}).values(), strict=False))
+    return found
