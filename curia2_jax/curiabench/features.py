@@ -118,18 +118,22 @@ def _names(names: tuple[str, str], masked: bool) -> list[str]:
 
 def without_network(split: Split, model: Model, choice: Choice) -> Features:
     """The rows that see no network, raw pixels and the mask alone, and the hashes of the images."""
-    pixels, masks = [], []
-    slices = np.zeros(len(split.images), "U32")
-    side, patch = model.processor.crop_size, model.config.patch_size
-    for index in range(len(split.images)):
-        found = list(_slices(*read_sample(split, index), choice.window))
-        slices[index] = content(found[0][0])
-        pixels.append(np.mean([raw_pixels(*one) for one in found], 0))
-        if split.masked:
-            places = [place(mask, patch_mask(mask, side, patch)) for _, mask in found if mask is not None]
-            masks.append(np.mean(places, 0))
-    rows = {PIXELS.name: [np.stack(pixels)]}
-    return Features(rows | ({MASK_ONLY.name: [np.stack(masks)]} if masks else {}), slices)
+    found = [_plain(split, index, model, choice.window) for index in range(len(split.images))]
+    rows = {PIXELS.name: [np.stack([pixels for _, pixels, _ in found])]}
+    if split.masked:
+        rows[MASK_ONLY.name] = [np.stack([places for _, _, places in found])]
+    return Features(rows, np.array([digest for digest, _, _ in found]))
+
+
+def _plain(split: Split, index: int, model: Model, size: int) -> tuple[str, np.ndarray, np.ndarray]:
+    """Hash of a sample's first slice, raw pixels, and place of its mask. No volume is copied, nor outlives this."""
+    digest, pixels, places = "", [], []
+    for one, mask in _slices(*read_sample(split, index), size):
+        digest = digest or content(one)
+        pixels.append(raw_pixels(one, mask))
+        if mask is not None:
+            places.append(place(mask, patch_mask(mask, model.processor.crop_size, model.config.patch_size)))
+    return digest, np.mean(pixels, 0), np.mean(places, 0) if places else np.zeros(0)
 
 
 def place(mask: np.ndarray, under: torch.Tensor) -> np.ndarray:

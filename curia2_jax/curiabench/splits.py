@@ -195,7 +195,7 @@ def read_sample(split: Split, index: int) -> tuple[np.ndarray, np.ndarray | None
       UserError: a file is missing, unreadable, misshapen or not finite, or the mask is empty; the message names it.
     """
     path = split.images[index]
-    image = _load(path).astype(benchmark_schema.IMAGE_DTYPE)
+    image = _load(path).astype(benchmark_schema.IMAGE_DTYPE, copy=False)
     if image.ndim not in (2, 3) or 0 in image.shape:
         raise UserError(f"{path}: found shape {image.shape}; write (height, width) or (height, width, slices)")
     if image.shape[:2] == (1, 1):

@@ -118,20 +118,27 @@ def _parts(
 ) -> Iterator[Part | Known]:
     alone: dict[tuple[bytes, str], tuple[Volume, list]] = {}
     for index in group.tolist():
-        image, mask = read_sample(split, index)
-        modality = str(split.modalities[index])
-        affine = None if split.affines is None or np.isnan(split.affines[index]).any() else split.affines[index]
-        digest, key = _digests(image, mask, modality, affine)
-        volume, mask = Volume(_slices_first(image), modality, affine), None if mask is None else _slices_first(mask)
-        if key in known:
-            yield Known(index, key)
-        elif adapter.takes == "volume":
-            yield _whole(index, key, volume, mask, adapter)
-        elif len(volume.voxels) > 1:
-            yield from _volume(index, key, volume, mask, adapter, choice)
-        else:
-            alone.setdefault((digest, modality), (volume, []))[1].append((index, key, mask))
+        yield from _sample(index, split, adapter, choice, known, alone)
     yield from _slices(alone, adapter)
+
+
+def _sample(
+    index: int, split: Split, adapter: Adapter, choice: Choice, known: frozenset[str], alone: dict
+) -> Iterator[Part | Known]:
+    """The parts of a volume; a single slice goes to `alone`. No volume outlives this."""
+    image, mask = read_sample(split, index)
+    modality = str(split.modalities[index])
+    affine = None if split.affines is None or np.isnan(split.affines[index]).any() else split.affines[index]
+    digest, key = _digests(image, mask, modality, affine)
+    volume, mask = Volume(_slices_first(image), modality, affine), None if mask is None else _slices_first(mask)
+    if key in known:
+        yield Known(index, key)
+    elif adapter.takes == "volume":
+        yield _whole(index, key, volume, mask, adapter)
+    elif len(volume.voxels) > 1:
+        yield from _volume(index, key, volume, mask, adapter, choice)
+    else:
+        alone.setdefault((digest, modality), (volume, []))[1].append((index, key, mask))
 
 
 def _digests(image: np.ndarray, mask: np.ndarray | None, modality: str, affine: np.ndarray | None) -> tuple[bytes, str]:

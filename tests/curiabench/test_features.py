@@ -1,5 +1,6 @@
 """Frozen features against transformers, and against arithmetic on the files."""
 
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -8,9 +9,10 @@ import torch
 import transformers
 
 from curia2_jax import curia_image_processor
-from curia2_jax.curiabench import features, forward, stream, tasks
+from curia2_jax.curiabench import encoded, features, forward, stream, tasks
 from curia2_jax.curiabench import model as model_file
-from curia2_jax.curiabench.aggregate import parse
+from curia2_jax.curiabench.adapters.adapter import Adapter, Tokens, each
+from curia2_jax.curiabench.aggregate import PRESETS, parse
 from curia2_jax.curiabench.model import load_model
 from curia2_jax.curiabench.others import Others, load_all
 from tests import small_benchmark
@@ -215,3 +217,24 @@ def test_one_backbone_is_in_memory_at_a_time(tmp_path, folder, monkeypatch):
         monkeypatch.setattr(model_file, name, counted(getattr(model_file, name)))
     features.extract([split], load_model(folder, "cpu"), beside)
     assert alive == [0] * 8 and not any(one() for one in made)  # one to see that it can be loaded, then each row
+
+
+def test_memory_holds_one_long_volume_and_a_mask_whatever_their_number(tmp_path, model):
+    """Two of 1,000 slices: never both at once, nor a copy of one; what is at the size of the model is 32 slices."""
+    volume, mask = np.zeros((48, 48, 1000), np.float32), np.zeros((48, 48, 1000), bool)
+    volume[:, :, ::7], mask[20:40, 20:40, ::5] = 1, True
+    split = samples_of(tmp_path, [(volume + number, mask, "MR") for number in range(2)])
+    one = volume.nbytes + mask.nbytes
+    del volume, mask
+    tracemalloc.start()
+    features.without_network(split, model, PRESETS["curia-2"])
+    encoded.encode(split, plain(), [PRESETS["curia-2"]], "cpu", None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert one < peak < 1.6 * one
+
+
+def plain():
+    """A model that is no network: the mean of each slice."""
+    pixels = each(lambda volume: torch.from_numpy(np.ascontiguousarray(volume.voxels))[:, None])
+    return Adapter("", "slice", pixels, lambda batch, normed: Tokens(batch.mean((2, 3)), None), "", "")
