@@ -93,7 +93,7 @@ def _sequences(split: Split, model: Model) -> dict[tuple[str, int], attentive.Se
                 under = [patch_mask(mask[..., z], made[0].shape[-1], backbone.patch_size) for z in chosen]
                 whole = torch.stack([one[inside].mean(0) for one, inside in zip(patches, under, strict=True)])
             tokens[key].append(whole.numpy())
-    device = model.trained.model.device
+    device = model.device
     return {
         key: attentive.sequences(each, [np.arange(len(one)) for one in each]).to(device) for key, each in tokens.items()
     }
