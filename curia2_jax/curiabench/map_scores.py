@@ -17,14 +17,17 @@ def dice(targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray, weights: 
 
 def dice_parts(targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray):
     """Dice of each structure, and the patients who have it."""
-    found = _dices(outputs, groups, int(groups.max()) + 1)
-    known = ~np.isnan(found)
-    return np.where(known, found, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan), known.sum(0)
+    return _parts(_dices(outputs, groups, int(groups.max()) + 1))
 
 
 def surface_dice(targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The share of both surfaces that lies within the tolerance of the other, a mean over slices."""
     return _mean(_over_slices(outputs, 4, groups, weights.shape[1]), weights)
+
+
+def surface_dice_parts(targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray):
+    """Surface Dice of each structure, and the patients who have it."""
+    return _parts(_over_slices(outputs, 4, groups, int(groups.max()) + 1))
 
 
 def minus_hd95(targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -48,6 +51,12 @@ def _over_slices(outputs: np.ndarray, measure: int, groups: np.ndarray, patients
     np.add.at(sums, groups, np.nan_to_num(values))
     np.add.at(counts, groups, ~np.isnan(values))
     return sums / np.where(counts > 0, counts, np.nan)
+
+
+def _parts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of (G, K) over the patients who have a value, and how many they are."""
+    known = ~np.isnan(values)
+    return np.where(known, values, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan), known.sum(0)
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

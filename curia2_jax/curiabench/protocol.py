@@ -238,6 +238,7 @@ SURFACE_DICE = Metric(
     "surface Dice",
     "Surface Dice is the share of both contours within 2 mm of the other, or a pixel where no spacing is known.",
     map_scores.surface_dice,
+    parts=map_scores.surface_dice_parts,
 )
 MINUS_HD95 = Metric(
     "minus_hd95",

@@ -43,6 +43,7 @@ def test_surfaces_are_of_slices_that_show_the_structure_and_a_missed_one_is_a_di
     one, groups = np.ones((1, 1)), np.zeros(3, int)
     assert map_scores.minus_hd95(np.empty(0), outputs, groups, one)[0] == pytest.approx(-np.hypot(18, 4) / 2)
     assert map_scores.surface_dice(np.empty(0), outputs, groups, one)[0] == 0.5
+    assert [part.tolist() for part in map_scores.surface_dice_parts(np.empty(0), outputs, groups)] == [[0.5], [1]]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ class Sequences(NamedTuple):
     slices: torch.Tensor  # (n, T) int64
     lengths: torch.Tensor  # (n,) int64
 
-    def to(self, device: torch.device) -> "Sequences":
+    def to(self, device: torch.device | str) -> "Sequences":
         """All of it on a device."""
         return Sequences(*(one.to(device) for one in self))
 
