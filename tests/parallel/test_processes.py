@@ -176,7 +176,7 @@ def test_a_mistake_ends_every_process(tmp_path):
 
 
 LONG = [
-    *("--peer-timeout=20", "--config.total_steps=400", "--config.checkpoint.every_steps=4"),
+    *("--peer-timeout=60", "--config.total_steps=400", "--config.checkpoint.every_steps=4"),
     *("--config.data.num_threads=1", "--config.probe.every_steps=0"),
 ]
 
