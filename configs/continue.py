@@ -4,7 +4,8 @@
 
 WEIGHTS is a folder that `launch/convert.py --from-pretrained` made, or a run. What does not fit is refused with the
 key that would; Curia's weights want `--config.model.ffn=swiglu`, DINOv2's with registers
-`--config.model.registers=4`. The argument is vits, vitb, vitl or vitg.
+`--config.model.registers=4`, DINOv3's besides `--config.model.positions=rope`. The argument is vits, vitb, vitl or
+vitg.
 
 85,470,720 backbone parameters; 6,400,000 images in 50,000 steps. On 1 H100 that takes 2.2 hours
 (2.18 device-hours) and 21.8 GiB a device, says

@@ -2,6 +2,7 @@
 
     python launch/evaluate.py --model HF_DIR --data DIR --output REPORT [--task NAME...] [--device cuda] [--run RUN]
     python launch/evaluate.py compare REPORT_A REPORT_B
+    python launch/evaluate.py tasks SCANS DIR
 
 DIR is a benchmark, as `launch/ingest.py --labels` writes it. REPORT becomes a folder with report.html, a page a task
 in pages/, results.json, scores.csv and predictions.parquet. Without --task, every task of DIR is scored. A corpus with
@@ -11,6 +12,8 @@ REPORT/tasks; tasks of parquet files or of a folder of `datasets`, as CuriaBench
 patients or images of the test; so does --corpus. No code in HF_DIR is run unless --trust-remote-code says so.
 `compare` needs the predictions of two reports alone: the difference of every task by every head on the same patients, p
 by flips of signs over patients, and Holm's correction over all of them.
+`tasks` makes a benchmark of volumes of labelled scans that have labels.csv, samples.csv (who is train and test) and
+patients.csv, as data/ingest/volume_tasks.py says.
 Exit codes: 0 done, or no labels to score on; 1 a fault; 2 your mistake (one line says which).
 """
 
@@ -67,6 +70,8 @@ def run(argv: list[str]) -> int:
     """Checks every flag, then scores and prints the table and the verdict; or compares two reports."""
     if argv[1:2] == ["compare"]:
         return compare(argv[2:])
+    if argv[1:2] == ["tasks"]:
+        return make_tasks(argv[2:])
     model, data, output = (command.required(flag) for flag in (_MODEL, _DATA, _OUTPUT))
     if argv[1:] and not _TASK.value:
         raise UserError(f"found {argv[1]!r} without a flag; write --task {argv[1]}")
@@ -126,6 +131,18 @@ def compare(reports: list[str]) -> int:
         raise UserError(f"{e.name} is not installed; write: pip install -e '.[eval]'") from None
     first, second = (answers.read(pathlib.Path(report)) for report in reports)
     print(paired.table(paired.compare(first, second), protocol.scoring_of(first[0].kind)))
+    return 0
+
+
+def make_tasks(folders: list[str]) -> int:
+    """Writes the tasks and prints a line each."""
+    if len(folders) != 2 or not pathlib.Path(folders[0]).is_dir():
+        raise UserError(
+            f"tasks: found {' '.join(folders) or 'nothing'}; write tasks SCANS DIR, SCANS a folder with labels.csv"
+        )
+    from curia2_jax.data.ingest import volume_tasks
+
+    volume_tasks.write(pathlib.Path(folders[0]), pathlib.Path(folders[1]), print)
     return 0
 
 

@@ -64,10 +64,10 @@ def organ_samples(numbers: range, size: int = 48) -> list:
 
 
 def write_segmentation(folder: Path, spacing: tuple[float, float] | None = None) -> Path:
-    """Slices of phantom CT with their label maps: six patients to train on, three to test on; lungs and liver."""
+    """Slices of phantom CT with their label maps: four patients to train on, two to test on; lungs and liver."""
     asked = {label: phantom.LABELS[label] for label in (1, 2, 5)}
     fields = [("filename", "U32"), ("patient_id", "U16"), *([("spacing", "f4", (2,))] if spacing else [])]
-    for split, numbers in {"train": range(0, 12, 2), "test": range(12, 18, 2)}.items():
+    for split, numbers in {"train": range(0, 8, 2), "test": range(8, 12, 2)}.items():
         images, table = folder / split / "images", []
         images.mkdir(parents=True)
         for number in numbers:

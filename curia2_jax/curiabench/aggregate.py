@@ -24,6 +24,10 @@ class Choice(NamedTuple):
     single: Literal["class", "patches"] = "class"
     window: int = 0
 
+    def of_patches(self) -> "Choice":
+        """The same with the mean of the patches wherever there is no mask."""
+        return self._replace(unmasked="patches", single="patches")
+
 
 PRESETS = {
     "curia-2": Choice("slices", "after", "class"),

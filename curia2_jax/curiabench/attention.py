@@ -60,6 +60,17 @@ def scored(one: Answers, scoring: Scoring) -> dict[str, dict[str, Score]]:
     }
 
 
+def lines(found: dict[str, dict[str, Score]], scoring: Scoring) -> list[str]:
+    """The primary score of every row in words."""
+    metric, said = scoring.primary.metric, []
+    for row, by_metric in found.items():
+        value, low, high = by_metric[metric.name]
+        reach = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+        if value is not None:
+            said.append(f"{row}, by attention over slices: {metric.phrase} {value:.3f}{reach}")
+    return said
+
+
 def _sequences(split: Split, model: Model) -> dict[tuple[str, int], attentive.Sequences]:
     """The tokens of every volume, of the trained backbone and of every random one."""
     backbones = {(TRAINED.name, 0): model.trained}
@@ -82,7 +93,7 @@ def _sequences(split: Split, model: Model) -> dict[tuple[str, int], attentive.Se
                 under = [patch_mask(mask[..., z], made[0].shape[-1], backbone.patch_size) for z in chosen]
                 whole = torch.stack([one[inside].mean(0) for one, inside in zip(patches, under, strict=True)])
             tokens[key].append(whole.numpy())
-    device = model.trained.model.device
+    device = model.device
     return {
         key: attentive.sequences(each, [np.arange(len(one)) for one in each]).to(device) for key, each in tokens.items()
     }

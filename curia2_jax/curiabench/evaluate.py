@@ -23,6 +23,7 @@ from curia2_jax.curiabench import (
     comparison,
     features,
     few_shot,
+    forward,
     intervals,
     leaks,
     pictures,
@@ -31,6 +32,7 @@ from curia2_jax.curiabench import (
     segmentation,
     tasks,
 )
+from curia2_jax.curiabench.aggregate import Choice
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.others import Others
@@ -93,23 +95,23 @@ def evaluate(
     model = load_model(model_folder, device, trust_remote_code, began)
     others = others or Others()
     _writable(output := Path(output))
-    scored = {task.name: _score(task, scoring, model, others, settings, say) for task in chosen}
-    answers = [one for one, _ in scored.values()]
+    scored = _answers(chosen, scoring, model, others, settings, say)
+    answers = [one for one, _ in scored]
     salted = (Path(data).parent / CONTRACT).is_file()  # a benchmark of ours lies in its corpus
     shown = [images_of(task, model, one, salted) for task, one in zip(chosen, answers, strict=True)]
     estimates = comparison.estimates(answers, scoring)
     results: Results = {
         "model": _describe(model, model_folder),
-        "settings": _settings(device, scoring, began),
+        "settings": _settings(device, scoring, began, others.choice),
         "provenance": provenance(Path(data), list(dict.fromkeys(names))),
         "tasks": {
             one.task: _results(one, facts, found, scoring)
-            for (one, facts), found in zip(scored.values(), estimates, strict=True)
+            for (one, facts), found in zip(scored, estimates, strict=True)
         },
         "mean": comparison.compare(comparison.mean(estimates)),
         "verdict": "",
     }
-    if others.adapters:
+    if others.models:
         results["settings"]["others"] = others.described()
     if trained_on:
         results["leak"] = leaks.find([task.test for task in chosen], Path(data), trained_on)
@@ -156,6 +158,22 @@ def _save(folder: Path, results: Results, answers: Sequence[Answers], pages: dic
         raise UserError(f"--output: cannot write in {folder}: {error.strerror}; write another folder") from None
 
 
+def _features(
+    chosen: list[tasks.Task], model: Model, others: Others, say: Callable[[str], None]
+) -> dict[str, dict[str, features.Features]]:
+    """{task: {split: features}}, of all tasks by one backbone after another."""
+    start = time.monotonic()
+    keys = [(task.name, name) for task in chosen for name in task.splits]
+    splits = [split for task in chosen for split in task.splits.values()]
+    out: dict[str, dict[str, features.Features]] = {}
+    for (task, name), found in zip(keys, features.extract(splits, model, others, say), strict=True):
+        out.setdefault(task, {})[name] = found
+    for task, by_split in out.items():
+        say(f"{task}: " + ", ".join(f"{len(one.slices)} {name}" for name, one in by_split.items()) + " samples")
+    say(f"features of all: {time.monotonic() - start:.1f} s")
+    return out
+
+
 class Asked(NamedTuple):
     """What the rows and heads of a task answered. `slices`: hashes of the images of every split."""
 
@@ -166,18 +184,34 @@ class Asked(NamedTuple):
     validated_on: str
 
 
-def _score(
-    task: tasks.Task,
+def _answers(
+    chosen: list[tasks.Task],
     scoring: Scoring,
     model: Model,
     others: Others,
     settings: Sequence[str],
     say: Callable[[str], None],
+) -> list[tuple[Answers, dict]]:
+    """What `_score` makes of every task; they are all of one kind."""
+    for warning in (warning for task in chosen for warning in task.warnings):
+        say(f"warning: {warning}")
+    if chosen[0].kind == SEGMENTATION:
+        name = chosen[0].name
+        if others.models:
+            raise UserError(f"--against: {name} is segmentation, which scores --model alone; leave it out")
+        if wrong := {FEW, ATTENTION} & set(settings):
+            raise UserError(f"--setting={min(wrong)}: {name} is segmentation, which has no such setting; leave it out")
+        asked = (_segmented(task, scoring, model, say) for task in chosen)
+    else:
+        found = _features(chosen, model, others, say)
+        asked = (_probed(task, scoring, model, found[task.name], settings, say) for task in chosen)
+    return [_score(task, one, scoring, settings, say) for task, one in zip(chosen, asked, strict=True)]
+
+
+def _score(
+    task: tasks.Task, asked: Asked, scoring: Scoring, settings: Sequence[str], say: Callable[[str], None]
 ) -> tuple[Answers, dict]:
     """Answers of one task, and what results.json says of the task beside its scores."""
-    for warning in task.warnings:
-        say(f"warning: {warning}")
-    asked = (_segmented if task.kind == SEGMENTATION else _probed)(task, scoring, model, others, settings, say)
     classes = np.array(sorted(task.classes), np.int64)
     targets = np.searchsorted(classes, task.test.targets) if task.kind.has_classes else task.test.targets
     names = [task.classes[index] for index in classes.tolist()]
@@ -186,6 +220,9 @@ def _score(
     answers = Answers(
         task.name, task.kind.name, names, samples, task.test.patients, test, targets, asked.outputs, asked.aside
     )
+    by_attention = attention.scored(answers, scoring) if ATTENTION in settings else {}
+    for line in attention.lines(by_attention, scoring):
+        say(f"{task.name}: {line}")
     seen = int(np.isin(test, asked.slices[TRAIN]).sum())
     if seen:
         say(f"warning: {task.name}: {seen} of {len(test)} test samples lie on slices that are also in train")
@@ -199,7 +236,7 @@ def _score(
         "validated_on": VAL if task.val else asked.validated_on,
         "heads": class_facts.tree(asked.settings),
         **({"few_shot": few_shot.curve(answers, task, scoring)} if FEW in settings else {}),
-        **({"attention": attention.scored(answers, scoring)} if ATTENTION in settings else {}),
+        **({"attention": by_attention} if by_attention else {}),
     }
 
 
@@ -207,23 +244,16 @@ def _probed(
     task: tasks.Task,
     scoring: Scoring,
     model: Model,
-    others: Others,
+    found: dict[str, features.Features],
     settings: Sequence[str],
     say: Callable[[str], None],
 ) -> Asked:
-    """One feature a sample, and heads on these."""
-    start = time.monotonic()
-    found = {name: features.extract(split, model) for name, split in task.splits.items()}
-    for name, split in task.splits.items():
-        found[name].rows.update(others.rows(split, say))
-    counts = ", ".join(f"{len(one.slices)} {name}" for name, one in found.items())
-    say(f"{task.name}: features of {counts} samples, {time.monotonic() - start:.1f} s")
+    """One feature a sample, and heads on these. `found`: of each split."""
     start = time.monotonic()
     validated_on, groups = _groups(task.train.patients, found[TRAIN].slices)
-    device = model.trained.model.device.type
-    predictions = probing.predictions(task, found, groups, scoring.heads, device)
+    predictions = probing.predictions(task, found, groups, scoring.heads, model.device)
     outputs = {key: [one.outputs for one in seeds] for key, seeds in predictions.items()}
-    aside = few_shot.predictions(task, scoring, found, groups, device) if FEW in settings else {}
+    aside = few_shot.predictions(task, scoring, found, groups, model.device) if FEW in settings else {}
     aside |= attention.predictions(task, model) if ATTENTION in settings else {}
     say(f"{task.name}: {_titles(scoring)}, {time.monotonic() - start:.1f} s")
     return Asked(
@@ -235,19 +265,8 @@ def _probed(
     )
 
 
-def _segmented(
-    task: tasks.Task,
-    scoring: Scoring,
-    model: Model,
-    others: Others,
-    settings: Sequence[str],
-    say: Callable[[str], None],
-) -> Asked:
+def _segmented(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[str], None]) -> Asked:
     """Patch tokens of every slice, and a layer on these."""
-    if others.adapters:
-        raise UserError(f"--against: {task.name} is segmentation, which scores --model alone; leave --against out")
-    if wrong := {FEW, ATTENTION} & set(settings):
-        raise UserError(f"--setting={min(wrong)}: {task.name} is segmentation, which has no such setting; leave it out")
     start = time.monotonic()
     outputs, chosen = segmentation.answers(task, model)
     say(f"{task.name}: {_titles(scoring)}, {time.monotonic() - start:.1f} s")
@@ -277,7 +296,7 @@ def _count(task: tasks.Task, split: Split, slices: np.ndarray) -> Count:
 
 
 def _describe(model: Model, folder: str | Path) -> ModelFacts:
-    config = model.trained.model.config
+    config = model.config
     return {
         "folder": str(folder),
         "sha256": model.sha256,
@@ -289,9 +308,11 @@ def _describe(model: Model, folder: str | Path) -> ModelFacts:
     }
 
 
-def _settings(device: str, scoring: Scoring, began: Sequence[str]) -> Settings:
+def _settings(device: str, scoring: Scoring, began: Sequence[str], choice: Choice) -> Settings:
     return {
         "device": device,
+        "precision": forward.precision(device),
+        "pooling": choice._asdict(),
         "kind": scoring.kind,
         "random_weights": list(began) or "as transformers draws them, LayerScale 1",
         "primary": {"head": scoring.primary.head.name, "metric": scoring.primary.metric.name},

@@ -1,17 +1,24 @@
 """Frozen features: tokens of a backbone, pooled under a mask, and what they must beat: pixels, and the mask alone.
 
 With a mask the feature is the mean of the patch tokens under it, without one it is the class token (CuriaBench). A
-volume's feature is the average over its slices, those without a masked pixel left out (Curia-2, rule of the 3-D track).
+volume's feature is the average over its slices, those without a masked pixel left out (Curia-2, rule of the 3-D track);
+`aggregate.py` has the other choices.
 """
 
-import collections
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from curia2_jax.curiabench import encoded
+from curia2_jax.curiabench.adapters import folders
+from curia2_jax.curiabench.adapters.adapter import Adapter
+from curia2_jax.curiabench.aggregate import Choice, window
 from curia2_jax.curiabench.masks import patch_mask
-from curia2_jax.curiabench.model import Backbone, Model, Processor
+from curia2_jax.curiabench.model import LINEAR, Backbone, Model, Processor
+from curia2_jax.curiabench.others import Others
 from curia2_jax.curiabench.protocol import (
     MASK_ONLY,
     PIXELS,
@@ -22,8 +29,6 @@ from curia2_jax.curiabench.protocol import (
     TRAINED_PATCHES,
 )
 from curia2_jax.curiabench.splits import Split, content, read_sample
-
-MAX_WAITING_SLICES = 512  # of one series
 
 
 def to_pixels(processor: Processor, image: np.ndarray, modality: str) -> torch.Tensor:
@@ -54,58 +59,81 @@ class Features(NamedTuple):
     slices: np.ndarray
 
 
-def extract(split: Split, model: Model, batch_size: int = 32) -> Features:
-    """Features of every row of the protocol that the split has, in one pass over the files.
+def extract(
+    splits: Sequence[Split],
+    model: Model,
+    others: Others | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Features]:
+    """Features of every row of the protocol that a split has, and of other people's models.
 
-    A slice of a series on which several structures are marked is encoded once.
+    One backbone is in memory at a time, and encodes all splits. `others` says how tokens are pooled, for ours too, and
+    where features are kept. `say` receives a line a model.
     """
-    backbones = _backbones(model)
-    sums: dict[tuple[str, int], list] = collections.defaultdict(lambda: [0] * len(split.images))
-    counts = np.zeros((len(split.images), 1), np.float32)
-    slices = np.zeros(len(split.images), "U32")
-    waiting: dict[tuple, _Waiting] = {}
-
-    def encode():
-        items = list(waiting.values())
-        for start in range(0, len(items), batch_size):
-            chunk = items[start : start + batch_size]
-            pixels = torch.cat([item.pixels for item in chunk])
-            for rows, seed, backbone in backbones:
-                for item, cls, patches in zip(chunk, *tokens(backbone, pixels), strict=True):
-                    for index, mask in item.samples:
-                        for row, feature in _pool(rows, cls, patches, mask):
-                            sums[row, seed][index] = sums[row, seed][index] + feature.numpy()
-        waiting.clear()
-
-    last = None
-    for index in np.argsort(split.series, kind="stable"):
-        if len(waiting) >= batch_size and (split.series[index] != last or len(waiting) >= MAX_WAITING_SLICES):
-            encode()
-        last, modality = split.series[index], split.modalities[index]
-        for digest, one, mask in _slices(*read_sample(split, index)):
-            key = (digest, modality)
-            slices[index] = slices[index] or digest
-            if key not in waiting:
-                waiting[key] = _Waiting(to_pixels(model.processor, one, modality), [])
-            under = None
-            if mask is not None:
-                under = patch_mask(mask, waiting[key].pixels.shape[-1], model.trained.patch_size)
-                sums[MASK_ONLY.name, 0][index] = sums[MASK_ONLY.name, 0][index] + place(mask, under)
-            waiting[key].samples.append((index, under))
-            sums[PIXELS.name, 0][index] = sums[PIXELS.name, 0][index] + raw_pixels(one, mask)
-            counts[index] += 1
-    encode()
-    rows: dict[str, list[np.ndarray]] = {}
-    for (row, _), features in sums.items():
-        rows.setdefault(row, []).append(np.stack(features) / counts)
-    return Features(rows, slices)
+    others = others or Others()
+    found = [without_network(split, model, others.choice) for split in splits]
+    model.let_go()
+    for names, load in [*_ours(model), *(((one.name, ""), one.load) for one in others.models)]:
+        say(_add(found, splits, names, load(), others, model.device))
+    return found
 
 
-def _backbones(model: Model) -> list[tuple[tuple[str, str], int, Backbone]]:
-    """(row of its feature, row of the mean of its patches where the feature is the class token), seed, backbone."""
-    randoms = [((RANDOM.name, RANDOM_PATCHES.name), seed, one) for seed, one in enumerate(model.randoms)]
-    linear = (("", PIXELS_LINEAR.name), 0, model.linear)
-    return [((TRAINED.name, TRAINED_PATCHES.name), 0, model.trained), *randoms, linear]
+def _add(
+    found: list[Features], splits: Sequence[Split], names: tuple[str, str], adapter: Adapter, asked: Others, device: str
+) -> str:
+    """Adds the rows of a model to the features of all splits. The model goes when this returns with what it did."""
+    new = 0
+    for split, features in zip(splits, found, strict=True):
+        rows = _names(names, split.masked)
+        choices = [asked.choice if row == names[0] else asked.choice.of_patches() for row in rows]
+        arrays, made = encoded.encode(split, adapter, choices, device, asked.cache)
+        new += made
+        for row, array in zip(rows, arrays, strict=True):
+            features.rows.setdefault(row, []).append(array)
+    return f"{adapter.name}: {new} of {sum(len(one.images) for one in splits)} samples encoded, the rest was known"
+
+
+def _ours(model: Model) -> Iterator[tuple[tuple[str, str], Callable[[], Adapter]]]:
+    """(row of its feature, row of the mean of its patches where the feature is the class token), adapter."""
+
+    def adapter(name: str, weights: Callable[[], folders.Other]) -> Callable[[], Adapter]:
+        return lambda: folders.ours(model.folder, model.device, model.trusted, weights())._replace(name=name)
+
+    yield (TRAINED.name, TRAINED_PATCHES.name), adapter(TRAINED.name, lambda: folders.own(model.folder))
+    for seed in range(model.seeds):
+        weights = (
+            functools.partial(folders.own, model.began[seed])
+            if model.began
+            else functools.partial(folders.random, model.folder, seed)
+        )
+        yield (RANDOM.name, RANDOM_PATCHES.name), adapter(f"{RANDOM.name} {seed}", weights)
+    yield ("", PIXELS_LINEAR.name), adapter(PIXELS_LINEAR.name, lambda: folders.random(model.folder, 0, LINEAR))
+
+
+def _names(names: tuple[str, str], masked: bool) -> list[str]:
+    """The rows that a split has: under a mask a feature is a mean of patches anyway."""
+    token, patches = names
+    return [token or patches] if masked else [name for name in (token, patches) if name]
+
+
+def without_network(split: Split, model: Model, choice: Choice) -> Features:
+    """The rows that see no network, raw pixels and the mask alone, and the hashes of the images."""
+    found = [_plain(split, index, model, choice.window) for index in range(len(split.images))]
+    rows = {PIXELS.name: [np.stack([pixels for _, pixels, _ in found])]}
+    if split.masked:
+        rows[MASK_ONLY.name] = [np.stack([places for _, _, places in found])]
+    return Features(rows, np.array([digest for digest, _, _ in found]))
+
+
+def _plain(split: Split, index: int, model: Model, size: int) -> tuple[str, np.ndarray, np.ndarray]:
+    """Hash of a sample's first slice, raw pixels, and place of its mask. No volume is copied, nor outlives this."""
+    digest, pixels, places = "", [], []
+    for one, mask in _slices(*read_sample(split, index), size):
+        digest = digest or content(one)
+        pixels.append(raw_pixels(one, mask))
+        if mask is not None:
+            places.append(place(mask, patch_mask(mask, model.processor.crop_size, model.config.patch_size)))
+    return digest, np.mean(pixels, 0), np.mean(places, 0) if places else np.zeros(0)
 
 
 def place(mask: np.ndarray, under: torch.Tensor) -> np.ndarray:
@@ -118,25 +146,12 @@ def place(mask: np.ndarray, under: torch.Tensor) -> np.ndarray:
     return np.concatenate([under.numpy().ravel(), size, spots]).astype(np.float32)
 
 
-class _Waiting(NamedTuple):
-    pixels: torch.Tensor  # (1, 1, R, R)
-    samples: list[tuple[int, torch.Tensor | None]]  # index and patches under the mask of every sample on this slice
-
-
-def _pool(rows: tuple[str, str], cls: torch.Tensor, patches: torch.Tensor, under: torch.Tensor | None):
-    """The features of a slice, each with its row: the mean of the patches under a mask; without one, the class token
-    and the mean of all patches."""
-    token, mean = rows
-    if under is not None:
-        return [(token or mean, patches[under].mean(0))]
-    return [(row, one) for row, one in ((token, cls), (mean, patches.flatten(0, 1).mean(0))) if row]
-
-
-def _slices(image: np.ndarray, mask: np.ndarray | None):
-    """Yields (hash, slice, mask) of a slice, or of the slices of a volume that have a masked pixel."""
+def _slices(image: np.ndarray, mask: np.ndarray | None, size: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Yields (slice, mask) of a slice, or of the slices of a volume that count: see `aggregate.window`."""
     if image.ndim == 2:
-        image, mask = image[..., None], None if mask is None else mask[..., None]
-    for s in range(image.shape[2]):
+        yield image, mask
+        return
+    chosen = window(None if mask is None else np.moveaxis(mask, 2, 0), image.shape[2], size)
+    for s in range(chosen.start, chosen.stop):
         if mask is None or mask[..., s].any():
-            one = np.ascontiguousarray(image[..., s])
-            yield content(one), one, None if mask is None else mask[..., s]
+            yield np.ascontiguousarray(image[..., s]), None if mask is None else mask[..., s]

@@ -7,7 +7,7 @@ image processor is the one of this package when the folder holds the same file.
 import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -44,19 +44,71 @@ class Backbone(NamedTuple):
     prefix: int
 
 
-class Model(NamedTuple):
+class Model:
     """An exported folder: the trained backbone, what it is compared with, and the image processor.
 
-    `randoms`: backbones of the same shape that have learned nothing, one a seed. `linear`: one whose blocks add next to
-    nothing, so that its patch tokens are a linear projection of each patch, and its class token is a constant.
+    One backbone is in memory at a time: asking for another lets the last one go, unless the caller keeps it.
+
+    Attributes:
+      config: of transformers.
+      processor: the image processor that belongs to it.
+      trusted: whether a processor that is not ours was run.
+      parameters: how many the backbone has.
+      sha256: of the weight files.
+      began: folders of weights that runs began with; `seeds`: how many random backbones there are without.
     """
 
-    trained: Backbone
-    randoms: tuple[Backbone, ...]
-    linear: Backbone
-    processor: Processor
-    sha256: str  # of the weight files
-    parameters: int
+    def __init__(self, folder: Path, device: str, trusted: bool, began: Sequence[Path], seeds: int):
+        self.folder, self.device, self.trusted, self.began = folder, device, trusted, tuple(began)
+        self.processor = load_processor(folder, trusted)
+        self.seeds = len(began) or seeds
+        self._last: tuple[object, Backbone] | None = None
+        trained = self.trained.model
+        self.config, self.parameters = trained.config, sum(parameter.numel() for parameter in trained.parameters())
+        self.sha256 = sha256(sorted(folder.glob("*.safetensors")))
+
+    @property
+    def trained(self) -> Backbone:
+        """The backbone of the folder."""
+        return self._held("trained", lambda: load_weights(self.folder))
+
+    @property
+    def randoms(self) -> "Randoms":
+        """Backbones of the same shape that have learned nothing, one a seed."""
+        return Randoms(self)
+
+    @property
+    def linear(self) -> Backbone:
+        """One whose blocks add next to nothing, so that its patch tokens are a linear projection of each patch, and its
+        class token is a constant."""
+        return self._held("linear", lambda: initial(self.config, 0, LINEAR))
+
+    def let_go(self) -> None:
+        """Frees the backbone that was asked for last."""
+        self._last = None
+
+    def _held(self, key: object, load: Callable[[], transformers.PreTrainedModel]) -> Backbone:
+        if self._last is None or self._last[0] != key:
+            self._last = None  # before the next one is loaded
+            self._last = key, _freeze(load(), self.device)
+        return self._last[1]
+
+
+class Randoms(Sequence[Backbone]):
+    """The random backbones of a model, each made when it is asked for."""
+
+    def __init__(self, model: Model):
+        self.model = model
+
+    def __len__(self) -> int:
+        return self.model.seeds
+
+    def __getitem__(self, seed):
+        if not 0 <= seed < len(self):
+            raise IndexError(seed)
+        model = self.model
+        load = lambda: load_weights(model.began[seed]) if model.began else initial(model.config, seed)  # noqa: E731
+        return model._held(seed, load)
 
 
 SEEDS = 3  # random backbones
@@ -90,30 +142,30 @@ def load_model(
         raise UserError(f"--model: {folder} has no model.safetensors; write the folder that launch/convert.py made")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device: found cuda, but PyTorch sees no GPU; write --device cpu")
-    processor = load_processor(folder, trust_remote_code)
-    model = load_weights(folder)
     torch.backends.cudnn.allow_tf32 = False  # PyTorch's default for convolutions, of which the patch embedding is one
-    if began:
-        randoms = [load_weights(Path(one)) for one in began]
-    else:
-        randoms = [_initial(model.config, seed, layerscale=1.0) for seed in range(seeds)]
+    for one in began:
+        load_weights(Path(one))  # so that a fault is told now
+    return Model(folder, device, trust_remote_code, [Path(one) for one in began], seeds)
+
+
+def sha256(paths: Sequence[Path]) -> str:
+    """Over the content of files."""
     digest = hashlib.sha256()
-    for path in weights:
+    for path in paths:
         with path.open("rb") as file:
             while block := file.read(1 << 24):
                 digest.update(block)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    frozen = tuple(_freeze(one, device) for one in randoms)
-    linear = _freeze(_initial(model.config, seed=0, layerscale=LINEAR), device)
-    return Model(_freeze(model, device), frozen, linear, processor, digest.hexdigest(), parameters)
+    return digest.hexdigest()
 
 
-def _initial(config: transformers.PretrainedConfig, seed: int, layerscale: float) -> transformers.PreTrainedModel:
-    """Weights as transformers draws them, every block scaled by `layerscale`."""
-    torch.manual_seed(seed)
+def initial(config: transformers.PretrainedConfig, seed: int, layerscale: float = 1.0) -> transformers.PreTrainedModel:
+    """Weights as transformers draws them from a seed, every block scaled by `layerscale`."""
     config = copy.deepcopy(config)
-    config.layerscale_value = layerscale
-    return transformers.AutoModel.from_config(config, trust_remote_code=False)
+    if hasattr(config, "layerscale_value"):
+        config.layerscale_value = layerscale
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return transformers.AutoModel.from_config(config, trust_remote_code=False)
 
 
 def load_weights(folder: Path, kinds: Sequence[str] = KINDS) -> transformers.PreTrainedModel:

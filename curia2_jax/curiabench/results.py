@@ -101,7 +101,9 @@ class Settings(TypedDict):
 
     device: str
     kind: NotRequired[str]  # absent in the first reports
-    others: NotRequired[dict[str, dict[str, str | int]]]  # other people's models, what they saw and how it was pooled
+    precision: NotRequired[str]  # of the backbones; absent in reports that are all float32, as is the next
+    pooling: NotRequired[dict[str, str | int]]  # how tokens became features, of every model
+    others: NotRequired[dict[str, dict[str, str]]]  # other people's models and what they saw
     random_weights: NotRequired[list[str] | str]  # folders, or what they are
     primary: dict[str, str]
     intervals: NotRequired[str]  # absent where they are of a bootstrap

@@ -50,7 +50,7 @@ def answers(task: Task, model: Model) -> tuple[dict[tuple[str, str], list[np.nda
             asked = heads.Problem(tokens, train.shares, groups, tokens, np.empty(0), True)
             if val is not None:
                 asked = asked._replace(val=val.tokens[key], val_targets=val.shares)
-            layers[key], chosen = dense.fit_shares(asked._replace(device=model.trained.model.device.type))
+            layers[key], chosen = dense.fit_shares(asked._replace(device=model.device))
             settings.setdefault((key[0], head), chosen | {"patches": len(tokens)})
         found: dict[Key, list[np.ndarray]] = {key: [] for key in layers}
         for index, labels, tokens_of in _encoded(task.test, model, scale, numbers):
@@ -107,6 +107,7 @@ def _encoded(
     """(index, label map with labels 0..K, tokens (g, g, D) of every row and seed) of every slice."""
     processor = copy.copy(model.processor)
     processor.crop_size *= scale
+    backbones = _backbones(model)
     for start in range(0, len(split.images), BATCH):
         numbered = range(start, min(start + BATCH, len(split.images)))
         read = [read_labels(split, index) for index in numbered]
@@ -116,7 +117,7 @@ def _encoded(
                 for i, (image, _) in zip(numbered, read, strict=True)
             ]
         )
-        encoded = {key: features.tokens(one, pixels)[1] for key, one in _backbones(model).items()}
+        encoded = {key: features.tokens(one, pixels)[1] for key, one in backbones.items()}
         for place, index in enumerate(numbered):
             labels = read[place][1]
             ordered = np.where(labels > 0, np.searchsorted(numbers, labels) + 1, 0)

@@ -27,6 +27,7 @@ class Split(NamedTuple):
     axes: str = ""  # of `AXES`; "" = slices last, and refused where they seem to be first
     spacing: np.ndarray | None = None  # (n, 2), millimeters between rows and columns
     labels: tuple[int, ...] = ()  # that label maps may have beside 0, in segmentation
+    affines: np.ndarray | None = None  # (n, 4, 4), (slice, row, column, 1) -> mm in LPS; NaN where it is not known
 
     def of(self, which: np.ndarray) -> "Split":
         """The samples (n,) bool of the split."""
@@ -37,6 +38,7 @@ class Split(NamedTuple):
             patients=self.patients[which],
             modalities=self.modalities[which],
             spacing=None if self.spacing is None else self.spacing[which],
+            affines=None if self.affines is None else self.affines[which],
         )
 
 
@@ -91,6 +93,7 @@ def read_split(folder: Path, facts: Facts, owner: str) -> tuple[Split, list[str]
         facts.axes,
         table[benchmark_schema.SPACING].astype(np.float64) if benchmark_schema.SPACING in fields else None,
         tuple(facts.classes) if is_maps else (),
+        _affines(path, table) if benchmark_schema.AFFINE in fields else None,
     ), warnings
 
 
@@ -139,6 +142,17 @@ def _targets(path: Path, table: np.ndarray, facts: Facts) -> np.ndarray:
     return values.astype(facts.kind.target)
 
 
+def _affines(path: Path, table: np.ndarray) -> np.ndarray:
+    found = table[benchmark_schema.AFFINE].astype(np.float64)
+    if found.shape[1:] != (4, 4):
+        raise UserError(f"{path}: found affines of shape {found.shape[1:]}; write (4, 4), NaN where one is not known")
+    known = np.flatnonzero(np.isfinite(found).all((1, 2)))
+    flat = known[np.linalg.det(found[known, :3, :3]) == 0]
+    if len(flat):
+        raise UserError(f"{path}: found an affine without volume in row {flat[0]}; write NaN where it is not known")
+    return found
+
+
 def _labels(path: Path, found: np.ndarray, facts: Facts) -> np.ndarray:
     """Targets (n, K) of several questions of yes or no, in the order of the classes of task.json."""
     if found.shape[1:] != (len(facts.classes),):
@@ -181,7 +195,7 @@ def read_sample(split: Split, index: int) -> tuple[np.ndarray, np.ndarray | None
       UserError: a file is missing, unreadable, misshapen or not finite, or the mask is empty; the message names it.
     """
     path = split.images[index]
-    image = _load(path).astype(benchmark_schema.IMAGE_DTYPE)
+    image = _load(path).astype(benchmark_schema.IMAGE_DTYPE, copy=False)
     if image.ndim not in (2, 3) or 0 in image.shape:
         raise UserError(f"{path}: found shape {image.shape}; write (height, width) or (height, width, slices)")
     if image.shape[:2] == (1, 1):

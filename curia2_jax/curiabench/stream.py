@@ -118,25 +118,34 @@ def _parts(
 ) -> Iterator[Part | Known]:
     alone: dict[tuple[bytes, str], tuple[Volume, list]] = {}
     for index in group.tolist():
-        image, mask = read_sample(split, index)
-        modality = str(split.modalities[index])
-        digest, key = _digests(image, mask, modality)
-        volume, mask = Volume(_slices_first(image), modality), None if mask is None else _slices_first(mask)
-        if key in known:
-            yield Known(index, key)
-        elif adapter.takes == "volume":
-            yield _whole(index, key, volume, mask, adapter)
-        elif len(volume.voxels) > 1:
-            yield from _volume(index, key, volume, mask, adapter, choice)
-        else:
-            alone.setdefault((digest, modality), (volume, []))[1].append((index, key, mask))
+        yield from _sample(index, split, adapter, choice, known, alone)
     yield from _slices(alone, adapter)
 
 
-def _digests(image: np.ndarray, mask: np.ndarray | None, modality: str) -> tuple[bytes, str]:
+def _sample(
+    index: int, split: Split, adapter: Adapter, choice: Choice, known: frozenset[str], alone: dict
+) -> Iterator[Part | Known]:
+    """The parts of a volume; a single slice goes to `alone`. No volume outlives this."""
+    image, mask = read_sample(split, index)
+    modality = str(split.modalities[index])
+    affine = None if split.affines is None or np.isnan(split.affines[index]).any() else split.affines[index]
+    digest, key = _digests(image, mask, modality, affine)
+    volume, mask = Volume(_slices_first(image), modality, affine), None if mask is None else _slices_first(mask)
+    if key in known:
+        yield Known(index, key)
+    elif adapter.takes == "volume":
+        yield _whole(index, key, volume, mask, adapter)
+    elif len(volume.voxels) > 1:
+        yield from _volume(index, key, volume, mask, adapter, choice)
+    else:
+        alone.setdefault((digest, modality), (volume, []))[1].append((index, key, mask))
+
+
+def _digests(image: np.ndarray, mask: np.ndarray | None, modality: str, affine: np.ndarray | None) -> tuple[bytes, str]:
     """Hash of an image, and the key of a sample: of all that a feature depends on beside model and pooling."""
     digest = hashlib.sha256(repr(image.shape).encode())
     digest.update(np.ascontiguousarray(image).data.cast("B"))
+    digest.update(b"" if affine is None else affine.tobytes())
     key = hashlib.sha256(digest.digest() + modality.encode())
     key.update(b"" if mask is None else np.packbits(mask).tobytes())
     return digest.digest(), key.hexdigest()
@@ -187,12 +196,16 @@ def _volume(index: int, key: str, volume: Volume, mask, adapter: Adapter, choice
 
 
 def _whole(index: int, key: str, volume: Volume, mask: np.ndarray | None, adapter: Adapter) -> Part:
-    """A volume for a network of volumes. The mask goes where the volume does if that has no affine: slices last,
-    padded at the end."""
+    """A volume for a network of volumes, and its mask where the network puts the voxels: as `Adapter.carry` says, else
+    slices last, padded at the end."""
     (pixels,) = adapter.prepare(volume, list(range(len(volume.voxels))))
     under = None
-    if mask is not None and volume.affine is None:
+    if mask is not None and adapter.carry:
+        under = adapter.carry(volume._replace(voxels=mask.astype(np.float32)))[None] > 0.5
+    elif mask is not None:
         under = torch.zeros((1, *pixels.shape[2:]), dtype=torch.bool)
         under[0, : mask.shape[1], : mask.shape[2], : mask.shape[0]] = torch.from_numpy(np.moveaxis(mask, 0, 2).copy())
+    if under is not None and not under.any():
+        under = None  # lost between voxels: the volume as a whole
     first = torch.zeros(1, dtype=torch.long)
     return Part([(index, key, 1)], pixels, volume.modality, False, first, first + index, under)

@@ -40,6 +40,7 @@ COMPARISON = {
     "crops.global_size": 224, "crops.local_size": 96, "crops.num_local": 8,
     "masks.probability": 0.5, "masks.ratio": (0.1, 0.5),
     "model.drop_path": 0.0, "model.dtype": "float32", "model.remat": "none",
+    "model.positions": "learned",
     "heads.shared": False, "heads.dino_prototypes": 4096, "heads.ibot_prototypes": 4096, "heads.dino_bottleneck": 256,
     "heads.ibot_bottleneck": 256, "heads.hidden": 2048, "heads.layers": 3,
     "objective.koleo.weight": 0.1, "objective.sigreg.weight": 0.0,

@@ -37,10 +37,11 @@ def model(tmp_path, monkeypatch):
 def test_from_volumes_to_results_and_predictions(tmp_path, model):
     samples = {"train": volumes(8, 0, False), "test": volumes(6, 8, False)}
     small_benchmark.write_task(tmp_path / "data" / "side", samples, {0: "no", 1: "yes"}, mask=False)
-    report = tmp_path / "report"
+    report, said = tmp_path / "report", []
     results = evaluate.evaluate(
-        model, tmp_path / "data", ["side"], report, began=[str(model)], settings=["attention"], say=lambda line: None
+        model, tmp_path / "data", ["side"], report, began=[str(model)], settings=["attention"], say=said.append
     )
+    assert sum("by attention over slices: balanced accuracy" in line for line in said) == 2
     found, (one,) = results["tasks"]["side"]["attention"], answers.read(report)
     assert list(found) == ["trained", "random"] and set(found["trained"]) == {"accuracy", "balanced_accuracy", "auroc"}
     (outputs,) = one.aside["trained", attention.HEAD]

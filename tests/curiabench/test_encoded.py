@@ -107,3 +107,32 @@ def test_slices_of_many_samples_are_one_batch_and_a_slice_of_many_samples_is_enc
     assert made == 16 and sorted(calls) == [5, 5]  # the five slices, and the volume of them
     np.testing.assert_allclose(features[::3][:5], np.stack([images.mean((1, 2)), images.max((1, 2))], 1), atol=1e-6)
     np.testing.assert_allclose(features[15], features[:15].mean(0), atol=1e-6)
+
+
+def test_a_network_of_volumes_gets_the_affine_and_its_mask_goes_where_the_voxels_go(tmp_path):
+    """A network that turns volumes over: cells under the turned mask are pooled; another affine is another sample."""
+    rng = np.random.default_rng(0)
+    voxels, mask = rng.normal(size=(8, 6, 4)).astype(np.float32), np.zeros((8, 6, 4), bool)
+    mask[:2, :3, 3] = True
+    rows = [(voxels, mask, target, "p", "MR") for target in (0, 1)]
+    task = small_benchmark.write_task(tmp_path / "t", {"train": rows, "test": rows[:1]}, {0: "a", 1: "b"})
+    split = tasks.read_task(tmp_path, task.name).train
+    affine = np.diag([5.0, 1, 1, 1])
+    seen = []
+
+    def carry(volume):
+        return torch.from_numpy(np.ascontiguousarray(volume.voxels[::-1]))
+
+    def prepare(volume, numbers):
+        seen.append(volume.affine)
+        yield carry(volume)[None, None]
+
+    whole = Adapter("", "volume", prepare, lambda x, normed: Tokens(x.mean((2, 3, 4)), x.movedim(1, -1)), "c", "",
+                    carry=carry)  # fmt: skip
+    known = split._replace(affines=np.stack([affine, np.full((4, 4), np.nan)]))
+    features, made = encode(known, whole, tmp_path / "cache")
+    assert made == 2 and seen[1] is None
+    np.testing.assert_array_equal(seen[0], affine)
+    np.testing.assert_allclose(features[:, 0], voxels[mask].mean(), rtol=1e-5)
+    assert encode(split, whole, tmp_path / "cache")[1] == 0  # both of an unknown affine
+    assert encode(split._replace(affines=np.stack([affine * 2] * 2)), whole, tmp_path / "cache")[1] > 0

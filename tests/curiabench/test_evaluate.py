@@ -1,11 +1,13 @@
 """An evaluation from the folders to the report."""
 
 import csv
+import hashlib
 import json
 import re
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 from scipy import special, stats
 from sklearn import metrics
 
@@ -43,7 +45,7 @@ def test_three_rows_two_heads_three_scores_and_the_files(scored):
     assert sorted(str(path.relative_to(output)) for path in output.rglob("*.*")) == [*pages, *names]
     assert results["verdict"] in (output / "report.html").read_text().replace("&#39;", "'")
     assert list(results["tasks"]) == ["organs-ct", "organs-mr"]
-    assert len(said) == 4
+    assert len(said) == 5 + 3 + 2  # a model that encodes, all features, heads of a task
     for part in (*results["tasks"].values(), results["mean"]):
         assert list(part["rows"]) == ["trained", "random", "pixels-linear", "mask-only", "pixels"]
         for heads_of_row in part["rows"].values():
@@ -55,7 +57,7 @@ def test_three_rows_two_heads_three_scores_and_the_files(scored):
 def answer_of(model, task, row, head=heads.linear_probe):
     """What a head makes of a row: patients kept apart, tokens compared by direction and pixels by distance."""
     loaded = load_model(model, "cpu")
-    train, test = (features.extract(split, loaded) for split in (task.train, task.test))
+    train, test = features.extract([task.train, task.test], loaded)
     classes = np.array(sorted(task.classes))
     groups = np.unique(task.train.patients, return_inverse=True)[1]
     before, after = train.rows[row][0], test.rows[row][0]
@@ -129,6 +131,20 @@ def test_everything_follows_from_the_predictions_on_disk(scored):
         table = part["rows" if name == row["row"] else "trained_minus"]
         assert [float(row[key]) for key in ("value", "lower", "upper")] == table[name][row["head"]][row["score"]]
     assert len(rows) == 3 * (5 + 4) * 2 * 3
+
+
+def test_a_row_of_the_predictions_names_its_file_by_task_and_sample_and_its_numbers_by_a_hash(scored, benchmark):
+    """The image is where both say, and has that hash; patient and target are those of its row in the table."""
+    table = parquet.read_table(scored[1] / "predictions.parquet").to_pylist()
+    for row in table[:: len(table) // 40]:
+        folder = benchmark / row["task"] / "test"
+        image = np.load(folder / "images" / f"{row['sample']}.npy")
+        named = repr(image.shape).encode() + (image.astype(np.float32) + np.float32(0)).tobytes()
+        assert row["slice"] == hashlib.blake2b(named, digest_size=16).hexdigest()
+        told = np.load(folder / "extra_data.npy")
+        (of,) = told[told["filename"] == row["sample"]]
+        classes = sorted(int(number) for number in json.loads((folder.parent / "task.json").read_text())["classes"])
+        assert (row["patient"], classes[int(row["target"])]) == (of["patient_id"], of["target"])
 
 
 def test_random_rows_are_the_mean_of_three_draws(scored):

@@ -1,13 +1,20 @@
 """Frozen features against transformers, and against arithmetic on the files."""
 
+import tracemalloc
+import weakref
+
 import numpy as np
 import pytest
 import torch
 import transformers
 
 from curia2_jax import curia_image_processor
-from curia2_jax.curiabench import features, tasks
+from curia2_jax.curiabench import encoded, features, forward, stream, tasks
+from curia2_jax.curiabench import model as model_file
+from curia2_jax.curiabench.adapters.adapter import Adapter, Tokens, each
+from curia2_jax.curiabench.aggregate import PRESETS, parse
 from curia2_jax.curiabench.model import load_model
+from curia2_jax.curiabench.others import Others, load_all
 from tests import small_benchmark
 
 
@@ -23,6 +30,10 @@ def reference_pixels(native, clip=True, resolution=32):
         torch.from_numpy(native)[None, None], (resolution, resolution), mode="bicubic", antialias=True
     )
     return (resized.clamp(min=air) - clipped.mean()) / clipped.std(correction=0)
+
+
+def extract(split, model):
+    return features.extract([split], model)[0]
 
 
 def samples_of(tmp_path, rows, mask=True):
@@ -44,7 +55,7 @@ def test_masked_features_are_the_mean_of_the_tokens_that_transformers_gives_unde
     across[15:18, 24:30] = True  # patches (1, 3) and (2, 3)
     rows = [(first, corner, "CT"), (first, across, "CT"), (second, across, "CT")]
     model = load_model(folder, "cpu")
-    got = features.extract(samples_of(tmp_path, rows), model, batch_size=1)
+    got = extract(samples_of(tmp_path, rows), model)
     reference = transformers.AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
         hidden = [reference(reference_pixels(one)).last_hidden_state[0, 1 + registers :] for one in (first, second)]
@@ -53,16 +64,20 @@ def test_masked_features_are_the_mean_of_the_tokens_that_transformers_gives_unde
     assert got.slices[0] == got.slices[1] != got.slices[2]
 
 
-def test_features_without_masks_are_class_tokens_and_do_not_depend_on_the_batch_size(tmp_path, folder, model):
+def test_features_without_masks_are_class_tokens_and_do_not_depend_on_the_batch_size(
+    tmp_path, folder, model, monkeypatch
+):
     """The pooler output of transformers, one slice or five at a time."""
     rows = [(image(seed), None, "CT") for seed in range(5)]
     split = samples_of(tmp_path, rows, mask=False)
-    got = features.extract(split, model, batch_size=2)
+    got = extract(split, model)
     reference = transformers.AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
         expected = torch.cat([reference(reference_pixels(row[0])).pooler_output for row in rows])
     np.testing.assert_allclose(got.rows["trained"][0], expected, atol=2e-5)
-    np.testing.assert_allclose(features.extract(split, model).rows["random"][1], got.rows["random"][1], atol=2e-5)
+    monkeypatch.setitem(forward.BATCH, "cpu", 1)
+    monkeypatch.setattr(stream, "SLICES", 2)
+    np.testing.assert_allclose(extract(split, model).rows["random"][1], got.rows["random"][1], atol=2e-5)
 
 
 def test_a_volume_is_the_average_of_its_slices_that_have_a_mask(tmp_path, model):
@@ -70,7 +85,7 @@ def test_a_volume_is_the_average_of_its_slices_that_have_a_mask(tmp_path, model)
     volume, mask = image(3, (40, 30, 4)), np.zeros((40, 30, 4), bool)
     mask[10:20, 5:9, 1] = mask[20:33, 8:20, 3] = True
     rows = [(volume, mask, "MR"), (volume[..., 1], mask[..., 1], "MR"), (volume[..., 3], mask[..., 3], "MR")]
-    got = features.extract(samples_of(tmp_path, rows), model)
+    got = extract(samples_of(tmp_path, rows), model)
     assert sorted(got.rows) == ["mask-only", "pixels", "pixels-linear", "random", "trained"]
     for row in got.rows.values():
         for seed in row:
@@ -81,7 +96,7 @@ def test_ct_is_clipped_below_air_and_mr_is_not_even_in_the_same_slice(tmp_path, 
     """The modality of the sample decides, not the file."""
     native, mask = image(4) * 10, np.ones((40, 30), bool)
     assert native.min() < -5000
-    got = features.extract(samples_of(tmp_path, [(native, mask, m) for m in ("CT", "MR", "CT")]), model)
+    got = extract(samples_of(tmp_path, [(native, mask, m) for m in ("CT", "MR", "CT")]), model)
     reference = transformers.AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
         clipped, whole = (
@@ -126,14 +141,14 @@ def test_the_smallest_structure_still_has_a_patch():
 def test_raw_pixels_are_native(tmp_path, model):
     """Mean and spread of the values in the file, neither clipped nor scaled."""
     native, mask = image(5), image(6) > 200
-    got = features.extract(samples_of(tmp_path, [(native, mask, "CT")] * 2), model).rows["pixels"][0]
+    got = extract(samples_of(tmp_path, [(native, mask, "CT")] * 2), model).rows["pixels"][0]
     np.testing.assert_allclose(got[0], [native[mask].mean(), native[mask].std()], rtol=1e-5)
 
 
 def test_beside_class_tokens_stand_the_means_of_the_patches(tmp_path, folder, model):
     """Of the trained and of every random backbone, in tasks without masks; and no row of masks."""
     rows = [(image(seed), None, "CT") for seed in range(3)]
-    got = features.extract(samples_of(tmp_path, rows, mask=False), model).rows
+    got = extract(samples_of(tmp_path, rows, mask=False), model).rows
     assert sorted(got) == ["pixels", "pixels-linear", "random", "random-patches", "trained", "trained-patches"]
     assert len(got["random"]) == len(got["random-patches"]) == 3
     reference = transformers.AutoModel.from_pretrained(folder).eval()
@@ -144,7 +159,7 @@ def test_beside_class_tokens_stand_the_means_of_the_patches(tmp_path, folder, mo
 
 def test_projected_pixels_are_the_normed_projection_of_each_patch(tmp_path, model):
     """No block adds to them: patch embedding, position and final norm by hand."""
-    got = features.extract(samples_of(tmp_path, [(image(7), None, "CT")] * 2, mask=False), model).rows
+    got = extract(samples_of(tmp_path, [(image(7), None, "CT")] * 2, mask=False), model).rows
     net = model.linear.model
     with torch.no_grad():
         patches = net.embeddings(reference_pixels(image(7)))[:, 1:]
@@ -157,8 +172,69 @@ def test_the_mask_alone_is_its_patches_size_and_place(tmp_path, model):
     mask = np.zeros((40, 30), bool)
     mask[10:20, 15:30] = True
     rows = [(image(8), mask, "CT"), (image(9), mask, "MR")]
-    got = features.extract(samples_of(tmp_path, rows), model).rows["mask-only"][0]
+    got = extract(samples_of(tmp_path, rows), model).rows["mask-only"][0]
     np.testing.assert_array_equal(got[0], got[1])
     np.testing.assert_array_equal(got[0, :16].reshape(4, 4), features.patch_mask(mask, 32, 8).numpy())
     expected = [150 / 1200, 14.5 / 40, 10 / 40, 19 / 40, 22 / 30, 15 / 30, 29 / 30]
     np.testing.assert_allclose(got[0, 16:], expected, rtol=1e-6)
+
+
+def test_the_trained_row_is_pooled_and_kept_as_the_others_are(tmp_path, folder, model, monkeypatch):
+    """A window of one slice, the mean of its patches before the norm; a second call encodes nothing, of any row."""
+    volume = image(10, (40, 30, 3))
+    split = samples_of(tmp_path, [(volume, None, "CT")] * 2, mask=False)
+    asked = Others(choice=parse("curia-v1,window=1"), cache=tmp_path / "cache")
+    (got,) = features.extract([split], model, asked)
+    reference = transformers.AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        hidden = reference(reference_pixels(np.ascontiguousarray(volume[..., 1])), output_hidden_states=True)
+    np.testing.assert_allclose(got.rows["trained"][0][:1], hidden.hidden_states[-1][:, 1:].mean(1), atol=2e-5)
+    np.testing.assert_allclose(got.rows["pixels"][0][0], [volume[..., 1].mean(), volume[..., 1].std()], rtol=1e-4)
+    said = []
+    monkeypatch.setattr(forward, "encode", None)
+    (again,) = features.extract([split], model, asked, said.append)
+    assert len(said) == 5 and all(": 0 of 2 samples encoded" in line for line in said)
+    for row, seeds in got.rows.items():
+        np.testing.assert_array_equal(seeds, again.rows[row])
+
+
+def test_one_backbone_is_in_memory_at_a_time(tmp_path, folder, monkeypatch):
+    """When any of them is loaded, the last one has gone: ours, random ones and other people's."""
+    beside = load_all([f"random:{folder}@7", f"pixels-linear:{folder}"], "cpu", False, "curia-2", None)
+    split = samples_of(tmp_path, [(image(1), None, "CT")] * 2, mask=False)
+    made, alive = [], []
+
+    def counted(load):
+        def loading(*arguments):
+            alive.append(sum(one() is not None for one in made))
+            network = load(*arguments)
+            made.append(weakref.ref(network))
+            return network
+
+        return loading
+
+    for name in ("load_weights", "initial"):
+        monkeypatch.setattr(model_file, name, counted(getattr(model_file, name)))
+    features.extract([split], load_model(folder, "cpu"), beside)
+    assert alive == [0] * 8 and not any(one() for one in made)  # one to see that it can be loaded, then each row
+
+
+def test_memory_holds_one_long_volume_and_a_mask_whatever_their_number(tmp_path, model):
+    """Two of 1,000 slices: never both at once, nor a copy of one; what is at the size of the model is 32 slices."""
+    volume, mask = np.zeros((48, 48, 1000), np.float32), np.zeros((48, 48, 1000), bool)
+    volume[:, :, ::7], mask[20:40, 20:40, ::5] = 1, True
+    split = samples_of(tmp_path, [(volume + number, mask, "MR") for number in range(2)])
+    one = volume.nbytes + mask.nbytes
+    del volume, mask
+    tracemalloc.start()
+    features.without_network(split, model, PRESETS["curia-2"])
+    encoded.encode(split, plain(), [PRESETS["curia-2"]], "cpu", None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert one < peak < 1.6 * one
+
+
+def plain():
+    """A model that is no network: the mean of each slice."""
+    pixels = each(lambda volume: torch.from_numpy(np.ascontiguousarray(volume.voxels))[:, None])
+    return Adapter("", "slice", pixels, lambda batch, normed: Tokens(batch.mean((2, 3)), None), "", "")

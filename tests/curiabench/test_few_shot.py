@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from curia2_jax.curiabench import answers, comparison, evaluate, few_shot, protocol, tasks
+from curia2_jax.curiabench import answers, comparison, evaluate, few_shot, protocol, splits, tasks
 from curia2_jax.errors import UserError
 from tests import small_benchmark
 
@@ -43,7 +43,9 @@ def test_draws_are_of_whole_patients_each_within_the_next_and_never_of_one_class
     assert len(set(half)) == few_shot.DRAWS
 
 
-def test_the_curve_follows_from_the_predictions_and_ends_at_the_score_of_the_table(tmp_path, model):
+def test_the_curve_follows_from_the_predictions_and_ends_at_the_score_of_the_table(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(few_shot, "PERCENT", (25, 50))
+    monkeypatch.setattr(few_shot, "DRAWS", 2)
     small_benchmark.write_task(
         tmp_path / "data" / "halves", {"train": samples(20), "test": samples(12, first=20)}, {0: "no", 1: "yes"}, False
     )
@@ -56,34 +58,30 @@ def test_the_curve_follows_from_the_predictions_and_ends_at_the_score_of_the_tab
     curve = few_shot.curve(one, tasks.read_task(tmp_path / "data", "halves"), scoring)
     assert task["few_shot"] == curve and list(curve) == list(task["rows"])
     for row, shots in curve.items():
-        # 1 and 5 % of twenty patients are grown to two classes, and 10 % may be as few
-        assert {25, 50, 100} <= {shot["percent"] for shot in shots}
-        assert [shot["patients"] for shot in shots][-3:] == [5, 10, 20]
+        assert [(shot["percent"], shot["patients"]) for shot in shots] == [(25, 5), (50, 10), (100, 20)]
         assert shots[-1]["score"] == pytest.approx(task["rows"][row]["linear"]["balanced_accuracy"], nan_ok=True)
         draws = one.aside[row, "linear@50%"]
-        assert len(draws) == few_shot.DRAWS
+        assert len(draws) == 2
         values = [comparison.alone(one, scoring.primary.metric, each).value for each in draws]
         assert shots[-2]["score"][0] == pytest.approx(np.mean(values))
     assert set(task["rows"]["trained"]) == {"linear", "knn"}  # the table is of all patients
 
 
-def test_from_ct_to_mr(tmp_path, model):
-    """CT of train is learned from, MR of test is asked, and nothing else is read."""
+def test_from_ct_to_mr(tmp_path):
+    """CT of train and val is learned from, MR of test is asked, and nothing else is read."""
     both = {
         "train": samples(8) + samples(4, "MR", 8),
         "val": samples(4, first=30) + samples(2, "MR", 40),
         "test": samples(4, first=12) + samples(6, "MR", 16),
     }
-    small_benchmark.write_task(tmp_path / "data" / "halves", both, {0: "no", 1: "yes"}, mask=False)
-    task = tasks.across(tasks.read_task(tmp_path / "data", "halves"))
+    small_benchmark.write_task(tmp_path / "halves", both, {0: "no", 1: "yes"}, mask=False)
+    task = tasks.across(tasks.read_task(tmp_path, "halves"))
+    assert task.name == "halves, CT to MR"
     assert {name: len(split.images) for name, split in task.splits.items()} == {"train": 16, "val": 8, "test": 12}
     assert set(task.train.modalities) | set(task.val.modalities) == {"CT"} and set(task.test.modalities) == {"MR"}
-    results = evaluate.evaluate(
-        model, tmp_path / "data", ["halves"], tmp_path / "report", began=[str(model)], settings=["cross-modality"],
-        say=lambda line: None,
-    )  # fmt: skip
-    (name,) = results["tasks"]
-    assert name == "halves, CT to MR" and results["tasks"][name]["test"]["patients"] == 6
+    assert [splits.read_sample(task.test, i)[0].tolist() for i in range(12)] == [
+        image.astype(np.float32).tolist() for image, *_ in samples(6, "MR", 16)
+    ]
 
 
 def test_a_task_of_one_modality_cannot_be_crossed(tmp_path):

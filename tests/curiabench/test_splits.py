@@ -69,6 +69,11 @@ REFUSED = {
         lambda t: np.save(t / "train" / "extra_data.npy", np.array([("a", 0)], [("filename", "O"), ("target", "i8")])),
         "its text fields as U and not as objects",
     ),
+    "an affine without volume": (
+        lambda t: rewrite(t, "test", [("filename", "U8"), ("target", "i8"), ("affine", "f8", (4, 4))],
+                          [("sample_0", 0, np.full((4, 4), np.nan)), ("sample_1", 1, np.diag([1, 0, 1, 1]))]),
+        "found an affine without volume in row 1; write NaN where it is not known",
+    ),
     "a file named twice": (
         lambda t: rewrite(t, "train", [("filename", "U8"), ("target", "i8")], [("sample_0", 0), ("sample_0", 1)]),
         "found 'sample_0' in filename twice",

@@ -15,6 +15,7 @@ from curia2_jax.errors import UserError
 from curia2_jax.export import dinov3 as dinov3_of
 from curia2_jax.export import huggingface, parity, sources
 from curia2_jax.models.vit import ViT, ViTConfig
+from curia2_jax.training.look import attention_entropy
 from tests.export.test_huggingface import assert_same, config_of, on_disk, weights_of
 from tests.export.test_model_card import card
 from tests.export.test_parity import as_trained, largest
@@ -83,6 +84,21 @@ def test_an_export_is_read_by_transformers_and_proven(tmp_path):
     for change in ({"rope_theta": 101.0}, {"layer_norm_eps": 1e-6}):
         path.write_text(json.dumps(json.loads(whole) | change))
         assert largest(tmp_path, params, config, inputs) > parity.TOLERANCE
+
+
+def test_what_a_run_says_of_its_attention_is_that_of_their_weights(tmp_path):
+    model = dinov3(tmp_path)
+    model.set_attn_implementation("eager")
+    found = sources.read(str(tmp_path), no_pickle)
+    config = ViTConfig(**found.model, dtype="float32", remat="none", attention="xla")
+    params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), found.params["backbone"])
+    images = np.random.default_rng(1).standard_normal((2, 3, 48, 48), np.float32)
+    with torch.no_grad():
+        weights = model(torch.from_numpy(images), output_attentions=True).attentions
+    expected = [float(-(w * w.log()).sum(-1).mean() / np.log(w.shape[-1])) for w in weights]
+    entropy = attention_entropy(params, jnp.asarray(images.transpose(0, 2, 3, 1)), ViT(config))
+    np.testing.assert_allclose(entropy, expected, rtol=1e-4)
+    assert max(expected) < 0.99
 
 
 def test_the_card_names_its_class_and_net(tmp_path):

@@ -97,16 +97,16 @@ def test_other_models_stand_beside_ours_and_are_encoded_once(model, benchmark, t
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     told = results["settings"]["others"]
     assert list(told) == [f"random:{model.name}@4", "mine.py:model"]
-    assert told["mine.py:model"] | {"sha256": ""} == {
-        "preprocessing": "the mean", "sha256": "", "pooling_over": "tokens",
-        "pooling_norm": "after", "pooling_unmasked": "patches", "pooling_window": 0,
-    }  # fmt: skip
+    assert told["mine.py:model"] | {"sha256": ""} == {"preprocessing": "the mean", "sha256": ""}
+    pooling = {"over": "tokens", "norm": "after", "unmasked": "patches", "single": "class", "window": 0}
+    assert results["settings"]["pooling"] == pooling
     for name in told:
         assert name in results["tasks"]["first"]["rows"] and name in results["mean"]["trained_minus"]
         assert name in done.stdout and name in (tmp_path / "report" / "report.html").read_text()
-    assert "mine.py:model: 8 of 8 samples encoded" in done.stdout
+    assert "mine.py:model: 16 of 16 samples encoded" in done.stdout
     again = evaluate(*line, "--trust-remote-code")
-    assert "mine.py:model: 0 of 8 samples encoded" in again.stdout
+    for name in (*told, "trained", "random 0", "pixels-linear"):
+        assert f"{name}: 0 of 16 samples encoded" in again.stdout
     assert json.loads((tmp_path / "report" / "results.json").read_text())["tasks"] == results["tasks"]
 
 
@@ -150,6 +150,7 @@ def test_mistakes_are_one_line_and_code_2(model, benchmark, tmp_path):
         (with_flag("--devise", "cpu"), "devise"),
         (with_flag("--run", tmp_path / "nowhere"), "--run: found"),
         (["compare", tmp_path / "nowhere", tmp_path], "predictions.parquet: not there"),
+        (["tasks", tmp_path / "nowhere", tmp_path], "where SCANS is a folder with labels.csv"),
         (["compare", tmp_path], "compare: found 1 reports; write compare REPORT_A REPORT_B"),
         ([*with_flag("--device", "cpu"), "first"], "found 'first' without a flag; write --task first"),
     ]

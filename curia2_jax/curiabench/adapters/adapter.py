@@ -43,6 +43,8 @@ class Adapter(NamedTuple):
       preprocessing: one line for the result.
       finish: what `prepare` leaves to the device, where it is faster: a batch and its modality -> pixels; None =
         nothing. `side` is then that of the pixels.
+      carry: of models of volumes, how a mask as voxels (S, H, W) goes where their voxels go, (X, Y, Z); None = slices
+        last and padded at the end.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Adapter(NamedTuple):
     preprocessing: str
     finish: Callable[[torch.Tensor, str], torch.Tensor] | None = None
     side: int = 0
+    carry: Callable[[Volume], torch.Tensor] | None = None
 
 
 def each(pixels: Callable[[Volume], torch.Tensor]) -> Callable[[Volume, list[int]], Iterator[torch.Tensor]]:

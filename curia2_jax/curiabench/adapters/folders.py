@@ -3,7 +3,6 @@
 The folder's weights are read as safetensors, and none of its code is run.
 """
 
-import copy
 import functools
 import json
 from collections.abc import Callable
@@ -26,18 +25,19 @@ CURIA: dict[str, Callable] = {
     "curia-2": intensities.curia_2,
 }
 CURIA_SIDE = 512
+Other = tuple[transformers.PreTrainedModel, str]  # weights in place of the folder's own, and their fingerprint
 
 
-def ours(folder: Path, device: str, trust_remote_code: bool) -> Adapter:
+def ours(folder: Path, device: str, trust_remote_code: bool, other: Other | None = None) -> Adapter:
     """A folder of launch/convert.py: its own processor, which is that of this package or has to be trusted."""
-    network, files = _load(folder), sorted(folder.glob("*.safetensors"))
+    network, mark = other or own(folder)
     processor = models.load_processor(folder, trust_remote_code)
 
     def finish(slices: torch.Tensor, modality: str) -> torch.Tensor:
         clip = modality == "CT" if modality else None  # unknown: what the processor says
         return processor(list(slices[:, 0]), clip_below_air=clip, return_tensors="pt")["pixel_values"]
 
-    mark = fingerprint([*files, folder / models.SETTINGS, folder / models.PROCESSOR.name], "ours")
+    mark = fingerprint([folder / models.SETTINGS, folder / models.PROCESSOR.name], "ours", mark)
     line = f"the folder's processor: {processor.crop_size} pixels, CT clipped at air, z-score of each slice"
     encode = _encoder(network, device)
     return Adapter(folder.name, "slice", each(_as_they_are), encode, mark, line, finish, processor.crop_size)
@@ -50,18 +50,18 @@ def _as_they_are(volume: Volume) -> torch.Tensor:
 
 def curia(name: str, folder: Path, device: str) -> Adapter:
     """Curia or Curia-2 by name, with what its published processor does, quirks and all; that code is not run."""
-    network, files, settings = _load(folder), sorted(folder.glob("*.safetensors")), _settings(folder)
+    (network, mark), settings = own(folder), _settings(folder)
     side, clip = int(settings.get("crop_size", CURIA_SIDE)), bool(settings.get("clip_below_air", True))
     eps = float(settings.get("eps", 1e-6))
     prepare = lambda volume, numbers: CURIA[name](volume.voxels, side, clip, eps, numbers)  # noqa: E731
-    mark = fingerprint(files, name, side, clip, eps)
+    mark = fingerprint([], name, side, clip, eps, mark)
     line = f"{name}'s published processor: {side} pixels, clip_below_air={clip}"
     return Adapter(f"{name}:{folder.name}", "slice", prepare, _encoder(network, device), mark, line)
 
 
-def natural(folder: Path, device: str, rad_dino: bool = False) -> Adapter:
+def natural(folder: Path, device: str, rad_dino: bool = False, other: Other | None = None) -> Adapter:
     """Any DINOv2, DINOv2 with registers or DINOv3 folder: scans as gray pictures in as many channels as it has."""
-    network, files, settings = _load(folder), sorted(folder.glob("*.safetensors")), _settings(folder)
+    (network, mark), settings = other or own(folder), _settings(folder)
     config = network.config
     channels, side = config.num_channels, _side(settings, config)
     mean, spread = (np.resize(settings.get(key) or default, channels)[:, None, None].astype(np.float32)
@@ -76,25 +76,18 @@ def natural(folder: Path, device: str, rad_dino: bool = False) -> Adapter:
 
     window = "each slice over its range" if rad_dino else "CT -1000 to 1000 HU, else percentiles 0.5 to 99.5"
     line = f"{window}, {side} pixels, {channels} equal channels, mean {mean.ravel().round(4).tolist()}"
-    mark = fingerprint(files, line, spread.tolist())
+    mark = fingerprint([], line, spread.tolist(), mark)
     return Adapter(folder.name, "slice", each(pixels), _encoder(network, device), mark, line)
 
 
-def random(folder: Path, seed: int, device: str, prepared: Adapter, layerscale: float = 1.0) -> Adapter:
-    """The architecture of a folder with the weights of a seed, prepared for as the folder's own model is."""
-    config = copy.deepcopy(transformers.AutoConfig.from_pretrained(folder, local_files_only=True))
-    if hasattr(config, "layerscale_value"):
-        config.layerscale_value = layerscale
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = transformers.AutoModel.from_config(config, trust_remote_code=False)
-    word = "pixels-linear" if layerscale < 1 else "random"
-    mark = fingerprint([folder / "config.json"], word, seed, prepared.preprocessing)
-    name = f"{word}:{folder.name}@{seed}"
-    return prepared._replace(name=name, encode=_encoder(network, device), fingerprint=mark)
+def random(folder: Path, seed: int, layerscale: float = 1.0) -> Other:
+    """The architecture of a folder with the weights of a seed."""
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    mark = fingerprint([folder / "config.json"], "random", seed, layerscale)
+    return models.initial(config, seed, layerscale), mark
 
 
-def _load(folder: Path) -> transformers.PreTrainedModel:
+def own(folder: Path) -> Other:
     """A model of `KINDS` with every weight of the folder in its place."""
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise UserError(f"{folder}: found no config.json with *.safetensors; write a folder that has them")
@@ -106,7 +99,7 @@ def _load(folder: Path) -> transformers.PreTrainedModel:
         raise UserError(
             f"{folder}: found model_type {kind!r}; {', '.join(KINDS)} are read, and FILE.py:NAME is anything"
         )
-    return models.load_weights(folder, KINDS)
+    return models.load_weights(folder, KINDS), fingerprint(sorted(folder.glob("*.safetensors")))
 
 
 def _settings(folder: Path) -> dict:

@@ -32,9 +32,10 @@ def load(word: str, device: str, trust_remote_code: bool) -> Adapter:
         place, _, seed = place.partition("@")
         if seed and not seed.isdigit():
             raise UserError(f"{FLAG}: found {word}; write a whole number after @")
-        base = _folder(_existing(place, word), device, trust_remote_code)
-        layerscale = 1.0 if kind == "random" else models.LINEAR
-        return folders.random(Path(place), int(seed or 0), device, base, layerscale)
+        folder = _existing(place, word)
+        weights = folders.random(folder, int(seed or 0), 1.0 if kind == "random" else models.LINEAR)
+        adapter = _folder(folder, device, trust_remote_code, weights)
+        return adapter._replace(name=f"{kind}:{folder.name}@{int(seed or 0)}")
     folder = _existing(place, word)
     if kind in folders.CURIA:
         return folders.curia(kind, folder, device)
@@ -51,18 +52,18 @@ def _existing(place: str, word: str) -> Path:
     return Path(place)
 
 
-def _folder(folder: Path, device: str, trust_remote_code: bool) -> Adapter:
+def _folder(folder: Path, device: str, trust_remote_code: bool, other: folders.Other | None = None) -> Adapter:
     """Ours where the processor is the one that we export; code of others is not looked at."""
     _existing(str(folder), str(folder))
     if (folder / models.PROCESSOR.name).is_file():
-        return folders.ours(folder, device, trust_remote_code)
+        return folders.ours(folder, device, trust_remote_code, other)
     path = folder / models.SETTINGS
     if path.is_file() and "auto_map" in json.loads(path.read_text()):
         raise UserError(
             f"{FLAG}: {folder} has an image processor of its own, which is not run; write curia:{folder}, "
             f"curia-2:{folder}, or FILE.py:NAME with --trust-remote-code"
         )
-    return folders.natural(folder, device)
+    return folders.natural(folder, device, other=other)
 
 
 def _of_file(path: Path, name: str, device: str, trust_remote_code: bool) -> Adapter:

@@ -40,11 +40,15 @@ def load(folder: Path, device: str) -> Adapter:
     network.requires_grad_(False).eval().to(device)
     (low, high), spacing = facts["window"], facts.get("spacing")
 
-    def prepare(volume: Volume, numbers: list[int]) -> Iterator[torch.Tensor]:
+    def carry(volume: Volume) -> torch.Tensor:
         voxels = np.moveaxis(volume.voxels, 0, 2) if volume.affine is None else ras(volume, spacing)
-        unit = torch.from_numpy(((voxels - low) / (high - low)).clip(0, 1).astype(np.float32))
-        missing = [-size % MULTIPLE for size in unit.shape]
-        yield functional.pad(unit, [0, missing[2], 0, missing[1], 0, missing[0]])[None, None]
+        missing = [-size % MULTIPLE for size in voxels.shape]
+        dense = torch.from_numpy(np.ascontiguousarray(voxels, np.float32))
+        return functional.pad(dense, [0, missing[2], 0, missing[1], 0, missing[0]])
+
+    def prepare(volume: Volume, numbers: list[int]) -> Iterator[torch.Tensor]:
+        unit = ((volume.voxels - low) / (high - low)).clip(0, 1)
+        yield carry(volume._replace(voxels=unit))[None, None]
 
     @torch.inference_mode()
     def encode(batch: torch.Tensor, normed: bool) -> Tokens:
@@ -52,7 +56,9 @@ def load(folder: Path, device: str) -> Adapter:
         return Tokens(patches.mean((1, 2, 3)), patches)
 
     line = f"{facts['network']}: window {low} to {high}, RAS at {spacing} mm where the affine is known, padded"
-    return Adapter(f"monai:{folder.name}", "volume", prepare, encode, fingerprint([config, weights], line), line)
+    return Adapter(
+        f"monai:{folder.name}", "volume", prepare, encode, fingerprint([config, weights], line), line, carry=carry
+    )
 
 
 def ras(volume: Volume, spacing: list[float] | None) -> np.ndarray:

@@ -43,9 +43,10 @@ def token_pictures(
     twice.crop_size = FINER * model.processor.crop_size
     modalities = split.modalities[chosen]
     pixels = [features.to_pixels(twice, image, one) for (image, _), one in zip(read, modalities, strict=True)]
-    side, patch = pixels[0].shape[-1], model.trained.patch_size
+    side, patch = pixels[0].shape[-1], model.config.patch_size
     inside = np.stack([interior(image, one, side, patch) for (image, _), one in zip(read, modalities, strict=True)])
-    trained, random = (principal_colors(_tokens(one, pixels), inside) for one in (model.trained, model.randoms[0]))
+    trained = principal_colors(_tokens(model.trained, pixels), inside)
+    random = principal_colors(_tokens(model.randoms[0], pixels), inside)  # which lets the trained one go
     out = []
     for i, index in enumerate(chosen):
         gray, size = windowed(read[i][0], modalities[i]), size_of(read[i][0].shape)

@@ -161,7 +161,7 @@ def _task(
     train, test = ({row[3] for row in rows if row[0] == split} for split in benchmark_schema.SPLITS)
     both = train & test
     classes = {value: index for index, value in enumerate(sorted(both))}
-    known = _names(names, items[0].kind)
+    known = names_of(names, items[0].kind)
     task: benchmark_schema.Description = {
         "name": name,
         "kind": benchmark_schema.CLASSIFICATION.name,
@@ -177,7 +177,7 @@ def _task(
     return [(split, item, sample, classes[v]) for split, item, sample, v in rows if v in classes], task
 
 
-def _names(names: dict, kind: str) -> dict[str, str]:
+def names_of(names: dict, kind: str) -> dict[str, str]:
     """Table of names for a kind of label: the whole file, or the entry whose key is a word of the kind."""
     if all(isinstance(value, str) for value in names.values()):
         return names

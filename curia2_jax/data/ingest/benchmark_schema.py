@@ -24,6 +24,7 @@ SPLITS = (TRAIN, TEST)  # what every task has; VAL, to choose on, may be there t
 FILENAME, TARGET, SERIES, MODALITY = "filename", "target", "series_id", "modality"
 PATIENT = layout.PATIENT_OF_SAMPLE
 SPACING = "spacing"  # (2,), millimeters between rows and columns; in segmentation
+AFFINE = "affine"  # (4, 4), of volumes: (slice, row, column, 1) -> millimeters in LPS; NaN where it is not known
 REQUIRED = (FILENAME, TARGET)  # tables of others may lack the rest
 
 IMAGE_DTYPE, MASK_DTYPE = np.float32, np.uint8

@@ -171,6 +171,14 @@ def test_the_curve_of_labelled_patients_is_that_of_the_results(reports):
     assert "How many labelled" in page.text and "How many labelled" not in Page(task_of(reports["regression"])).text
 
 
+def test_attention_over_slices_has_a_table_where_it_was_asked_for(reports):
+    """With a dash for what it has no score of."""
+    page = Page(task_of(reports["classification"]))
+    lines = [[" ".join(cell.split()) for cell in line] for line in page.lines]
+    assert ["Trained backbone", "-", "-", "0.777 0.600 to 0.800"] in lines
+    assert "by attention" in page.text and "by attention" not in Page(task_of(reports["regression"])).text
+
+
 def test_calibration_and_residuals_are_counted_again(reports):
     """By another formula, on the answers."""
     _, answers, _ = reports["classification"]
