@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pytest
 
@@ -39,6 +40,8 @@ SLOW = re.compile(r"E\d{4} .*slow_operation_alarm.*|\*{20,}|\[Compiling module .
 class Job:
     """`processes` runs of launch/main.py that share `devices` virtual devices."""
 
+    started: ClassVar[list[subprocess.Popen]] = []  # of all jobs
+
     def __init__(
         self, config: pathlib.Path, workdir: pathlib.Path, processes: int, devices: int, more: Sequence[str] = ()
     ):
@@ -66,6 +69,7 @@ class Job:
             line = command + (flags if processes > 1 else [])
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             self.processes.append(subprocess.Popen(line, env=env, cwd=workdir.parent, **pipes))
+        Job.started += self.processes
 
     def wait(self) -> tuple[list[int], list[str]]:
         """(exit codes, what each said)."""
@@ -98,6 +102,17 @@ class Job:
 
     def steps(self) -> list[str]:
         return sorted(p.name for p in (self.workdir / "checkpoints").iterdir())
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left():
+    """A test that fails leaves no process behind, not even a stopped one."""
+    yield
+    while Job.started:
+        process = Job.started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def config_file(folder: pathlib.Path, fsdp: int, devices: int) -> pathlib.Path:
@@ -161,7 +176,7 @@ def test_a_mistake_ends_every_process(tmp_path):
 
 
 LONG = [
-    *("--peer-timeout=20", "--config.total_steps=400", "--config.checkpoint.every_steps=4"),
+    *("--peer-timeout=60", "--config.total_steps=400", "--config.checkpoint.every_steps=4"),
     *("--config.data.num_threads=1", "--config.probe.every_steps=0"),
 ]
 
