@@ -138,7 +138,8 @@ def make_tasks(folders: list[str]) -> int:
     """Writes the tasks and prints a line each."""
     if len(folders) != 2 or not pathlib.Path(folders[0]).is_dir():
         raise UserError(
-            f"tasks: found {' '.join(folders) or 'nothing'}; write tasks SCANS DIR, SCANS a folder with labels.csv"
+            f"tasks: found {' '.join(folders) or 'nothing'}; write tasks SCANS DIR, where SCANS is a folder with "
+            "labels.csv"
         )
     from curia2_jax.data.ingest import volume_tasks
 

@@ -7,33 +7,31 @@ backbone that does not beat them has learned nothing that the task needs, or the
 
 import json
 import platform
-import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import cast
 
 import numpy as np
 
 from curia2_jax import files
 from curia2_jax.curiabench import answers as answering
 from curia2_jax.curiabench import (
+    asking,
     attention,
     class_facts,
     comparison,
-    features,
     few_shot,
     forward,
     intervals,
     leaks,
     pictures,
-    probing,
     report,
-    segmentation,
     tasks,
 )
 from curia2_jax.curiabench.aggregate import Choice
 from curia2_jax.curiabench.answers import Answers
+from curia2_jax.curiabench.asking import ATTENTION, CROSS, FEW
 from curia2_jax.curiabench.model import Model, load_model
 from curia2_jax.curiabench.others import Others
 from curia2_jax.curiabench.pages import render
@@ -54,10 +52,8 @@ from curia2_jax.curiabench.results import (
 )
 from curia2_jax.curiabench.splits import Split
 from curia2_jax.data.corpus.layout import CONTRACT
-from curia2_jax.data.ingest.benchmark_schema import SEGMENTATION, TEST, TRAIN, VAL
+from curia2_jax.data.ingest.benchmark_schema import TEST, TRAIN, VAL
 from curia2_jax.errors import UserError
-
-SETTINGS = FEW, CROSS, ATTENTION = "few-shot", "cross-modality", "attention"
 
 
 def evaluate(
@@ -82,7 +78,7 @@ def evaluate(
       began: exported folders of weights that runs began with; without, random ones of transformers.
       trained_on: the corpus of pre-training, in which test patients and images are looked for.
       others: other people's models, each a row beside the trained one.
-      settings: of `SETTINGS`.
+      settings: of `asking.SETTINGS`.
       say: receives one line a stage.
     Returns:
       What results.json holds.
@@ -95,7 +91,8 @@ def evaluate(
     model = load_model(model_folder, device, trust_remote_code, began)
     others = others or Others()
     _writable(output := Path(output))
-    scored = _answers(chosen, scoring, model, others, settings, say)
+    asked = asking.ask(chosen, scoring, model, others, settings, say)
+    scored = [_score(task, one, scoring, settings, say) for task, one in zip(chosen, asked, strict=True)]
     answers = [one for one, _ in scored]
     salted = (Path(data).parent / CONTRACT).is_file()  # a benchmark of ours lies in its corpus
     shown = [images_of(task, model, one, salted) for task, one in zip(chosen, answers, strict=True)]
@@ -158,58 +155,8 @@ def _save(folder: Path, results: Results, answers: Sequence[Answers], pages: dic
         raise UserError(f"--output: cannot write in {folder}: {error.strerror}; write another folder") from None
 
 
-def _features(
-    chosen: list[tasks.Task], model: Model, others: Others, say: Callable[[str], None]
-) -> dict[str, dict[str, features.Features]]:
-    """{task: {split: features}}, of all tasks by one backbone after another."""
-    start = time.monotonic()
-    keys = [(task.name, name) for task in chosen for name in task.splits]
-    splits = [split for task in chosen for split in task.splits.values()]
-    out: dict[str, dict[str, features.Features]] = {}
-    for (task, name), found in zip(keys, features.extract(splits, model, others, say), strict=True):
-        out.setdefault(task, {})[name] = found
-    for task, by_split in out.items():
-        say(f"{task}: " + ", ".join(f"{len(one.slices)} {name}" for name, one in by_split.items()) + " samples")
-    say(f"features of all: {time.monotonic() - start:.1f} s")
-    return out
-
-
-class Asked(NamedTuple):
-    """What the rows and heads of a task answered. `slices`: hashes of the images of every split."""
-
-    outputs: dict[probing.Key, list[np.ndarray]]
-    aside: dict[probing.Key, list[np.ndarray]]
-    settings: dict[probing.Key, dict[str, Any]]
-    slices: dict[str, np.ndarray]
-    validated_on: str
-
-
-def _answers(
-    chosen: list[tasks.Task],
-    scoring: Scoring,
-    model: Model,
-    others: Others,
-    settings: Sequence[str],
-    say: Callable[[str], None],
-) -> list[tuple[Answers, dict]]:
-    """What `_score` makes of every task; they are all of one kind."""
-    for warning in (warning for task in chosen for warning in task.warnings):
-        say(f"warning: {warning}")
-    if chosen[0].kind == SEGMENTATION:
-        name = chosen[0].name
-        if others.models:
-            raise UserError(f"--against: {name} is segmentation, which scores --model alone; leave it out")
-        if wrong := {FEW, ATTENTION} & set(settings):
-            raise UserError(f"--setting={min(wrong)}: {name} is segmentation, which has no such setting; leave it out")
-        asked = (_segmented(task, scoring, model, say) for task in chosen)
-    else:
-        found = _features(chosen, model, others, say)
-        asked = (_probed(task, scoring, model, found[task.name], settings, say) for task in chosen)
-    return [_score(task, one, scoring, settings, say) for task, one in zip(chosen, asked, strict=True)]
-
-
 def _score(
-    task: tasks.Task, asked: Asked, scoring: Scoring, settings: Sequence[str], say: Callable[[str], None]
+    task: tasks.Task, asked: asking.Asked, scoring: Scoring, settings: Sequence[str], say: Callable[[str], None]
 ) -> tuple[Answers, dict]:
     """Answers of one task, and what results.json says of the task beside its scores."""
     classes = np.array(sorted(task.classes), np.int64)
@@ -238,50 +185,6 @@ def _score(
         **({"few_shot": few_shot.curve(answers, task, scoring)} if FEW in settings else {}),
         **({"attention": by_attention} if by_attention else {}),
     }
-
-
-def _probed(
-    task: tasks.Task,
-    scoring: Scoring,
-    model: Model,
-    found: dict[str, features.Features],
-    settings: Sequence[str],
-    say: Callable[[str], None],
-) -> Asked:
-    """One feature a sample, and heads on these. `found`: of each split."""
-    start = time.monotonic()
-    validated_on, groups = _groups(task.train.patients, found[TRAIN].slices)
-    predictions = probing.predictions(task, found, groups, scoring.heads, model.device)
-    outputs = {key: [one.outputs for one in seeds] for key, seeds in predictions.items()}
-    aside = few_shot.predictions(task, scoring, found, groups, model.device) if FEW in settings else {}
-    aside |= attention.predictions(task, model) if ATTENTION in settings else {}
-    say(f"{task.name}: {_titles(scoring)}, {time.monotonic() - start:.1f} s")
-    return Asked(
-        outputs,
-        aside,
-        {key: seeds[0].settings for key, seeds in predictions.items()},
-        {name: one.slices for name, one in found.items()},
-        validated_on,
-    )
-
-
-def _segmented(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[str], None]) -> Asked:
-    """Patch tokens of every slice, and a layer on these."""
-    start = time.monotonic()
-    outputs, chosen = segmentation.answers(task, model)
-    say(f"{task.name}: {_titles(scoring)}, {time.monotonic() - start:.1f} s")
-    slices = {name: segmentation.hashes(split) for name, split in task.splits.items()}
-    return Asked(outputs, {}, chosen, slices, "patient")
-
-
-def _titles(scoring: Scoring) -> str:
-    return " and ".join(head.title.lower() for head in scoring.heads)
-
-
-def _groups(patients: np.ndarray, slices: np.ndarray) -> tuple[str, np.ndarray]:
-    """What is left out to choose C, and its number for each sample: patients, or slices where there is one patient."""
-    unit, keys = ("patient", patients) if len(np.unique(patients)) > 1 else ("slice", slices)
-    return unit, np.unique(keys, return_inverse=True)[1]
 
 
 def _count(task: tasks.Task, split: Split, slices: np.ndarray) -> Count:
