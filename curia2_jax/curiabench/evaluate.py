@@ -29,7 +29,6 @@ from curia2_jax.curiabench import (
     report,
     tasks,
 )
-from curia2_jax.curiabench.aggregate import Choice
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.asking import ATTENTION, CROSS, FEW
 from curia2_jax.curiabench.model import Model, load_model
@@ -99,7 +98,7 @@ def evaluate(
     estimates = comparison.estimates(answers, scoring)
     results: Results = {
         "model": _describe(model, model_folder),
-        "settings": _settings(device, scoring, began, others.choice),
+        "settings": _settings(device, scoring, began, others),
         "provenance": provenance(Path(data), list(dict.fromkeys(names))),
         "tasks": {
             one.task: _results(one, facts, found, scoring)
@@ -108,8 +107,6 @@ def evaluate(
         "mean": comparison.compare(comparison.mean(estimates)),
         "verdict": "",
     }
-    if others.models:
-        results["settings"]["others"] = others.described()
     if trained_on:
         results["leak"] = leaks.find([task.test for task in chosen], Path(data), trained_on)
     results["verdict"] = report.verdict(results)
@@ -211,11 +208,11 @@ def _describe(model: Model, folder: str | Path) -> ModelFacts:
     }
 
 
-def _settings(device: str, scoring: Scoring, began: Sequence[str], choice: Choice) -> Settings:
-    return {
+def _settings(device: str, scoring: Scoring, began: Sequence[str], others: Others) -> Settings:
+    found: Settings = {
         "device": device,
         "precision": forward.precision(device),
-        "pooling": choice._asdict(),
+        "pooling": others.choice._asdict(),
         "kind": scoring.kind,
         "random_weights": list(began) or "as transformers draws them, LayerScale 1",
         "primary": {"head": scoring.primary.head.name, "metric": scoring.primary.metric.name},
@@ -224,3 +221,6 @@ def _settings(device: str, scoring: Scoring, began: Sequence[str], choice: Choic
         "versions": {name: version(name) for name in ("torch", "transformers", "scikit-learn", "numpy")}
         | {"python": platform.python_version()},
     }
+    if others.models:
+        found["others"] = others.described()
+    return found
