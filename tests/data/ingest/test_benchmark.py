@@ -136,9 +136,9 @@ def test_names(tmp_path):
     """One table for all labels, or one for each set."""
     (tmp_path / "n.json").write_text('{"total": {"1": "spleen"}, "total_mr": {"1": "liver"}}')
     names = benchmark.read_names(str(tmp_path / "n.json"))
-    assert benchmark._names(names, "TotalSegmentator total_mr") == {"1": "liver"}
-    assert benchmark._names(names, "TotalSegmentator total, index to name") == {"1": "spleen"}
-    assert benchmark._names(names, "glioma parts") == {}
+    assert benchmark.names_of(names, "TotalSegmentator total_mr") == {"1": "liver"}
+    assert benchmark.names_of(names, "TotalSegmentator total, index to name") == {"1": "spleen"}
+    assert benchmark.names_of(names, "glioma parts") == {}
     for text in ("[1]", "{"):
         (tmp_path / "n.json").write_text(text)
         with pytest.raises(UserError, match="--label-names"):
