@@ -6,7 +6,7 @@
 
 DIR is a benchmark, as `launch/ingest.py --labels` writes it. REPORT becomes a folder with report.html, a page a task
 in pages/, results.json, scores.csv and predictions.parquet. Without --task, every task of DIR is scored. A corpus with
-label maps also has the tasks segmentation-ct, segmentation-mr, structures-ct and structures-mr, which are made in
+label maps also has the tasks dense-ct, dense-mr, structures-ct and structures-mr, which are made in
 REPORT/tasks; tasks of parquet files or of a folder of `datasets`, as CuriaBench is downloaded, are unpacked there. With
 --run, the report also shows the crops that this training run saw, and its curves, and says whether its corpus holds
 patients or images of the test; so does --corpus. No code in HF_DIR is run unless --trust-remote-code says so.

@@ -1,6 +1,6 @@
 """Tasks made of a corpus itself, from its slices and label maps: where structures lie, and which of them a slice shows.
 
-`segmentation-ct`, `segmentation-mr`: the label map of each slice. `structures-ct`, `structures-mr`: for every label,
+`dense-ct`, `dense-mr`: the label map of each slice. `structures-ct`, `structures-mr`: for every label,
 whether a slice shows it, without a mask that would give it away. Test patients are those on whom the benchmarks of the
 corpus test; without any, a third by the hash of their keys, so that a new patient moves nobody.
 """
@@ -23,7 +23,7 @@ from curia2_jax.data.corpus.structures import MIN_PIXELS
 from curia2_jax.data.ingest import benchmark_schema as schema
 from curia2_jax.errors import UserError
 
-KINDS = {"segmentation": schema.SEGMENTATION, "structures": schema.MULTI_LABEL}
+KINDS = {"dense": schema.SEGMENTATION, "structures": schema.MULTI_LABEL}
 NAMES = tuple(f"{what}-{modality}" for what in KINDS for modality in ("ct", "mr"))
 SLICES = 16  # of a series and plane, at most, evenly spread over it
 

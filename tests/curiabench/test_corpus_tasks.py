@@ -22,7 +22,7 @@ def made(tmp_path_factory):
     phantom.write_studies(folder / "studies", 6, seed=2, size=48)
     line = [sys.executable, "launch/ingest.py", f"--input={folder / 'studies'}", f"--output={folder / 'corpus'}"]
     subprocess.run(line, cwd=ROOT, check=True, capture_output=True, timeout=120)
-    corpus_tasks.write(folder / "corpus", ["segmentation-ct", "structures-mr"], folder / "tasks")
+    corpus_tasks.write(folder / "corpus", ["dense-ct", "structures-mr"], folder / "tasks")
     return folder
 
 
@@ -33,7 +33,7 @@ def benchmark_patients(folder, split):
 
 def test_label_maps_lie_on_their_slices_and_patients_are_tested_as_in_the_benchmark(made):
     """What a study marks as lung is air, as liver it is soft tissue; no patient of the benchmark's test is learned."""
-    task = tasks.read_task(made / "tasks", "segmentation-ct")
+    task = tasks.read_task(made / "tasks", "dense-ct")
     assert task.classes == {label: task.classes[label] for label in phantom.LABELS}
     assert not set(task.train.patients) & benchmark_patients(made, "test")
     assert set(task.test.patients) <= benchmark_patients(made, "test")
@@ -69,15 +69,15 @@ def test_structures_are_those_that_the_slice_shows(made):
 def test_names_of_labels_are_those_of_the_benchmark(made):
     told = json.loads(next((made / "corpus" / "benchmark").glob("*ct/task.json")).read_text())
     names = dict(zip(told["values"], told["classes"].values(), strict=True))
-    classes = tasks.read_task(made / "tasks", "segmentation-ct").classes
+    classes = tasks.read_task(made / "tasks", "dense-ct").classes
     assert names and all(classes[label] == name for label, name in names.items())
 
 
 @pytest.mark.parametrize(
     ("folder", "name", "words"),
     [
-        ("corpus", "organs-ct", "found 'organs-ct'; write segmentation-ct"),
-        ("studies", "segmentation-ct", "with --data CORPUS, or a task alone"),
+        ("corpus", "organs-ct", "found 'organs-ct'; write dense-ct"),
+        ("studies", "dense-ct", "with --data CORPUS, or a task alone"),
     ],
 )
 def test_what_cannot_be_made_is_one_line(made, tmp_path, folder, name, words):
