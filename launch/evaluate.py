@@ -4,12 +4,12 @@
     python launch/evaluate.py compare REPORT_A REPORT_B
     python launch/evaluate.py tasks SCANS DIR
 
-DIR is a benchmark, as `launch/ingest.py --labels` writes it. REPORT becomes a folder with report.html, a page a task
-in pages/, results.json, scores.csv and predictions.parquet. Without --task, every task of DIR is scored. A corpus with
-label maps also has the tasks dense-ct, dense-mr, structures-ct and structures-mr, which are made in
-REPORT/tasks; tasks of parquet files or of a folder of `datasets`, as CuriaBench is downloaded, are unpacked there. With
---run, the report also shows the crops that this training run saw, and its curves, and says whether its corpus holds
-patients or images of the test; so does --corpus. No code in HF_DIR is run unless --trust-remote-code says so.
+DIR is a benchmark, as `launch/ingest.py --labels` writes it. REPORT becomes a folder with report.html, a page a task in
+pages/, results.json, scores.csv and predictions.parquet. Without --task, every task of DIR is scored. A corpus with
+label maps also has the tasks dense-ct, dense-mr, structures-ct and structures-mr, which are made in REPORT/tasks; tasks
+of parquet files or of a folder of `datasets`, as CuriaBench is downloaded, are unpacked there. With --run, the report
+also shows the crops that this training run saw, and its curves, and says whether its corpus holds patients or images of
+the test; so does --corpus. No code in HF_DIR is run unless --trust-remote-code says so.
 `compare` needs the predictions of two reports alone: the difference of every task by every head on the same patients, p
 by flips of signs over patients, and Holm's correction over all of them.
 `tasks` makes a benchmark of volumes of labelled scans that have labels.csv, samples.csv (who is train and test) and

@@ -116,14 +116,12 @@ def across(task: Task) -> Task:
     if task.kind.has_classes:
         _check_classes(Path(task.name), task.classes, splits)
         warnings += _strangers(name, task.classes, splits)
-    return Task(
-        name,
-        task.kind,
-        task.classes,
-        splits[benchmark_schema.TRAIN],
-        splits[benchmark_schema.TEST],
-        splits.get(benchmark_schema.VAL),
-        tuple(dict.fromkeys(warnings)),
+    return task._replace(
+        name=name,
+        train=splits[benchmark_schema.TRAIN],
+        test=splits[benchmark_schema.TEST],
+        val=splits.get(benchmark_schema.VAL),
+        warnings=tuple(dict.fromkeys(warnings)),
     )
 
 

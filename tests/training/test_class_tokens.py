@@ -1,6 +1,7 @@
 """Class tokens of stored slices: the weights that a run began with, and the pixels that it is shown."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,9 @@ import pytest
 
 from curia2_jax.curia_image_processor import CuriaImageProcessor
 from curia2_jax.data.corpus.corpus import Corpus
+from curia2_jax.errors import UserError
 from curia2_jax.models.vit import ViT
-from curia2_jax.training import class_tokens
+from curia2_jax.training import checkpoints, class_tokens
 from curia2_jax.training.recipe import recipe_from
 from curia2_jax.training.state import init_state
 from tests.data.small_corpus import write_small_corpus
@@ -62,3 +64,16 @@ def test_thumbnails_are_the_slices_made_small_and_tokens_those_of_each_backbone(
         image = class_tokens.pixels(jnp.asarray(canvas), extent, is_ct, 32)
         alone = ViT(recipe.model).apply({"params": params}, image)["cls"][0]
         np.testing.assert_allclose(found[name][row], alone, atol=2e-4)
+
+
+def test_another_run_stands_beside_under_its_name_if_it_is_the_same_model(tmp_path):
+    recipe = recipe_from(tiny_config())
+    stored = jax.tree.map(lambda a: np.full(a.shape, 0.25, a.dtype), class_tokens.began(recipe))
+    checkpoints.save_items(tmp_path / "other", 7, {"teacher": {"backbone": stored}}, {"step": 7})
+    (tmp_path / "other" / "config.json").write_text(json.dumps(tiny_config()))
+    found = class_tokens.beside(f"{tmp_path / 'other'}@7", recipe)
+    assert list(found) == ["other at step 7"]
+    jax.tree.map(np.testing.assert_array_equal, found["other at step 7"], stored)
+    wider = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, heads=1))
+    with pytest.raises(UserError, match="another model than that of --run"):
+        class_tokens.beside(str(tmp_path / "other"), wider)
