@@ -36,8 +36,9 @@ class Answers(NamedTuple):
     """One task with n test samples. `outputs`: (n, K) probabilities or (n,) values of every (row, head), one a seed.
 
     `targets`: (n,) columns of the probabilities, or values; (n, K) float64 of 0, 1 and NaN in tasks of several labels.
-    `patients`: keys that mean the same in every task; `slices`: hashes of images. `classes`: names of the K classes,
-    none in kinds without classes. `aside`: as outputs, of heads that are not in the tables.
+    `patients`: keys that mean the same in every task, (n, 2) where samples are pairs of volumes; `slices`: hashes of
+    images. `classes`: names of the K classes, none in kinds without classes or label maps. `aside`: as outputs, of
+    heads that are not in the tables.
     """
 
     task: str
@@ -84,17 +85,18 @@ def _table(one: Answers, row: str, head: str, seed: int, outputs: np.ndarray) ->
         "head": pa.array([head] * count),
         "seed": pa.array(np.full(count, seed, np.int32)),
         "sample": pa.array(one.samples.tolist()),
-        "patient": pa.array(one.patients.tolist()),
+        "patient": pa.array(one.patients.tolist()),  # a list where samples are pairs
         "slice": pa.array(one.slices.tolist()),
         "target": _listed(one.targets) if one.targets.ndim == 2 else pa.array(one.targets.astype(np.float64)),
         "probabilities": _listed(outputs),
     }
-    return pa.table(columns, _columns(columns["target"].type))
+    return pa.table(columns, _columns(columns["target"].type, columns["patient"].type))
 
 
-def _columns(target: pa.DataType) -> pa.Schema:
-    """`COLUMNS`, whose target is a list in tasks of several labels."""
-    return COLUMNS.set(COLUMNS.get_field_index("target"), pa.field("target", target))
+def _columns(target: pa.DataType, patient: pa.DataType) -> pa.Schema:
+    """`COLUMNS`, whose target is a list in tasks of several labels, and whose patient where samples are pairs."""
+    found = COLUMNS.set(COLUMNS.get_field_index("target"), pa.field("target", target))
+    return found.set(found.get_field_index("patient"), pa.field("patient", patient))
 
 
 def _listed(values: np.ndarray) -> pa.ListArray:
@@ -113,9 +115,10 @@ def read(report: Path) -> list[Answers]:
     try:
         table = parquet.read_table(path)
         about = json.loads(table.schema.metadata[b"tasks"])
-        target = table.schema.field("target").type
+        target, patient = (table.schema.field(name).type for name in ("target", "patient"))
         target = target if pa.types.is_list(target) else pa.float64()
-        table = table.cast(_columns(target).with_metadata(table.schema.metadata))
+        patient = patient if pa.types.is_list(patient) else pa.string()
+        table = table.cast(_columns(target, patient).with_metadata(table.schema.metadata))
     except FileNotFoundError:
         raise UserError(f"{path}: not there; write the folder of a report by launch/evaluate.py") from None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
@@ -131,7 +134,7 @@ def _answers(table: pa.Table, task: str, kind: str, classes: list[str]) -> Answe
     for start, stop in zip(starts, [*starts[1:], len(keys)], strict=True):
         part = table["probabilities"].slice(start, stop - start).combine_chunks()
         values = part.flatten().to_numpy().reshape(stop - start, -1)
-        outputs.setdefault(keys[start][:2], []).append(values if classes else values[:, 0])
+        outputs.setdefault(keys[start][:2], []).append(values if classes or values.shape[1] > 1 else values[:, 0])
     first = table.slice(0, [*starts, len(keys)][1])
     samples, patients, slices = (np.array(first[name].to_pylist(), np.str_) for name in ("sample", "patient", "slice"))
     if pa.types.is_list(first["target"].type):

@@ -10,7 +10,8 @@ from curia2_jax.curiabench import attention, features, few_shot, probing, segmen
 from curia2_jax.curiabench.model import Model
 from curia2_jax.curiabench.others import Others
 from curia2_jax.curiabench.protocol import Scoring
-from curia2_jax.data.ingest.benchmark_schema import SEGMENTATION, TRAIN
+from curia2_jax.curiabench.registration.answers import register_all
+from curia2_jax.data.ingest.benchmark_schema import TEST, TRAIN
 from curia2_jax.errors import UserError
 
 SETTINGS = FEW, CROSS, ATTENTION = "few-shot", "cross-modality", "attention"
@@ -37,18 +38,20 @@ def ask(
     """Of every task; they are all of one kind.
 
     Raises:
-      UserError: tasks of segmentation, and other models or settings that these have not.
+      UserError: tasks of segmentation or registration, and other models or settings that these have not.
     """
     for warning in (warning for task in chosen for warning in task.warnings):
         say(f"warning: {warning}")
-    if chosen[0].kind != SEGMENTATION:
+    name, kind = chosen[0].name, chosen[0].kind
+    if kind.has_targets:
         found = _features(chosen, model, others, say)
         return (_probed(task, scoring, model, found[task.name], settings, say) for task in chosen)
-    name = chosen[0].name
+    if wrong := {FEW, ATTENTION} & set(settings):
+        raise UserError(f"--setting={min(wrong)}: {name} is {kind.name}, which has no such setting; leave it out")
+    if kind.of_pairs:
+        return (_registered(task, scoring, model, others, say) for task in chosen)
     if others.models:
         raise UserError(f"--against: {name} is segmentation, which scores --model alone; leave it out")
-    if wrong := {FEW, ATTENTION} & set(settings):
-        raise UserError(f"--setting={min(wrong)}: {name} is segmentation, which has no such setting; leave it out")
     return (_segmented(task, scoring, model, say) for task in chosen)
 
 
@@ -100,6 +103,17 @@ def _segmented(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[
     say(f"{task.name}: {_titles(scoring)}, {time.monotonic() - start:.1f} s")
     slices = {name: segmentation.hashes(split) for name, split in task.splits.items()}
     return Asked(outputs, {}, chosen, slices, "patient")
+
+
+def _registered(task: tasks.Task, scoring: Scoring, model: Model, others: Others, say: Callable[[str], None]) -> Asked:
+    """Patch tokens of both volumes of every pair, brought onto each other."""
+    start = time.monotonic()
+    found = register_all(task, model, others, say)
+    say(f"{task.name}: {_titles(scoring)}, {time.monotonic() - start:.1f} s")
+    head = scoring.primary.head.name
+    outputs = {(row, head): seeds for row, seeds in found.outputs.items()}
+    told = {(row, head): one for row, one in found.settings.items()}
+    return Asked(outputs, {}, told, {TEST: found.hashes}, "nothing")
 
 
 def _titles(scoring: Scoring) -> str:

@@ -108,7 +108,7 @@ def evaluate(
         "verdict": "",
     }
     if trained_on:
-        results["leak"] = leaks.find([task.test for task in chosen], Path(data), trained_on)
+        results["leak"] = leaks.find([side for task in chosen for side in task.test.sides], Path(data), trained_on)
     results["verdict"] = report.verdict(results)
     pages = {page_of(one.task): render.task(results, one, found) for one, found in zip(answers, shown, strict=True)}
     pages[PAGE] = render.index(results, {path.stem: pictures.embed(path) for path in run_pictures})
@@ -158,16 +158,13 @@ def _score(
     """Answers of one task, and what results.json says of the task beside its scores."""
     classes = np.array(sorted(task.classes), np.int64)
     targets = np.searchsorted(classes, task.test.targets) if task.kind.has_classes else task.test.targets
-    names = [task.classes[index] for index in classes.tolist()]
-    samples = np.array([path.stem for path in task.test.images])
+    names, samples, owners = [task.classes[index] for index in classes.tolist()], task.test.names, task.test.owners
     test = asked.slices[TEST]
-    answers = Answers(
-        task.name, task.kind.name, names, samples, task.test.patients, test, targets, asked.outputs, asked.aside
-    )
+    answers = Answers(task.name, task.kind.name, names, samples, owners, test, targets, asked.outputs, asked.aside)
     by_attention = attention.scored(answers, scoring) if ATTENTION in settings else {}
     for line in attention.lines(by_attention, scoring):
         say(f"{task.name}: {line}")
-    seen = int(np.isin(test, asked.slices[TRAIN]).sum())
+    seen = int(np.isin(test, asked.slices.get(TRAIN, ())).sum())
     if seen:
         say(f"warning: {task.name}: {seen} of {len(test)} test samples lie on slices that are also in train")
     return answers, {
@@ -188,7 +185,7 @@ def _count(task: tasks.Task, split: Split, slices: np.ndarray) -> Count:
     return {
         "samples": len(split.images),
         "slices": len(np.unique(slices)),
-        "patients": len(np.unique(split.patients)),
+        "patients": len(np.unique(split.owners)),
         "per_class": [int((split.targets == index).sum()) for index in sorted(task.classes)]
         if task.kind.has_classes
         else [],

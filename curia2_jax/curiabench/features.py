@@ -73,7 +73,7 @@ def extract(
     others = others or Others()
     found = [without_network(split, model, others.choice) for split in splits]
     model.let_go()
-    for names, load in [*_ours(model), *(((one.name, ""), one.load) for one in others.models)]:
+    for names, load in [*ours(model), *(((one.name, ""), one.load) for one in others.models)]:
         say(_add(found, splits, names, load(), others, model.device))
     return found
 
@@ -93,8 +93,9 @@ def _add(
     return f"{adapter.name}: {new} of {sum(len(one.images) for one in splits)} samples encoded, the rest was known"
 
 
-def _ours(model: Model) -> Iterator[tuple[tuple[str, str], Callable[[], Adapter]]]:
-    """(row of its feature, row of the mean of its patches where the feature is the class token), adapter."""
+def ours(model: Model) -> Iterator[tuple[tuple[str, str], Callable[[], Adapter]]]:
+    """The backbones of every report, one a seed: (row of its feature, row of the mean of its patches where the feature
+    is the class token; "" = none), and what loads its adapter."""
 
     def adapter(name: str, weights: Callable[[], folders.Other]) -> Callable[[], Adapter]:
         return lambda: folders.ours(model.folder, model.device, model.trusted, weights())._replace(name=name)

@@ -5,13 +5,13 @@ heads (a function `Problem` -> `Prediction` each), its scores (a function of tar
 and a row of `SCORINGS` here.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
-
 from curia2_jax.curiabench import heads, label_scores, map_scores, scores
+from curia2_jax.curiabench.registration import protocol as registration
 from curia2_jax.curiabench.results import Results
+from curia2_jax.curiabench.scoring import Head, Metric, Primary, Scoring
 from curia2_jax.data.ingest import benchmark_schema
 
 
@@ -23,53 +23,6 @@ class Row(NamedTuple):
     phrase: str
     short: str
     has_direction: bool = True  # see heads.Problem
-
-
-class Head(NamedTuple):
-    """What learns from frozen features. `title` and `short` for people; `how` is a sentence of the report."""
-
-    name: str
-    title: str
-    short: str
-    how: str
-    predict: Callable[[heads.Problem], heads.Prediction] | None  # None: `segmentation.py` does it, slice by slice
-
-
-class Metric(NamedTuple):
-    """A score, larger for better and at most 1. `phrase` in a sentence; `how` is a sentence of the report.
-
-    `in_brief`: whether the table that a command prints has it; the page has all. `parts`: of a score between 0 and 1,
-    what it is the mean of and the patients behind each part, as in `scores.py`.
-    """
-
-    name: str
-    phrase: str
-    how: str
-    score: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-    in_brief: bool = True
-    parts: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
-
-    @property
-    def title(self) -> str:
-        """The phrase with a capital letter."""
-        return self.phrase[0].upper() + self.phrase[1:]
-
-
-class Primary(NamedTuple):
-    """The one score that a verdict is about."""
-
-    head: Head
-    metric: Metric
-
-
-class Scoring(NamedTuple):
-    """How tasks of a kind are scored. `settings`: the constants of its heads, for results.json."""
-
-    kind: str
-    heads: tuple[Head, ...]
-    metrics: tuple[Metric, ...]
-    primary: Primary
-    settings: dict
 
 
 TRAINED = Row("trained", "Trained backbone", "the trained backbone", "trained")
@@ -85,8 +38,16 @@ PIXELS_LINEAR = Row(
 # Of tasks with masks.
 MASK_ONLY = Row("mask-only", "Mask alone, no pixel", "place and shape of the mask", "mask", has_direction=False)
 PIXELS = Row("pixels", "Raw pixels", "raw pixels", "raw pixels", has_direction=False)
-ROWS = (TRAINED, TRAINED_PATCHES, RANDOM, RANDOM_PATCHES, PIXELS_LINEAR, MASK_ONLY, PIXELS)  # those that a task has
-JUDGED_BY = (PIXELS, PIXELS_LINEAR, RANDOM)  # what the trained backbone has to beat, in the order of the verdict
+# Of registration.
+IDENTITY = Row("identity", "No displacement", "volumes as they lie", "no displacement")
+# Those that a task has.
+ROWS = (TRAINED, TRAINED_PATCHES, RANDOM, RANDOM_PATCHES, PIXELS_LINEAR, MASK_ONLY, PIXELS, IDENTITY)
+JUDGED_BY = (
+    PIXELS,
+    IDENTITY,
+    PIXELS_LINEAR,
+    RANDOM,
+)  # what the trained backbone has to beat, in the order of the verdict
 KNOWN = {row.name for row in ROWS}
 
 
@@ -296,6 +257,7 @@ SCORINGS = (
         primary=Primary(DENSE, DICE),
         settings={"strengths": list(heads.SHARE_STRENGTHS)},
     ),
+    *registration.SCORINGS,
 )
 
 

@@ -15,7 +15,7 @@ from curia2_jax.data.ingest import benchmark_schema
 
 class Provenance(TypedDict):
     """`commit` is "" outside of a checkout, and ends in "+" where files differ from it. `tasks`: hashes of what
-    describes each task: task.json and the tables of its splits."""
+    describes each task: task.json and the tables of its splits and pairs."""
 
     command: str
     date: str
@@ -37,7 +37,8 @@ def provenance(data: Path, names: Iterable[str]) -> Provenance:
 
 def _digest(task: Path) -> str:
     found = hashlib.sha256()
-    for path in [*task.glob(benchmark_schema.TASK), *sorted(task.glob(f"*/{benchmark_schema.TABLE}"))]:
+    named = (benchmark_schema.TASK, f"*/{benchmark_schema.TABLE}", f"*/{benchmark_schema.PAIRS}")
+    for path in [path for name in named for path in sorted(task.glob(name))]:
         found.update(path.relative_to(task).as_posix().encode() + b"\0" + path.read_bytes())
     return found.hexdigest()
 

@@ -66,7 +66,7 @@ class TaskResults(Comparison):
     """Scores of one task. `resampled` and `validated_on`: what the intervals and the choice of C go over."""
 
     classes: list[str]
-    train: Count
+    train: NotRequired[Count]  # absent where nothing is learned: registration
     val: NotRequired[Count]
     test: Count
     warnings: NotRequired[list[str]]  # of how the task was read

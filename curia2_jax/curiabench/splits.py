@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,11 +29,32 @@ class Split(NamedTuple):
     spacing: np.ndarray | None = None  # (n, 2), millimeters between rows and columns
     labels: tuple[int, ...] = ()  # that label maps may have beside 0, in segmentation
     affines: np.ndarray | None = None  # (n, 4, 4), (slice, row, column, 1) -> mm in LPS; NaN where it is not known
+    moving: "Split | None" = None  # of n pairs, whose fixed volumes are the images here
+
+    @property
+    def names(self) -> np.ndarray:
+        """(n,) str, of the samples."""
+        own = np.array([path.stem for path in self.images], np.str_)
+        return np.char.add(np.char.add(own, " "), self.moving.names) if self.moving else own
+
+    @property
+    def owners(self) -> np.ndarray:
+        """(n,) the patient of each sample; of pairs (n, 2), those of both volumes."""
+        return np.stack([self.patients, self.moving.patients], axis=1) if self.moving else self.patients
+
+    @property
+    def sides(self) -> list["Split"]:
+        """This split; of pairs, those of the fixed and of the moving volumes."""
+        return [self, self.moving] if self.moving else [self]
 
     def of(self, which: np.ndarray) -> "Split":
         """The samples (n,) bool of the split."""
+        return self.taken(np.flatnonzero(which))
+
+    def taken(self, which: np.ndarray) -> "Split":
+        """The samples with these numbers, which may be there more than once."""
         return self._replace(
-            images=[path for path, used in zip(self.images, which, strict=True) if used],
+            images=[self.images[number] for number in which.tolist()],
             targets=self.targets[which],
             series=self.series[which],
             patients=self.patients[which],
@@ -50,6 +72,7 @@ class Facts(NamedTuple):
     masked: bool
     modality: str
     axes: str = ""
+    landmarks: str = ""
 
 
 def read_split(folder: Path, facts: Facts, owner: str) -> tuple[Split, list[str]]:
@@ -80,19 +103,19 @@ def read_split(folder: Path, facts: Facts, owner: str) -> tuple[Split, list[str]
     known = benchmark_schema.MODALITY in fields
     modalities = table[benchmark_schema.MODALITY].astype(str) if known else np.full(len(table), facts.modality)
     images = [benchmark_schema.image_path(folder, name) for name in names.tolist()]
-    is_maps = facts.kind == benchmark_schema.SEGMENTATION
-    if not facts.masked and not is_maps and benchmark_schema.mask_path(images[0]).is_file():
+    has_targets = facts.kind.has_targets
+    if not facts.masked and has_targets and benchmark_schema.mask_path(images[0]).is_file():
         warnings.append(f"{folder}: there are masks, which task.json says not to use (mask: false)")
     return Split(
         images,
-        np.zeros(len(table), np.int64) if is_maps else _targets(path, table, facts),
+        _targets(path, table, facts) if has_targets else np.zeros(len(table), np.int64),
         series,
         patients,
         _modalities(path, modalities),
-        facts.masked and not is_maps,
+        facts.masked and has_targets,
         facts.axes,
         table[benchmark_schema.SPACING].astype(np.float64) if benchmark_schema.SPACING in fields else None,
-        tuple(facts.classes) if is_maps else (),
+        tuple(facts.classes) if facts.kind == benchmark_schema.SEGMENTATION else (),
         _affines(path, table) if benchmark_schema.AFFINE in fields else None,
     ), warnings
 
@@ -109,7 +132,7 @@ def _table(path: Path, kind: benchmark_schema.Kind) -> np.ndarray:
             "np.save(path, table.astype([(name, 'U64') or (name, 'f8') of each field]))"
         ) from None
     fields = table.dtype.names or ()
-    required = benchmark_schema.REQUIRED[: 1 if kind == benchmark_schema.SEGMENTATION else 2]
+    required = benchmark_schema.REQUIRED[: 2 if kind.has_targets else 1]
     missing = set(required) - set(fields)
     if missing or not len(table):
         found = f"{len(table)} rows with fields {', '.join(fields)}" if fields else "no fields"
@@ -195,7 +218,7 @@ def read_sample(split: Split, index: int) -> tuple[np.ndarray, np.ndarray | None
       UserError: a file is missing, unreadable, misshapen or not finite, or the mask is empty; the message names it.
     """
     path = split.images[index]
-    image = _load(path).astype(benchmark_schema.IMAGE_DTYPE, copy=False)
+    image = load(path).astype(benchmark_schema.IMAGE_DTYPE, copy=False)
     if image.ndim not in (2, 3) or 0 in image.shape:
         raise UserError(f"{path}: found shape {image.shape}; write (height, width) or (height, width, slices)")
     if image.shape[:2] == (1, 1):
@@ -217,17 +240,26 @@ def read_labels(split: Split, index: int) -> tuple[np.ndarray, np.ndarray]:
       UserError: as `read_sample`, or the label map is missing, of another shape or has labels without a name.
     """
     image, _ = read_sample(split, index)
-    path = benchmark_schema.mask_path(split.images[index])
     if image.ndim != 2:
         raise UserError(f"{split.images[index]}: found shape {image.shape}; segmentation wants a slice a sample")
+    return image, label_map(split.images[index], image.shape, split.labels)
+
+
+def label_map(image: Path, shape: tuple[int, ...], known: Iterable[int]) -> np.ndarray:
+    """The label map int64 beside an image, which has this `shape` in its file.
+
+    Raises:
+      UserError: it is missing, of another shape or dtype, or has labels beside 0 and those that are `known`.
+    """
+    path = benchmark_schema.mask_path(image)
     if not path.is_file():
-        raise UserError(f"{path}: not found; write the label map of the slice, 0 where nothing is marked")
-    labels = _load(path)
-    if labels.shape != image.shape or labels.dtype.kind not in "iub":
-        raise UserError(f"{path}: found {labels.dtype} of shape {labels.shape}; write integers of shape {image.shape}")
-    if unknown := sorted(set(np.unique(labels).tolist()) - {0, *split.labels}):
+        raise UserError(f"{path}: not found; write the label map of the image, 0 where nothing is marked")
+    labels = load(path)
+    if labels.shape != shape or labels.dtype.kind not in "iub":
+        raise UserError(f"{path}: found {labels.dtype} of shape {labels.shape}; write integers of shape {shape}")
+    if unknown := sorted(set(np.unique(labels).tolist()) - {0, *known}):
         raise UserError(f"{path}: found the label {unknown[0]} without a name; add it to classes in task.json")
-    return image, labels.astype(np.int64)
+    return labels.astype(np.int64)
 
 
 def _check_axes(path: Path, shape: tuple[int, ...], axes: str) -> None:
@@ -246,7 +278,7 @@ def _mask(image: Path, shape: tuple[int, ...]) -> np.ndarray:
             f"{path}: not found, and task.json says that samples have masks; leave the sample out of the table, or "
             "write mask: false"
         )
-    mask = _load(path) != 0
+    mask = load(path) != 0
     if mask.shape != shape:
         raise UserError(f"{path}: found shape {mask.shape}; write that of its image, {shape}")
     if not mask.any():
@@ -254,7 +286,8 @@ def _mask(image: Path, shape: tuple[int, ...]) -> np.ndarray:
     return mask
 
 
-def _load(path: Path) -> np.ndarray:
+def load(path: Path) -> np.ndarray:
+    """An array of a task. Raises UserError: there is none."""
     try:
         return np.load(path, allow_pickle=False)
     except FileNotFoundError:

@@ -8,8 +8,11 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from curia2_jax.curiabench import schema
 from curia2_jax.curiabench.published import LEFT_OUT
+from curia2_jax.curiabench.registration.table import read_split_of_pairs
 from curia2_jax.curiabench.splits import AXES, MODALITIES, Facts, Split, read_split
 from curia2_jax.data.corpus.layout import BENCHMARK, CONTRACT
 from curia2_jax.data.ingest import benchmark_schema
@@ -27,10 +30,13 @@ class Task(NamedTuple):
     test: Split
     val: Split | None = None
     warnings: tuple[str, ...] = ()
+    landmarks: str = ""  # of pairs: their unit, "" where there are none
 
     @property
     def splits(self) -> dict[str, Split]:
-        """All splits by name."""
+        """All splits by name; of pairs, from which nothing is learned, the test split alone."""
+        if self.kind.of_pairs:
+            return {benchmark_schema.TEST: self.test}
         val = {} if self.val is None else {benchmark_schema.VAL: self.val}
         return {benchmark_schema.TRAIN: self.train, **val, benchmark_schema.TEST: self.test}
 
@@ -74,6 +80,8 @@ def read_task(folder: str | Path, name: str) -> Task:
         known = ", ".join(names) or "none"
         raise UserError(f"--task: found {name!r}, but {path} does not exist; write one of: {known}")
     facts = _facts(path) if path.is_file() else _known_facts(path)
+    if facts.kind.of_pairs:
+        return _of_pairs(path.parent, facts)
     val = path.parent / benchmark_schema.VAL / benchmark_schema.TABLE
     found = [*benchmark_schema.SPLITS, *([benchmark_schema.VAL] if val.is_file() else [])]
     read = {split: read_split(path.parent / split, facts, f"{name} {split}") for split in found}
@@ -96,12 +104,22 @@ def read_task(folder: str | Path, name: str) -> Task:
     )
 
 
+def _of_pairs(folder: Path, facts: Facts) -> Task:
+    """A task of registration: there is nobody to learn from."""
+    where = folder / benchmark_schema.TEST
+    test, warnings = read_split_of_pairs(where, facts, f"{folder.name} {benchmark_schema.TEST}")
+    nobody = test.taken(np.empty(0, np.int64))
+    return Task(folder.name, facts.kind, facts.classes, nobody, test, None, tuple(warnings), facts.landmarks)
+
+
 def across(task: Task) -> Task:
     """The same question from CT to MR: CT of train and val is learned from, MR of test is asked.
 
     Raises:
       UserError: one of them is missing.
     """
+    if task.kind.of_pairs:
+        raise UserError(f"--setting=cross-modality: {task.name} is {task.kind.name}, which has no such setting")
     wanted = {benchmark_schema.TRAIN: "CT", benchmark_schema.VAL: "CT", benchmark_schema.TEST: "MR"}
     splits = {name: split.of(split.modalities == wanted[name]) for name, split in task.splits.items()}
     for name in benchmark_schema.SPLITS:
@@ -134,14 +152,29 @@ def _facts(path: Path) -> Facts:
         classes = {int(index): str(label) for index, label in description.get("classes", {}).items()}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: found {error!r}; write name, classes, kind, mask and modality as JSON") from None
-    if name_of_kind != benchmark_schema.SEGMENTATION.name and not isinstance(description.get("mask"), bool):
+    kind, landmarks = _kind(path, name_of_kind), str(description.get("landmarks") or "")
+    if kind.has_targets and not isinstance(description.get("mask"), bool):
         masked = description.get("mask")
         raise UserError(f"{path}: found mask {masked!r}; write true or false")
     if modality.upper() not in MODALITIES:
         raise UserError(f"{path}: found the modality {modality!r}; write CT, MR, or nothing where samples differ")
     if axes not in ("", *AXES):
         raise UserError(f"{path}: found axes {axes!r}; write {' or '.join(AXES)}")
-    return Facts(_kind(path, name_of_kind), classes, masked, modality, axes)
+    if kind.of_pairs:
+        _check_truth(path, kind, classes, landmarks)
+    return Facts(kind, classes, masked, modality, axes, landmarks)
+
+
+def _check_truth(path: Path, kind: benchmark_schema.Kind, classes: dict[int, str], landmarks: str) -> None:
+    """Refuses pairs without what they are scored by."""
+    units = benchmark_schema.VOXELS, benchmark_schema.MILLIMETERS
+    if landmarks not in ("", *units) or (kind == benchmark_schema.LANDMARKS and not landmarks):
+        raise UserError(f"{path}: found landmarks {landmarks!r}; write {' or '.join(units)}")
+    if (kind == benchmark_schema.LANDMARKS) == bool(classes) or 0 in classes:
+        raise UserError(
+            f"{path}: found {len(classes)} classes of kind {kind.name}; {benchmark_schema.REGISTRATION.name} needs "
+            f"names of the labels of its maps, from 1 on, and {benchmark_schema.LANDMARKS.name} has none"
+        )
 
 
 def _known_facts(path: Path) -> Facts:

@@ -82,7 +82,7 @@ def test_every_row_at_both_sizes_of_the_input(scored):
         (77, "found the label [0-9]+ without a name; add it to classes"),
         (np.zeros((9, 9), np.uint8), r"found uint8 of shape \(9, 9\); write integers of shape"),
         (np.zeros((48, 48)), "found float64"),
-        (None, "write the label map of the slice"),
+        (None, "write the label map of the image"),
     ],
 )
 def test_a_label_map_at_fault_is_one_line(tmp_path, labels, words):

@@ -10,7 +10,7 @@ import torch
 from curia2_jax.curiabench.registration.field import smoothed, warped
 
 STEPS, RATE, SMOOTHNESS, SMOOTHINGS = 80, 1.0, 1.25, 3
-# Adam's 1e-8, of a mean over the 96 x 80 x 96 nodes of 192 x 160 x 192 voxels, as of a sum: rounding then moves nothing,
+# Adam's 1e-8 of a mean over the 96 x 80 x 96 nodes of 192 x 160 x 192 voxels, here of a sum: rounding moves nothing,
 # whatever the number of nodes.
 EPS = 1e-8 * 96 * 80 * 96
 
