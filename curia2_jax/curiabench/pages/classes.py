@@ -10,7 +10,9 @@ import numpy as np
 
 from curia2_jax.curiabench import intervals, label_scores, map_scores, scores
 from curia2_jax.curiabench.answers import Answers
+from curia2_jax.curiabench.registration import pair_scores
 from curia2_jax.curiabench.results import Score
+from curia2_jax.data.ingest.benchmark_schema import SEGMENTATION
 
 
 class ClassFacts(NamedTuple):
@@ -38,7 +40,7 @@ class LabelFacts(NamedTuple):
 
 
 class StructureFacts(NamedTuple):
-    """One structure of a segmentation. Distances are in mm, or pixels where no spacing is known."""
+    """One structure of segmentation or registration. Distances are in mm, or pixels where no spacing is known."""
 
     name: str
     patients: int
@@ -83,17 +85,19 @@ def per_label(one: Answers, row: str, head: str) -> list[LabelFacts]:
 
 
 def per_structure(one: Answers, row: str, head: str) -> list[StructureFacts]:
-    """Every structure that the test split has, by the first seed of a row and head."""
+    """Every structure that the test split has, by the first seed of a row and head, of slices or of pairs."""
     outputs, groups = one.outputs[row, head][0], _groups(one)
-    patients = map_scores.dice_parts(one.targets, outputs, groups)[1].tolist()
+    of, last = (map_scores, 0) if one.kind == SEGMENTATION.name else (pair_scores, pair_scores.OF_FIELD)
+    patients = of.dice_parts(one.targets, outputs, groups)[1].tolist()
     found = []
     for k, name in enumerate(one.classes):
         if patients[k]:
-            own = outputs[:, 5 * k : 5 * k + 5]  # `segmentation.MEASURES`
-            dice = _share(map_scores.dice, one.targets, own, groups, patients[k])
+            columns = [*range(5 * k, 5 * k + 5), *range(outputs.shape[1] - last, outputs.shape[1])]
+            own = outputs[:, columns]  # `segmentation.MEASURES`, and what `pair_scores` has behind them
+            dice = _share(of.dice, one.targets, own, groups, patients[k])
             near, far = (
                 intervals.interval(_estimate(score, one.targets, own, groups)._replace(patients=patients[k]))
-                for score in (map_scores.surface_dice, map_scores.minus_hd95)
+                for score in (of.surface_dice, of.minus_hd95)
             )
             found.append(StructureFacts(name, patients[k], dice, near, far))
     return found

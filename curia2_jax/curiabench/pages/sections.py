@@ -182,6 +182,7 @@ SECTIONS: dict[str, dict[str, Section]] = {
     benchmark_schema.RETRIEVAL.name: {"confusion": _confusion},
     benchmark_schema.MULTI_LABEL.name: {"labels": _labels, "curves": _curves},
     benchmark_schema.SEGMENTATION.name: {"structures": _structures},
+    benchmark_schema.REGISTRATION.name: {"structures": _structures},
     benchmark_schema.REGRESSION.name: {"agreement": _agreement},
     benchmark_schema.SURVIVAL.name: {"survival": _survival},
 }

@@ -21,9 +21,17 @@ def dice(targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray, weights: 
 
 def dice_parts(targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray):
     """Dice of each structure, and the patients of the pairs that have it."""
-    values = _dices(outputs)
-    patients = [len(np.unique(groups[known])) for known in ~np.isnan(values).T]
-    return _means(values, groups, np.ones((1, int(groups.max()) + 1)))[0], np.array(patients)
+    return _parts(_dices(outputs), groups)
+
+
+def surface_dice(targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """As `dice`, of the share of both surfaces within the tolerance of the other."""
+    return mean_over_classes(_means(_structures(outputs)[:, :, 4], groups, weights))
+
+
+def surface_dice_parts(targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray):
+    """Surface Dice of each structure, and the patients of the pairs that have it."""
+    return _parts(_structures(outputs)[:, :, 4], groups)
 
 
 def minus_hd95(targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -70,3 +78,9 @@ def _means(values: np.ndarray, groups: np.ndarray, weights: np.ndarray) -> np.nd
     known, counted = ~np.isnan(values), weights_of_pairs(groups, weights)
     total = counted @ known
     return counted @ np.where(known, values, 0) / np.where(total > 0, total, np.nan)
+
+
+def _parts(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of (n, K) over the pairs that have a value, and how many patients these are of."""
+    patients = [len(np.unique(groups[known])) for known in ~np.isnan(values).T]
+    return _means(values, groups, np.ones((1, int(groups.max()) + 1)))[0], np.array(patients)

@@ -20,6 +20,14 @@ DICE = Metric(
     pair_scores.dice,
     parts=pair_scores.dice_parts,
 )
+SURFACE_DICE = Metric(
+    "surface_dice",
+    "surface Dice",
+    "Surface Dice is the share of both surfaces within 2 mm of the other, or a voxel where no spacing is known.",
+    pair_scores.surface_dice,
+    in_brief=False,
+    parts=pair_scores.surface_dice_parts,
+)
 MINUS_HD95 = Metric(
     "minus_hd95",
     "minus HD95",
@@ -33,6 +41,7 @@ MINUS_TRE = Metric(
     "minus TRE",
     "TRE is the mean distance of landmarks, in mm, or in voxels where no spacing is known, its sign turned.",
     pair_scores.minus_tre,
+    drawn=False,
 )
 MINUS_SD_LOG_J = Metric(
     "minus_sd_log_j",
@@ -51,6 +60,12 @@ MINUS_FOLDED = Metric(
 )
 OF_FIELD = (MINUS_SD_LOG_J, MINUS_FOLDED)
 
+HOW = (
+    "The backbone is frozen, and nothing is learned from other patients. Each sample is a pair of volumes: patch "
+    "tokens of every slice, after the final norm, in the body, are reduced to principal components of both volumes "
+    "together; pixels are one such channel. Random weights are several draws, averaged; their spread is in no "
+    "interval. A pair counts for the patients of both of its volumes."
+)
 CONSTANTS = {
     "channels": channels.CHANNELS,
     "nodes": grid.NODES,
@@ -61,9 +76,10 @@ SCORINGS = (
     Scoring(
         benchmark_schema.REGISTRATION.name,
         heads=(CONVEX_ADAM,),
-        metrics=(DICE, MINUS_HD95, MINUS_TRE._replace(in_brief=False), *OF_FIELD),
+        metrics=(DICE, SURFACE_DICE, MINUS_HD95, MINUS_TRE._replace(in_brief=False), *OF_FIELD),
         primary=Primary(CONVEX_ADAM, DICE),
         settings=CONSTANTS,
+        how=HOW,
     ),
     Scoring(
         benchmark_schema.LANDMARKS.name,
@@ -71,5 +87,6 @@ SCORINGS = (
         metrics=(MINUS_TRE, *OF_FIELD),
         primary=Primary(CONVEX_ADAM, MINUS_TRE),
         settings=CONSTANTS,
+        how=HOW,
     ),
 )

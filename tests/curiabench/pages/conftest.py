@@ -31,12 +31,18 @@ def draw(kind: str) -> Answers:
     patients, slices = np.array([f"{i // 20:016x}" for i in range(240)]), names
     targets, found = {
         "classification": _classes, "retrieval": _classes, "regression": _values, "survival": _values,
-        "multi-label": _labels, "segmentation": _structures,
+        "multi-label": _labels, "segmentation": _structures, "registration": _pairs, "landmark-registration": _pairs,
     }[kind](rng, kind)  # fmt: skip
     heads = [head.name for head in scoring_of(kind).heads]
     draws = {row: 2 if row == "random" else 1 for row in ROWS}
     outputs = {(row, head): [found[row]] * draws[row] for row in ROWS for head in heads}
-    classes = [] if kind in ("regression", "survival") else CLASSES[: 3 if kind == "multi-label" else 4]
+    if "registration" in kind:
+        patients = np.stack([patients, np.roll(patients, 7)], axis=1)
+    classes = (
+        []
+        if kind in ("regression", "survival", "landmark-registration")
+        else CLASSES[: 3 if kind == "multi-label" else 4]
+    )
     few = {(row, f"{heads[0]}@{percent}%"): seeds * 3 for row in ROWS for percent in (10, 50)
            for seeds in [outputs[row, heads[-1]]]} if kind == "classification" else {}  # fmt: skip
     return Answers(f"a task of {kind}", kind, classes, names, patients, slices, targets, outputs, few)
@@ -74,6 +80,15 @@ def _structures(rng, kind):
     return np.zeros(240, np.int64), found
 
 
+def _pairs(rng, kind):
+    """As structures of slices, and three numbers of the field."""
+    targets, found = _structures(rng, kind)
+    fields = {row: rng.uniform(0, 1 + n, (240, 3)) for n, row in enumerate(ROWS)}
+    return targets, {
+        row: np.c_[one, fields[row]] if kind == "registration" else fields[row] for row, one in found.items()
+    }
+
+
 def results_of(one: Answers) -> Results:
     """As `evaluate.py` writes them."""
     estimates = comparison.estimates([one], scoring_of(one.kind))
@@ -85,6 +100,8 @@ def results_of(one: Answers) -> Results:
         "rare_classes": {}, "resampled": "patient", "validated_on": "patient", "heads": {},
         **comparison.compare(estimates[0]), **class_facts.confusions(one),
     }  # fmt: skip
+    if one.patients.ndim == 2:
+        del part["train"]
     if one.aside:
         part["few_shot"] = few_shot_of(one)
         part["attention"] = {"trained": {"auroc": [0.777, 0.6, 0.8]}}
@@ -129,6 +146,7 @@ def images_of(one: Answers) -> Images:
 
 @pytest.fixture(scope="package")
 def reports() -> dict[str, Report]:
-    kinds = ("classification", "regression", "survival", "retrieval", "multi-label", "segmentation")
+    kinds = ("classification", "regression", "survival", "retrieval", "multi-label", "segmentation",
+             "registration", "landmark-registration")  # fmt: skip
     found = {kind: draw(kind) for kind in kinds}
     return {kind: Report(results_of(one), one, images_of(one)) for kind, one in found.items()}

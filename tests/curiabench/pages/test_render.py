@@ -14,7 +14,8 @@ from curia2_jax.curiabench.pages import render
 from curia2_jax.curiabench.pages.images import Images
 from curia2_jax.curiabench.results import page_of
 
-KINDS = ["classification", "regression", "survival", "retrieval", "multi-label", "segmentation"]
+KINDS = ["classification", "regression", "survival", "retrieval", "multi-label", "segmentation", "registration",
+         "landmark-registration"]  # fmt: skip
 VOID = ("img", "meta", "br", "rect", "line", "path", "circle")
 
 

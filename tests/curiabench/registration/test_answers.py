@@ -12,6 +12,7 @@ import pytest
 from curia2_jax.curiabench import answers, asking, comparison, paired, protocol, tasks
 from curia2_jax.curiabench.model import load_model
 from curia2_jax.curiabench.others import Others, Waiting
+from curia2_jax.curiabench.pages.classes import per_structure
 from curia2_jax.errors import UserError
 from tests import small_benchmark
 from tests.curiabench.registration import scans
@@ -57,6 +58,17 @@ def test_every_row_is_in_the_report_beside_volumes_as_they_lie(report):
     assert task["test"] == {"samples": 2, "slices": 2, "patients": 2, "per_class": []} and "train" not in task
     assert task["resampled"] == "patient" and task["heads"]["trained"][HEAD] == {"channels": 24}
     assert task["heads"]["pixels"][HEAD] == {"channels": 1}
+    page = (output / "pages" / "organs.html").read_text()
+    assert (
+        "2 pairs of volumes of 2 patients" in page
+        and "A pair counts for the patients" in (output / "report.html").read_text()
+    )
+    (kept,) = answers.read(output)
+    lines = per_structure(kept, "trained", HEAD)
+    assert [one.name for one in lines] == ["liver", "spleen"] and [one.patients for one in lines] == [2, 2]
+    for name in ("dice", "surface_dice", "minus_hd95"):
+        assert np.mean([getattr(one, name)[0] for one in lines]) == pytest.approx(scores["trained"][name])
+    assert f"<td>{lines[0].dice[0]:.3f}<small>" in page
     assert results["settings"]["adam"]["steps"] == 80 and "volumes as they lie" in results["verdict"]
 
 

@@ -56,7 +56,7 @@ def test_landmarks_are_as_far_as_millimeters_say():
     field = torch.zeros(3, *GRID.nodes, dtype=torch.float64)
     field[1] = 1 / GRID.ratio[1]
     fixed = np.array([[2.0, 5, 5], [1, 9.5, 3]])
-    moving = fixed + [[0, 1, 0], [2, 0, 0]]
+    moving = fixed + np.array([[0, 1, 0], [2, 0, 0]])
     (tre, spread, folded) = measures.measured(pair_of(None, None, (fixed, moving)), GRID, field, ())
     assert tre == pytest.approx(np.hypot(6, 1) / 2) and spread == pytest.approx(0, abs=1e-9) and folded == 0
     np.testing.assert_allclose(measures.moves(fixed, field, GRID), [[0, 1, 0]] * 2, atol=1e-9)

@@ -31,6 +31,8 @@ def test_structures_count_where_the_fixed_volume_has_them():
     np.testing.assert_allclose(parts, [0.8, 2 / 6])
     assert patients.tolist() == [3, 1]
     assert pair_scores.dice(np.empty(0), outputs, groups, one)[0] == pytest.approx((0.8 + 2 / 6) / 2)
+    assert pair_scores.surface_dice(np.empty(0), outputs, groups, one)[0] == 0.5
+    assert pair_scores.surface_dice_parts(np.empty(0), outputs, groups)[1].tolist() == [3, 1]
     assert pair_scores.minus_hd95(np.empty(0), outputs, groups, one)[0] == pytest.approx(-4)
     assert pair_scores.minus_sd_log_j(np.empty(0), outputs, groups, one)[0] == pytest.approx(-0.1)
     assert pair_scores.minus_folded(np.empty(0), outputs, groups, one)[0] == pytest.approx(-0.2)
