@@ -13,7 +13,8 @@ the test; so does --corpus. No code in HF_DIR is run unless --trust-remote-code 
 `compare` needs the predictions of two reports alone: the difference of every task by every head on the same patients, p
 by flips of signs over patients, and Holm's correction over all of them.
 `tasks` makes a benchmark of volumes of labelled scans that have labels.csv, samples.csv (who is train and test) and
-patients.csv, as data/ingest/volume_tasks.py says.
+patients.csv, as data/ingest/volume_tasks.py says; with pairs.csv (fixed,moving) also tasks of registration, as
+data/ingest/pair_tasks.py says.
 Exit codes: 0 done, or no labels to score on; 1 a fault; 2 your mistake (one line says which).
 """
 
@@ -141,9 +142,14 @@ def make_tasks(folders: list[str]) -> int:
             f"tasks: found {' '.join(folders) or 'nothing'}; write tasks SCANS DIR, where SCANS is a folder with "
             "labels.csv"
         )
-    from curia2_jax.data.ingest import volume_tasks
+    from curia2_jax.data.ingest import benchmark_schema, pair_tasks, volume_tasks
 
-    volume_tasks.write(pathlib.Path(folders[0]), pathlib.Path(folders[1]), print)
+    scans, output = map(pathlib.Path, folders)
+    paired = (scans / benchmark_schema.PAIRS).is_file()
+    if paired:
+        pair_tasks.write(scans, output, print)
+    if not paired or (scans / "samples.csv").is_file():
+        volume_tasks.write(scans, output, print)
     return 0
 
 

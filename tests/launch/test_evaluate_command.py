@@ -13,6 +13,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from tests import small_benchmark
+from tests.data.ingest.test_volume_tasks import write_scans
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "launch" / "evaluate.py"
 
@@ -132,6 +133,15 @@ def test_another_image_processor_is_run_with_the_flag_alone(benchmark, tmp_path)
     trusted = evaluate(*line, "--trust-remote-code", HF_MODULES_CACHE=str(tmp_path / "modules"))
     assert trusted.returncode == 0, trusted.stderr
     assert (tmp_path / "report" / "results.json").exists()
+
+
+def test_pairs_of_scans_alone_become_tasks_of_registration(tmp_path):
+    scans = write_scans(tmp_path / "scans")
+    (scans / "samples.csv").unlink()
+    (scans / "pairs.csv").write_text("fixed,moving\nimage0.nii.gz,image1.nii.gz\n")
+    done = evaluate("tasks", scans, tmp_path / "out")
+    assert done.returncode == 0 and done.stdout == "two-boxes-registration: 1 pairs\n", done.stderr
+    assert (tmp_path / "out" / "two-boxes-registration" / "test" / "pairs.csv").is_file()
 
 
 def test_mistakes_are_one_line_and_code_2(model, benchmark, tmp_path):

@@ -11,6 +11,7 @@ import collections.abc
 import json
 import os
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from curia2_jax import files
 from curia2_jax.data.corpus.planes import in_plane
 from curia2_jax.data.ingest import benchmark, benchmark_schema, intensity, labels, slicing, tables
 from curia2_jax.data.readers.archive import read_any
-from curia2_jax.data.readers.volume import Refusal, Volume
+from curia2_jax.data.readers.volume import Refusal
 from curia2_jax.errors import UserError
 
 NAMES = "label_names.json"
@@ -36,15 +37,25 @@ DTYPE = np.dtype(
 ROLES = (benchmark_schema.TRAIN, benchmark_schema.VAL, benchmark_schema.TEST)
 
 
+class Marked(NamedTuple):
+    """A scan in the orientation of its slices: `voxels` (H, W, S) float32, `labels` of the same shape uint16, `affine`
+    (slice, row, column, 1) -> mm in LPS."""
+
+    voxels: np.ndarray
+    labels: np.ndarray
+    affine: np.ndarray
+    modality: str
+
+
 def write(scans: pathlib.Path, output: pathlib.Path, say: collections.abc.Callable[[str], None]) -> list[str]:
     """Writes a folder a kind of labels into `output`; returns their names. A sample is a volume and one label in it.
 
     Raises:
       UserError: a table is at fault, or a kind has no samples to train on or to test.
     """
-    roles = _column(scans, "samples.csv", "role")
-    patients = _column(scans, "patients.csv", "patient")
-    names = benchmark.read_names(str(scans / NAMES)) if (scans / NAMES).is_file() else {}
+    roles = column(scans, "samples.csv", "role")
+    patients = column(scans, "patients.csv", "patient")
+    names = names_of_labels(scans)
     by_kind: dict[str, list[tuple[pathlib.Path, pathlib.Path]]] = {}
     for row in tables.read(scans / "labels.csv", "tasks", ("image", "label", "kind")):
         image, label = ((scans / row[key]).resolve() for key in ("image", "label"))
@@ -62,7 +73,13 @@ def write(scans: pathlib.Path, output: pathlib.Path, say: collections.abc.Callab
     return [benchmark.slug(kind) for kind in by_kind]
 
 
-def _column(scans: pathlib.Path, table: str, name: str) -> dict[pathlib.Path, str]:
+def names_of_labels(scans: pathlib.Path) -> dict:
+    """What label_names.json says, if it is there."""
+    return benchmark.read_names(str(scans / NAMES)) if (scans / NAMES).is_file() else {}
+
+
+def column(scans: pathlib.Path, table: str, name: str) -> dict[pathlib.Path, str]:
+    """What a table (file,`name`) says of each file. Raises UserError: it is at fault."""
     return {(scans / row["file"]).resolve(): row[name] for row in tables.read(scans / table, "tasks", ("file", name))}
 
 
@@ -77,16 +94,23 @@ def _rows(
     rows: dict[str, list[tuple]] = {}
     for image, label in pairs:
         try:
-            volume = intensity.settle(read_any(image))
-            found = labels.read(str(label), volume)
-            plane = slicing.planes_of(volume.raw.shape, volume.spacing, ("axial",), volume.across)[0]
+            found = read_marked(image, label)
         except Refusal as refusal:
             say(f"warning: {image} is left out: {refusal}")
             continue
         mine = rows.setdefault(roles[image], [])
-        about = (image.name, patients.get(image, image.name), volume.modality)
-        mine += _samples(folder / roles[image], volume, found, plane, len(mine), about)
+        about = (image.name, patients.get(image, image.name), found.modality)
+        mine += _samples(folder / roles[image], found, len(mine), about)
     return rows
+
+
+def read_marked(image: pathlib.Path, label: pathlib.Path) -> Marked:
+    """A scan and its label map. Raises Refusal: one of them is at fault."""
+    volume = intensity.settle(read_any(image))
+    found = labels.read(str(label), volume)
+    plane = slicing.planes_of(volume.raw.shape, volume.spacing, ("axial",), volume.across)[0]
+    voxels, maps = (np.moveaxis(in_plane(array, plane), 0, 2) for array in (volume.voxels, found))
+    return Marked(voxels, maps, TO_LPS @ slicing.plane_affine(volume, plane), volume.modality)
 
 
 def _describe(folder: pathlib.Path, name: str, kind: str, rows: dict[str, list[tuple]], names: dict[str, str]) -> None:
@@ -107,20 +131,17 @@ def _describe(folder: pathlib.Path, name: str, kind: str, rows: dict[str, list[t
     (folder / benchmark_schema.TASK).write_text(json.dumps(task, indent=2))
 
 
-def _samples(
-    folder: pathlib.Path, volume: Volume, found: np.ndarray, plane: str, start: int, about: tuple[str, str, str]
-) -> list[tuple]:
+def _samples(folder: pathlib.Path, found: Marked, start: int, about: tuple[str, str, str]) -> list[tuple]:
     """Writes the volume once a label, and returns rows (filename, label, series, patient, modality, affine)."""
     (folder / benchmark_schema.IMAGES).mkdir(parents=True, exist_ok=True)
-    voxels, maps = (np.moveaxis(in_plane(array, plane), 0, 2) for array in (volume.voxels, found))
-    affine = TO_LPS @ slicing.plane_affine(volume, plane)
     rows: list[tuple] = []
-    for value in np.unique(maps[maps > 0]).tolist():
+    for value in np.unique(found.labels[found.labels > 0]).tolist():
         path = benchmark_schema.image_path(folder, f"{start + len(rows):06d}")
         if rows:
             os.link(benchmark_schema.image_path(folder, rows[0][0]), path)  # takes its space once
         else:
-            np.save(path, np.ascontiguousarray(voxels, benchmark_schema.IMAGE_DTYPE))
-        np.save(benchmark_schema.mask_path(path), np.ascontiguousarray(maps == value, benchmark_schema.MASK_DTYPE))
-        rows.append((path.stem, value, *about, affine))
+            np.save(path, np.ascontiguousarray(found.voxels, benchmark_schema.IMAGE_DTYPE))
+        mask = np.ascontiguousarray(found.labels == value, benchmark_schema.MASK_DTYPE)
+        np.save(benchmark_schema.mask_path(path), mask)
+        rows.append((path.stem, value, *about, found.affine))
     return rows
