@@ -96,11 +96,16 @@ def _found(volume: Volume) -> np.ndarray:
 
 def principal(found: Sequence[torch.Tensor], inside: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Components (P, g, h, C) of tokens (P, g, h, D), fitted to those of all that are inside (P, g, h) bool."""
-    points = torch.cat([one[where] for one, where in zip(found, inside, strict=True)])
-    mean = points.mean(0)
-    points = points - mean
-    values, axes = torch.linalg.eigh((points.T @ points / len(points)).double())
+    planes = [one for pair in zip(found, inside, strict=True) for one in zip(*pair, strict=True)]
+    number = sum(int(where.sum()) for _, where in planes)
+    mean = (sum(plane[where].double().sum(0) for plane, where in planes) / number).float()
+    # Plane by plane: all tokens at once would be there twice more.
+    centered = (plane[where] - mean for plane, where in planes)
+    values, axes = torch.linalg.eigh(sum((points.T @ points).double() for points in centered) / number)
     channels = min(CHANNELS, len(values))
     spread = values[-channels:].clamp(min=0).sum().sqrt().clamp(min=1e-12)
     axes = (axes[:, -channels:] / spread).float()
-    return [(one - mean) @ axes * where[..., None] for one, where in zip(found, inside, strict=True)]
+    return [
+        torch.stack([(plane - mean) @ axes * where[..., None] for plane, where in zip(*pair, strict=True)])
+        for pair in zip(found, inside, strict=True)
+    ]
