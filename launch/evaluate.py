@@ -6,10 +6,11 @@
 
 DIR is a benchmark, as `launch/ingest.py --labels` writes it. REPORT becomes a folder with report.html, a page a task in
 pages/, results.json, scores.csv and predictions.parquet. Without --task, every task of DIR is scored. A corpus with
-label maps also has the tasks dense-ct, dense-mr, structures-ct and structures-mr, which are made in REPORT/tasks; tasks
-of parquet files or of a folder of `datasets`, as CuriaBench is downloaded, are unpacked there. With --run, the report
-also shows the crops that this training run saw, and its curves, and says whether its corpus holds patients or images of
-the test; so does --corpus. No code in HF_DIR is run unless --trust-remote-code says so.
+label maps also has the tasks dense-ct, dense-mr, structures-ct and structures-mr, once for every kind of labels
+(dense-mr.KIND is one of them alone), which are made in REPORT/tasks; tasks of parquet files or of a folder of
+`datasets`, as CuriaBench is downloaded, are unpacked there. With --run, the report also shows the crops that this
+training run saw, and its curves, and says whether its corpus holds patients or images of the test; so does --corpus. No
+code in HF_DIR is run unless --trust-remote-code says so.
 `compare` needs the predictions of two reports alone: the difference of every task by every head on the same patients, p
 by flips of signs over patients, and Holm's correction over all of them.
 `tasks` makes a benchmark of volumes of labelled scans that have labels.csv, samples.csv (who is train and test) and
@@ -80,7 +81,7 @@ def run(argv: list[str]) -> int:
             if not pathlib.Path(value).is_dir():
                 raise UserError(f"--{flag.name}: found {value}, which is no folder")
     names = [*_TASK.value, *argv[1:]]
-    folder = unpacked(pathlib.Path(data), names, pathlib.Path(output, "tasks"))
+    folder, names = unpacked(pathlib.Path(data), names, pathlib.Path(output, "tasks"))
     if folder is None:
         print(f"no labels in {data}: nothing to score. Ingest with --labels to get a benchmark.")
         return 0
@@ -111,14 +112,15 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def unpacked(data: pathlib.Path, names: list[str], place: pathlib.Path) -> pathlib.Path | None:
-    """The folder of tasks: --data, or `place` where they are first made of a corpus or of published files."""
-    if (data / CONTRACT).is_file() and any(name in corpus_tasks.NAMES for name in names):
-        return corpus_tasks.write(data, names, place)
+def unpacked(data: pathlib.Path, names: list[str], place: pathlib.Path) -> tuple[pathlib.Path | None, list[str]]:
+    """The folder of tasks: --data, or `place` where they are first made of a corpus or of published files; and those of
+    them that are asked for."""
+    if (data / CONTRACT).is_file() and any(corpus_tasks.parse(name) for name in names):
+        return place, corpus_tasks.write(data, names, place)
     there = published.names(data)
     if there and (set(names) & set(there) or not task_names(data)):
-        return published.unpack(data, names or there, place)
-    return benchmark_folder(data)
+        return published.unpack(data, names or there, place), names
+    return benchmark_folder(data), names
 
 
 def compare(reports: list[str]) -> int:
