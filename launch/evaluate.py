@@ -13,8 +13,8 @@ training run saw, and its curves, and says whether its corpus holds patients or 
 code in HF_DIR is run unless --trust-remote-code says so.
 `compare` needs the predictions of two reports alone: the difference of every task by every head on the same patients, p
 by flips of signs over patients, and Holm's correction over all of them.
-`tasks` makes a benchmark of volumes of labelled scans that have labels.csv, samples.csv (who is train and test) and
-patients.csv, as data/ingest/volume_tasks.py says.
+`tasks` makes a benchmark of volumes of labelled scans that have labels.csv or values.csv, samples.csv (who is train and
+test) and patients.csv, as data/ingest/volume_tasks.py and value_tasks.py say.
 Exit codes: 0 done, or no labels to score on; 1 a fault; 2 your mistake (one line says which).
 """
 
@@ -141,11 +141,16 @@ def make_tasks(folders: list[str]) -> int:
     if len(folders) != 2 or not pathlib.Path(folders[0]).is_dir():
         raise UserError(
             f"tasks: found {' '.join(folders) or 'nothing'}; write tasks SCANS DIR, where SCANS is a folder with "
-            "labels.csv"
+            "labels.csv or values.csv"
         )
-    from curia2_jax.data.ingest import volume_tasks
+    from curia2_jax.data.ingest import value_tasks, volume_tasks
 
-    volume_tasks.write(pathlib.Path(folders[0]), pathlib.Path(folders[1]), print)
+    scans, output = map(pathlib.Path, folders)
+    has_values = (scans / value_tasks.TABLE).is_file()
+    if (scans / volume_tasks.TABLE).is_file() or not has_values:
+        volume_tasks.write(scans, output, print)
+    if has_values:
+        value_tasks.write(scans, output, print)
     return 0
 
 
