@@ -1,4 +1,4 @@
-"""Which structures lie in a slice, by the label maps of a corpus."""
+"""Which structures lie in a slice, and where, by the label maps of a corpus."""
 
 import pathlib
 import zipfile
@@ -40,3 +40,31 @@ def present(maps: dict[str, np.ndarray], series: np.ndarray, planes: np.ndarray,
         pixels = np.bincount(in_plane(maps[name], plane)[number].ravel(), minlength=out.shape[1])
         out[row] = pixels >= MIN_PIXELS
     return out
+
+
+def shares(
+    maps: dict[str, np.ndarray],
+    series: np.ndarray,
+    planes: np.ndarray,
+    position: np.ndarray,
+    labels: np.ndarray,
+    grid: int,
+) -> np.ndarray:
+    """(n, grid * grid, K) float32: of each patch of a slice, row by row, the share that each of `labels` (K,) covers.
+
+    The whole slice is `grid` patches high and wide, whatever its shape. Slices are given as to `present`.
+    """
+    out = np.zeros((len(series), grid * grid, len(labels)), np.float32)
+    for row, (name, plane, number) in enumerate(zip(series, planes, position, strict=True)):
+        one = in_plane(maps[name], plane)[number]
+        down, across = (_coverage(size, grid) for size in one.shape)
+        for column in np.flatnonzero(np.isin(labels, np.unique(one))):
+            out[row, :, column] = (down @ (one == labels[column]) @ across.T).ravel()
+    return out
+
+
+def _coverage(size: int, grid: int) -> np.ndarray:
+    """(grid, size): the share of each cell that each of `size` pixels covers; rows sum to 1."""
+    edges, pixels = np.arange(grid + 1)[:, None] * size / grid, np.arange(size)
+    overlap = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
+    return np.maximum(overlap, 0) * grid / size
