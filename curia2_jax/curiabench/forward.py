@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from curia2_jax.curiabench import masks as masking
-from curia2_jax.curiabench.adapters.adapter import Adapter, Tokens
+from curia2_jax.curiabench.adapters.adapter import Adapter, Tokens, Volume
 from curia2_jax.curiabench.aggregate import Choice
 from curia2_jax.curiabench.stream import Known, Part
 
@@ -119,6 +119,14 @@ def _joined(same: list[Part], adapter: Adapter, choice: Choice, beside: torch.cu
     normed = adapter.takes == "volume" or same[0].single or choice.norm == "after"
     began = [one for part in same for one in part.began]
     return _Batch(began, pixels, normed, same[0].single, rows, samples, under)
+
+
+@torch.inference_mode()
+def prepared(adapter: Adapter, volume: Volume, numbers: list[int], device: str) -> Iterator[torch.Tensor]:
+    """Pixels of some slices of a volume on the device, as `encode` takes them, batch by batch."""
+    for pixels in adapter.prepare(volume, numbers):
+        there = pixels.to(device)
+        yield adapter.finish(there, volume.modality) if adapter.finish else there
 
 
 @torch.inference_mode()
