@@ -164,8 +164,8 @@ def _score(
     answers = Answers(
         task.name, task.kind.name, names, samples, task.test.patients, test, targets, asked.outputs, asked.aside
     )
-    by_attention = attention.scored(answers, scoring) if ATTENTION in settings else {}
-    for line in attention.lines(by_attention, scoring):
+    by_attention = attention.compared(answers, scoring) if ATTENTION in settings else None
+    for line in attention.lines(by_attention, scoring) if by_attention else []:
         say(f"{task.name}: {line}")
     seen = int(np.isin(test, asked.slices[TRAIN]).sum())
     if seen:

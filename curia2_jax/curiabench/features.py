@@ -72,8 +72,7 @@ def extract(
     """
     others = others or Others()
     found = [without_network(split, model, others.choice) for split in splits]
-    model.let_go()
-    for names, load in [*_ours(model), *(((one.name, ""), one.load) for one in others.models)]:
+    for names, load in backbones(model, others):
         say(_add(found, splits, names, load(), others, model.device))
     return found
 
@@ -93,8 +92,13 @@ def _add(
     return f"{adapter.name}: {new} of {sum(len(one.images) for one in splits)} samples encoded, the rest was known"
 
 
-def _ours(model: Model) -> Iterator[tuple[tuple[str, str], Callable[[], Adapter]]]:
-    """(row of its feature, row of the mean of its patches where the feature is the class token), adapter."""
+def backbones(model: Model, others: Others) -> Iterator[tuple[tuple[str, str], Callable[[], Adapter]]]:
+    """(row of its feature, row of the mean of its patches where the feature is the class token), and what loads it; the
+    first is "" where a class token says nothing.
+
+    Whoever asks frees one before the next is loaded, so that one is in memory at a time; `model` then holds none.
+    """
+    model.let_go()
 
     def adapter(name: str, weights: Callable[[], folders.Other]) -> Callable[[], Adapter]:
         return lambda: folders.ours(model.folder, model.device, model.trusted, weights())._replace(name=name)
@@ -108,6 +112,7 @@ def _ours(model: Model) -> Iterator[tuple[tuple[str, str], Callable[[], Adapter]
         )
         yield (RANDOM.name, RANDOM_PATCHES.name), adapter(f"{RANDOM.name} {seed}", weights)
     yield ("", PIXELS_LINEAR.name), adapter(PIXELS_LINEAR.name, lambda: folders.random(model.folder, 0, LINEAR))
+    yield from (((one.name, ""), one.load) for one in others.models)
 
 
 def _names(names: tuple[str, str], masked: bool) -> list[str]:

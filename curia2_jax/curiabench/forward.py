@@ -1,7 +1,7 @@
 """Parts -> features: slices of many samples in one batch, in bfloat16 on CUDA, pooled where they were made.
 
-On CUDA the next batch is copied from pinned memory and prepared on a stream of its own while one is encoded, and what
-was pooled comes back one batch later, so that the device need not wait.
+On CUDA the next batch is copied from pinned memory and prepared on a stream of its own while one is encoded, before
+whose kernels those of that stream go, and what was pooled comes back one batch later, so that the device need not wait.
 """
 
 import collections
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from curia2_jax.curiabench import masks as masking
-from curia2_jax.curiabench.adapters.adapter import Adapter, Tokens
+from curia2_jax.curiabench.adapters.adapter import Adapter, Tokens, Volume
 from curia2_jax.curiabench.aggregate import Choice
 from curia2_jax.curiabench.stream import Known, Part
 
@@ -63,19 +63,19 @@ class _Batch(NamedTuple):
     normed: bool
     single: bool
     rows: torch.Tensor  # (U,) on the device
-    samples: torch.Tensor  # (U,)
+    samples: np.ndarray  # (U,)
     masks: torch.Tensor | None  # (U, ...) on the device
 
 
 class _Pooled(NamedTuple):
-    samples: torch.Tensor
+    samples: np.ndarray
     values: list[torch.Tensor]  # (U, D), one a choice
     weights: list[torch.Tensor]  # (U,)
     landed: torch.cuda.Event | None
 
 
 def _batches(adapter: Adapter, parts: Iterator[Part | Known], choice: Choice, device: str) -> Iterator[_Batch | Known]:
-    beside = torch.cuda.Stream() if device == "cuda" else None
+    beside = torch.cuda.Stream(priority=-1) if device == "cuda" else None
     waiting: dict[tuple, list[Part]] = {}
     for part in parts:
         if isinstance(part, Known):
@@ -99,7 +99,7 @@ def _on_device(adapter: Adapter, part: Part, device: str, beside: torch.cuda.Str
         if adapter.finish:
             pixels = adapter.finish(pixels, part.modality)
         masks = None if part.masks is None else part.masks.to(device, non_blocking=True)
-        return part._replace(pixels=pixels, rows=part.rows.to(device, non_blocking=True), masks=masks)
+        return part._replace(pixels=pixels, masks=masks)
 
 
 @torch.inference_mode()
@@ -107,7 +107,8 @@ def _joined(same: list[Part], adapter: Adapter, choice: Choice, beside: torch.cu
     with torch.cuda.stream(beside):
         starts = np.cumsum([0] + [len(part.pixels) for part in same[:-1]]).tolist()
         pixels = torch.cat([part.pixels for part in same])
-        rows = torch.cat([part.rows + start for part, start in zip(same, starts, strict=True)])
+        uses = np.concatenate([part.rows + start for part, start in zip(same, starts, strict=True)])
+        rows = torch.from_numpy(uses).to(pixels.device, non_blocking=True)
         masks = [part.masks for part in same if part.masks is not None]
         under = torch.cat(masks) if masks else None
     if beside is not None:
@@ -115,10 +116,18 @@ def _joined(same: list[Part], adapter: Adapter, choice: Choice, beside: torch.cu
         for tensor in (pixels, rows, under):
             if tensor is not None:
                 tensor.record_stream(torch.cuda.current_stream())
-    samples = torch.cat([part.samples for part in same])
+    samples = np.concatenate([part.samples for part in same])
     normed = adapter.takes == "volume" or same[0].single or choice.norm == "after"
     began = [one for part in same for one in part.began]
     return _Batch(began, pixels, normed, same[0].single, rows, samples, under)
+
+
+@torch.inference_mode()
+def prepared(adapter: Adapter, volume: Volume, numbers: list[int], device: str) -> Iterator[torch.Tensor]:
+    """Pixels of some slices of a volume on the device, as `encode` takes them, batch by batch."""
+    for pixels in adapter.prepare(volume, numbers):
+        there = pixels.to(device)
+        yield adapter.finish(there, volume.modality) if adapter.finish else there
 
 
 @torch.inference_mode()

@@ -76,7 +76,7 @@ class TaskResults(Comparison):
     validated_on: str  # "val", or "patient" or "slice" of train
     heads: dict[str, dict[str, dict]]  # row -> head -> what it chose
     few_shot: NotRequired[dict[str, list[Shot]]]  # row -> its label-efficiency curve
-    attention: NotRequired[dict[str, dict[str, Score]]]  # row -> score, of volumes by attention over their slices
+    attention: NotRequired[Comparison]  # of volumes by attention over their slices
     # row -> head -> score -> of each label, in tasks of several labels
     labels: NotRequired[dict[str, dict[str, dict[str, list[float | None]]]]]
     confusion: NotRequired[

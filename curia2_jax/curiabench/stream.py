@@ -1,15 +1,17 @@
 """Samples of a split -> parts for the device: read, hashed and prepared, on CUDA by worker processes beside it.
 
 A slice on which several samples lie (one a structure) is read and sent once. A volume is sent a few slices at a time,
-so that a worker holds one volume and little more.
+so that a worker holds one volume and little more. What workers send is copied to pinned memory by a thread of its own.
 """
 
+import collections
 import functools
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +20,14 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from curia2_jax.curiabench import masks as masking
 from curia2_jax.curiabench.adapters.adapter import SLICES, Adapter, Volume
 from curia2_jax.curiabench.aggregate import Choice, window
+from curia2_jax.curiabench.slots import Sent, Slots
 from curia2_jax.curiabench.splits import Split, read_sample
 from curia2_jax.errors import UserError
 
 GROUP = 256  # samples whose slices are compared with each other; a series of more is cut
 WORKERS = 16  # at most: each holds a volume
-SHARED, WORKER_BYTES = "/dev/shm", 2**28  # what waits for the device: three parts of 1024 x 1024 pixels a worker
+SHARED, WORKER_BYTES = "/dev/shm", 2**28  # what waits for the device where `Slots` cannot take it
+AHEAD = 4  # parts that wait in pinned memory: a batch
 
 
 class Known(NamedTuple):
@@ -40,7 +44,7 @@ class Part(NamedTuple):
       began: (sample, key, number of uses) of each sample whose first use is here.
       pixels: (b, ...) as `Adapter.prepare` made them.
       single: whether the samples are single slices.
-      rows, samples: (u,) the slice of each use, and the sample that it counts for.
+      rows, samples: (u,) int64, the slice of each use, and the sample that it counts for.
       masks: (u, R, R) or (1, X, Y, Z) bool at the size of the model's pixels; None in tasks without masks.
     """
 
@@ -48,9 +52,16 @@ class Part(NamedTuple):
     pixels: torch.Tensor
     modality: str
     single: bool
-    rows: torch.Tensor
-    samples: torch.Tensor
+    rows: np.ndarray
+    samples: np.ndarray
     masks: torch.Tensor | None
+
+
+class _InSlot(NamedTuple):
+    """A part whose pixels and masks lie in a slot; `rest`: its other fields."""
+
+    rest: dict[str, Any]
+    sent: Sent
 
 
 def parts(split: Split, adapter: Adapter, choice: Choice, known: frozenset[str], device: str) -> Iterator[Part | Known]:
@@ -59,20 +70,51 @@ def parts(split: Split, adapter: Adapter, choice: Choice, known: frozenset[str],
     Raises:
       UserError: a sample is at fault.
     """
-    stream, number = _Stream(split, adapter, choice, known), workers(device)
-    # Forked, since closures of adapters cannot be sent; the workers never touch the device.
-    context = "fork" if number else None
-    for part in DataLoader(
-        stream,
+    number = workers(device)
+    slots = Slots(number) if number else None
+    loader = DataLoader(
+        _Stream(slots, split, adapter, choice, known),
         batch_size=None,
         num_workers=number,
         collate_fn=_as_it_is,
-        pin_memory=device == "cuda",
-        multiprocessing_context=context,
-    ):
+        # Forked, since closures of adapters cannot be sent; the workers never touch the device.
+        multiprocessing_context="fork" if number else None,
+    )
+    found = iter(loader)
+    for part in _ahead(_landed(one, slots, device == "cuda") for one in found) if slots else found:
         if isinstance(part, UserError):
             raise part
         yield part
+
+
+def _ahead(items: Iterator) -> Iterator:
+    """The same items, none of them None, taken in a thread of its own before they are asked for."""
+    thread = ThreadPoolExecutor(1)
+    try:
+        coming = collections.deque(thread.submit(next, items, None) for _ in range(AHEAD))
+        while (item := coming.popleft().result()) is not None:
+            coming.append(thread.submit(next, items, None))
+            yield item
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+def _landed(found: Any, slots: Slots, pinned: bool) -> Any:
+    """What a worker sent, out of its slot."""
+    if isinstance(found, _InSlot):
+        pixels, *masks = (_copied(view, pinned) for view in slots.views(found.sent))
+        slots.give_back(found.sent)
+        return Part(**found.rest, pixels=pixels, masks=masks[0] if masks else None)
+    if isinstance(found, Part) and pinned:
+        under = None if found.masks is None else found.masks.pin_memory()
+        return found._replace(pixels=found.pixels.pin_memory(), masks=under)
+    return found
+
+
+def _copied(view: np.ndarray, pinned: bool) -> torch.Tensor:
+    tensor = torch.empty(view.shape, dtype=torch.from_numpy(view).dtype, pin_memory=pinned)
+    np.copyto(tensor.numpy(), view)  # by this thread alone, and without the GIL
+    return tensor
 
 
 def workers(device: str) -> int:
@@ -88,17 +130,28 @@ def _as_it_is(part):
 
 
 class _Stream(IterableDataset):
-    def __init__(self, *what):
-        self.split, *self.rest = what
+    def __init__(self, slots: Slots | None, split: Split, *rest):
+        self.slots, self.split, self.rest = slots, split, rest
 
     def __iter__(self):
         worker = get_worker_info()
         mine = _groups(self.split.series)
         try:
             for group in mine[worker.id :: worker.num_workers] if worker else mine:
-                yield from _parts(group, self.split, *self.rest)
+                for part in _parts(group, self.split, *self.rest):
+                    yield _in_slot(part, self.slots, worker.id) if worker and self.slots else part
         except UserError as error:  # PyTorch would wrap it into the traceback of a worker
             yield error
+
+
+def _in_slot(part: Part | Known, slots: Slots, worker: int) -> Part | Known | _InSlot:
+    """A part as it is where no slot can have it: PyTorch then sends it, which takes longer."""
+    if isinstance(part, Known):
+        return part
+    rest = part._asdict()
+    arrays = [rest.pop("pixels"), rest.pop("masks")]
+    sent = slots.put(worker, [array.numpy() for array in arrays if array is not None])
+    return _InSlot(rest, sent) if sent else part
 
 
 def _groups(series: np.ndarray) -> list[np.ndarray]:
@@ -161,12 +214,12 @@ def _slices(alone: dict, adapter: Adapter) -> Iterator[Part]:
     waiting: dict[tuple, list] = {}
     for (_, modality), (volume, uses) in alone.items():
         (pixels,) = adapter.prepare(volume, [0])
-        same = waiting.setdefault((pixels.shape, modality), [])
+        same = waiting.setdefault((pixels.shape, pixels.dtype, modality), [])
         same.append((pixels, uses))
         if len(same) == SLICES:
             yield _together(same, modality, adapter)
             same.clear()
-    for (_, modality), same in waiting.items():
+    for (*_, modality), same in waiting.items():
         if same:
             yield _together(same, modality, adapter)
 
@@ -175,7 +228,7 @@ def _together(same: list, modality: str, adapter: Adapter) -> Part:
     uses = [(row, *use) for row, (_, found) in enumerate(same) for use in found]
     pixels = torch.cat([one for one, _ in same])
     resize = functools.partial(masking.resized, side=adapter.side or pixels.shape[-1])
-    rows, samples = torch.tensor([use[0] for use in uses]), torch.tensor([use[1] for use in uses])
+    rows, samples = np.array([use[0] for use in uses]), np.array([use[1] for use in uses])
     under = None if uses[0][3] is None else torch.stack([resize(mask[0]) for *_, mask in uses])
     return Part([(index, key, 1) for _, index, key, _ in uses], pixels, modality, True, rows, samples, under)
 
@@ -190,8 +243,8 @@ def _volume(index: int, key: str, volume: Volume, mask, adapter: Adapter, choice
         some, done = numbers[done : done + len(pixels)], done + len(pixels)
         side = adapter.side or pixels.shape[-1]
         under = None if mask is None else torch.stack([masking.resized(mask[z], side) for z in some])
-        rows = torch.arange(len(some))
-        yield Part(began, pixels, volume.modality, False, rows, torch.full_like(rows, index), under)
+        rows = np.arange(len(some))
+        yield Part(began, pixels, volume.modality, False, rows, np.full_like(rows, index), under)
         began = []
 
 
@@ -207,5 +260,5 @@ def _whole(index: int, key: str, volume: Volume, mask: np.ndarray | None, adapte
         under[0, : mask.shape[1], : mask.shape[2], : mask.shape[0]] = torch.from_numpy(np.moveaxis(mask, 0, 2).copy())
     if under is not None and not under.any():
         under = None  # lost between voxels: the volume as a whole
-    first = torch.zeros(1, dtype=torch.long)
+    first = np.zeros(1, np.int64)
     return Part([(index, key, 1)], pixels, volume.modality, False, first, first + index, under)
