@@ -43,7 +43,7 @@ def features(
     """
     sums = _Sums(choices)
     flying: collections.deque[_Pooled] = collections.deque()
-    for batch in _batches(adapter, parts, choices[0], device):
+    for batch in _batches(adapter, parts, device):
         if isinstance(batch, Known):
             yield Feature(*batch, [])
             continue
@@ -74,7 +74,7 @@ class _Pooled(NamedTuple):
     landed: torch.cuda.Event | None
 
 
-def _batches(adapter: Adapter, parts: Iterator[Part | Known], choice: Choice, device: str) -> Iterator[_Batch | Known]:
+def _batches(adapter: Adapter, parts: Iterator[Part | Known], device: str) -> Iterator[_Batch | Known]:
     beside = torch.cuda.Stream() if device == "cuda" else None
     waiting: dict[tuple, list[Part]] = {}
     for part in parts:
@@ -82,14 +82,14 @@ def _batches(adapter: Adapter, parts: Iterator[Part | Known], choice: Choice, de
             yield part
             continue
         ready = _on_device(adapter, part, device, beside)
-        same = waiting.setdefault((ready.pixels.shape[1:], part.single), [])
+        same = waiting.setdefault((ready.pixels.shape[1:], part.single, part.normed), [])
         same.append(ready)
         if adapter.takes == "volume" or sum(len(one.pixels) for one in same) >= BATCH[device]:
-            yield _joined(same, adapter, choice, beside)
+            yield _joined(same, beside)
             same.clear()
     for same in waiting.values():
         if same:
-            yield _joined(same, adapter, choice, beside)
+            yield _joined(same, beside)
 
 
 @torch.inference_mode()
@@ -103,7 +103,7 @@ def _on_device(adapter: Adapter, part: Part, device: str, beside: torch.cuda.Str
 
 
 @torch.inference_mode()
-def _joined(same: list[Part], adapter: Adapter, choice: Choice, beside: torch.cuda.Stream | None) -> _Batch:
+def _joined(same: list[Part], beside: torch.cuda.Stream | None) -> _Batch:
     with torch.cuda.stream(beside):
         starts = np.cumsum([0] + [len(part.pixels) for part in same[:-1]]).tolist()
         pixels = torch.cat([part.pixels for part in same])
@@ -116,9 +116,8 @@ def _joined(same: list[Part], adapter: Adapter, choice: Choice, beside: torch.cu
             if tensor is not None:
                 tensor.record_stream(torch.cuda.current_stream())
     samples = torch.cat([part.samples for part in same])
-    normed = adapter.takes == "volume" or same[0].single or choice.norm == "after"
     began = [one for part in same for one in part.began]
-    return _Batch(began, pixels, normed, same[0].single, rows, samples, under)
+    return _Batch(began, pixels, same[0].normed, same[0].single, rows, samples, under)
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from curia2_jax.curiabench import masks as masking
 from curia2_jax.curiabench.adapters.adapter import SLICES, Adapter, Volume
-from curia2_jax.curiabench.aggregate import Choice, window
+from curia2_jax.curiabench.aggregate import Choice, after_norm, counted
 from curia2_jax.curiabench.splits import Split, read_sample
 from curia2_jax.errors import UserError
 
@@ -40,6 +40,7 @@ class Part(NamedTuple):
       began: (sample, key, number of uses) of each sample whose first use is here.
       pixels: (b, ...) as `Adapter.prepare` made them.
       single: whether the samples are single slices.
+      normed: whether their tokens are taken after the final norm.
       rows, samples: (u,) the slice of each use, and the sample that it counts for.
       masks: (u, R, R) or (1, X, Y, Z) bool at the size of the model's pixels; None in tasks without masks.
     """
@@ -48,6 +49,7 @@ class Part(NamedTuple):
     pixels: torch.Tensor
     modality: str
     single: bool
+    normed: bool
     rows: torch.Tensor
     samples: torch.Tensor
     masks: torch.Tensor | None
@@ -177,21 +179,20 @@ def _together(same: list, modality: str, adapter: Adapter) -> Part:
     resize = functools.partial(masking.resized, side=adapter.side or pixels.shape[-1])
     rows, samples = torch.tensor([use[0] for use in uses]), torch.tensor([use[1] for use in uses])
     under = None if uses[0][3] is None else torch.stack([resize(mask[0]) for *_, mask in uses])
-    return Part([(index, key, 1) for _, index, key, _ in uses], pixels, modality, True, rows, samples, under)
+    return Part([(index, key, 1) for _, index, key, _ in uses], pixels, modality, True, True, rows, samples, under)
 
 
 def _volume(index: int, key: str, volume: Volume, mask, adapter: Adapter, choice: Choice) -> Iterator[Part]:
     """The slices of a volume that count: those with a masked pixel, within the window."""
-    chosen = window(mask, len(volume.voxels), choice.window)
-    filled = None if mask is None else mask.any((1, 2))
-    numbers = [z for z in range(chosen.start, chosen.stop) if filled is None or filled[z]]
+    numbers = counted(mask, len(volume.voxels), choice)
+    normed = after_norm(choice, len(volume.voxels))
     began, done = [(index, key, len(numbers))], 0
     for pixels in adapter.prepare(volume, numbers):
         some, done = numbers[done : done + len(pixels)], done + len(pixels)
         side = adapter.side or pixels.shape[-1]
         under = None if mask is None else torch.stack([masking.resized(mask[z], side) for z in some])
         rows = torch.arange(len(some))
-        yield Part(began, pixels, volume.modality, False, rows, torch.full_like(rows, index), under)
+        yield Part(began, pixels, volume.modality, False, normed, rows, torch.full_like(rows, index), under)
         began = []
 
 
@@ -208,4 +209,4 @@ def _whole(index: int, key: str, volume: Volume, mask: np.ndarray | None, adapte
     if under is not None and not under.any():
         under = None  # lost between voxels: the volume as a whole
     first = torch.zeros(1, dtype=torch.long)
-    return Part([(index, key, 1)], pixels, volume.modality, False, first, first + index, under)
+    return Part([(index, key, 1)], pixels, volume.modality, False, True, first, first + index, under)
