@@ -45,7 +45,7 @@ def features(
     """
     sums = _Sums(choices)
     flying: collections.deque[_Pooled] = collections.deque()
-    for batch in _batches(adapter, parts, choices[0], device, stages):
+    for batch in _batches(adapter, parts, device, stages):
         if isinstance(batch, Known):
             yield Feature(*batch, [])
             continue
@@ -85,9 +85,7 @@ class _Pooled(NamedTuple):
     landed: torch.cuda.Event | None
 
 
-def _batches(
-    adapter: Adapter, parts: Iterator[Part | Known], choice: Choice, device: str, stages: Stages
-) -> Iterator[_Batch | Known]:
+def _batches(adapter: Adapter, parts: Iterator[Part | Known], device: str, stages: Stages) -> Iterator[_Batch | Known]:
     beside = torch.cuda.Stream(priority=-1) if device == "cuda" else None
     waiting: dict[tuple, list[Part]] = {}
     for part in stages.each("main: wait for parts", parts):
@@ -96,14 +94,14 @@ def _batches(
             continue
         with stages("main: to the device"):
             ready = _on_device(adapter, part, device, beside)
-        same = waiting.setdefault((ready.pixels.shape[1:], part.single), [])
+        same = waiting.setdefault((ready.pixels.shape[1:], part.single, part.normed), [])
         same.append(ready)
         if adapter.takes == "volume" or sum(len(one.pixels) for one in same) >= BATCH[device]:
-            yield _joined(same, adapter, choice, beside, stages)
+            yield _joined(same, beside, stages)
             same.clear()
     for same in waiting.values():
         if same:
-            yield _joined(same, adapter, choice, beside, stages)
+            yield _joined(same, beside, stages)
 
 
 @torch.inference_mode()
@@ -117,9 +115,7 @@ def _on_device(adapter: Adapter, part: Part, device: str, beside: torch.cuda.Str
 
 
 @torch.inference_mode()
-def _joined(
-    same: list[Part], adapter: Adapter, choice: Choice, beside: torch.cuda.Stream | None, stages: Stages
-) -> _Batch:
+def _joined(same: list[Part], beside: torch.cuda.Stream | None, stages: Stages) -> _Batch:
     with stages("main: join"), torch.cuda.stream(beside):
         starts = np.cumsum([0] + [len(part.pixels) for part in same[:-1]]).tolist()
         pixels = torch.cat([part.pixels for part in same])
@@ -133,9 +129,8 @@ def _joined(
             if tensor is not None:
                 tensor.record_stream(torch.cuda.current_stream())
     samples = np.concatenate([part.samples for part in same])
-    normed = adapter.takes == "volume" or same[0].single or choice.norm == "after"
     began = [one for part in same for one in part.began]
-    return _Batch(began, pixels, normed, same[0].single, rows, samples, under)
+    return _Batch(began, pixels, same[0].normed, same[0].single, rows, samples, under)
 
 
 @torch.inference_mode()
