@@ -1,7 +1,8 @@
 """Every pair of a task registered by the features of every row: measures of the fields, which are not kept."""
 
 import functools
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,37 +24,57 @@ from curia2_jax.curiabench.tasks import Task
 
 
 class Registered(NamedTuple):
-    """`outputs`: of every row, `measured` of all pairs (n, 5 x structures + 3), one a seed; `settings`: what each row
-    compared; `hashes` (n,) of the images of the pairs."""
+    """Of a task. `outputs`: of every row, `measured` of all pairs (n, 5 x structures + 3), one a seed; `settings`: what
+    each row compared; `hashes` (n,) of the images of the pairs."""
 
     outputs: dict[str, list[np.ndarray]]
     settings: dict[str, dict[str, Any]]
     hashes: np.ndarray
 
 
-def register_all(task: Task, model: Model, others: Others, say: Callable[[str], None]) -> Registered:
-    """All pairs are read before a backbone is loaded, and once more for each: one pair is in memory at a time.
+def register_all(chosen: Sequence[Task], model: Model, others: Others, say: Callable[[str], None]) -> list[Registered]:
+    """Every task. All pairs are read before a backbone is loaded, and once more for each: one backbone and one pair are
+    in memory at a time.
 
     Raises:
       UserError: a pair or a model is at fault.
     """
-    device = model.device
+    found = [_without_network(task, model.device) for task in chosen]
+    for (token, patches), load in features.backbones(model, others):
+        _add(found, chosen, token or patches, load(), model.device, say)
+    return found
+
+
+def _without_network(task: Task, device: str) -> Registered:
+    """Volumes as they lie, and pixels as one channel."""
     hashes, still, gray = [], [], []
     for pair, grid in _pairs(task):
         hashes.append("".join(content(side.volume.voxels)[:16] for side in (pair.fixed, pair.moving)))
         still.append(_measured(task, pair, grid, torch.zeros(3, *grid.nodes)))
         fixed, moving = channels.of_pair(pair, grid, functools.partial(channels.pixels, device=device), device)
         gray.append(_measured(task, pair, grid, registered(fixed, moving, grid)))
-    outputs = {IDENTITY.name: [np.stack(still)], PIXELS.name: [np.stack(gray)]}
-    settings: dict[str, dict[str, Any]] = {IDENTITY.name: {}, PIXELS.name: {"channels": 1}}
-    model.let_go()
-    ours = ((token or patches, load) for (token, patches), load in features.ours(model))
-    for row, load in [*ours, *((one.name, one.load) for one in others.models)]:
-        found, width = _by(load(), task, device)
-        outputs.setdefault(row, []).append(found)
-        settings[row] = {"channels": width}
-        say(f"{task.name}: {len(found)} pairs registered by {row}")
-    return Registered(outputs, settings, np.array(hashes))
+    return Registered(
+        {IDENTITY.name: [np.stack(still)], PIXELS.name: [np.stack(gray)]},
+        {IDENTITY.name: {}, PIXELS.name: {"channels": 1}},
+        np.array(hashes),
+    )
+
+
+def _add(
+    found: list[Registered],
+    chosen: Sequence[Task],
+    row: str,
+    adapter: Adapter,
+    device: str,
+    say: Callable[[str], None],
+) -> None:
+    """Adds a backbone to every task. It goes when this returns."""
+    start = time.monotonic()
+    for one, task in zip(found, chosen, strict=True):
+        rows, width = _by(adapter, task, device)
+        one.outputs.setdefault(row, []).append(rows)
+        one.settings[row] = {"channels": width}
+    say(f"{adapter.name}: pairs registered in {time.monotonic() - start:.1f} s")
 
 
 def registered(fixed: torch.Tensor, moving: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -69,7 +90,7 @@ def _pairs(task: Task) -> Iterator[tuple[Pair, Grid]]:
 
 
 def _by(adapter: Adapter, task: Task, device: str) -> tuple[np.ndarray, int]:
-    """`measured` of all pairs (n, ...) by one model, which goes when this returns, and its number of channels."""
+    """`measured` of all pairs (n, ...) by a model, and its number of channels."""
     dense, found, width = functools.partial(channels.tokens, adapter=adapter, device=device), [], 0
     for pair, grid in _pairs(task):
         fixed, moving = channels.of_pair(pair, grid, dense, device)

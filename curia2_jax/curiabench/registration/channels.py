@@ -42,15 +42,11 @@ def tokens(volume: Volume, grid: Grid, adapter: Adapter, device: str) -> torch.T
     """Patch tokens of every slice (P, g, h, D), planes no closer than nodes, after the final norm, on the device.
 
     Raises:
-      UserError: the model has no patch tokens, or takes whole volumes, of whose tokens nobody knows where they lie.
+      UserError: the model has no patch tokens.
     """
-    if adapter.takes != "slice":
-        raise UserError(f"--against: {adapter.name} takes whole volumes, which registration cannot place; leave it out")
     weights = averaging(len(volume.voxels), grid.nodes[0]).to(device)
     planes, done = None, 0
-    for batch in adapter.prepare(volume, list(range(len(volume.voxels)))):
-        pixels = batch.to(device)
-        pixels = adapter.finish(pixels, volume.modality) if adapter.finish else pixels
+    for pixels in forward.prepared(adapter, volume, list(range(len(volume.voxels))), device):
         found = forward.encode(adapter, pixels, True, device).patches
         if found is None:
             raise UserError(f"--against: {adapter.name} has no patch tokens, which registration needs; leave it out")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from curia2_jax import files
-from curia2_jax.data.ingest import benchmark, benchmark_schema, tables, volume_tasks
+from curia2_jax.data.ingest import benchmark, benchmark_schema, labels, tables, volume_tasks
 from curia2_jax.data.readers.volume import Refusal
 from curia2_jax.errors import UserError
 
@@ -49,9 +49,9 @@ def write(scans: pathlib.Path, output: pathlib.Path, say: collections.abc.Callab
         for row in tables.read(scans / benchmark_schema.PAIRS, "tasks", ("fixed", "moving"))
     ]
     patients = volume_tasks.column(scans, "patients.csv", "patient")
-    names = volume_tasks.names_of_labels(scans)
+    names = volume_tasks.label_names(scans)
     by_kind: dict[str, dict[pathlib.Path, pathlib.Path]] = {}
-    for row in tables.read(scans / "labels.csv", "tasks", ("image", "label", "kind")):
+    for row in tables.read(scans / volume_tasks.TABLE, "tasks", ("image", "label", "kind")):
         by_kind.setdefault(row["kind"], {})[(scans / row["image"]).resolve()] = (scans / row["label"]).resolve()
     made = []
     for kind, labelled in by_kind.items():
@@ -118,17 +118,19 @@ def _volume(
     try:
         if label is None:
             raise Refusal("label_unpaired", "labels.csv names no label map of it")
-        found = volume_tasks.read_marked(image, label)
+        volume, plane = volume_tasks.read_volume(image)
+        maps = volume_tasks.oriented(labels.read(str(label), volume), plane, np.uint16)
     except Refusal as refusal:
         say(f"warning: {image} is left out: {refusal}")
         return None
     path = benchmark_schema.image_path(split, f"{number:06d}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, np.ascontiguousarray(found.voxels, benchmark_schema.IMAGE_DTYPE))
-    np.save(benchmark_schema.mask_path(path), np.ascontiguousarray(found.labels))
-    row = (path.stem, image.name, patients.get(image, image.name), found.modality, found.affine)
-    spacing = np.linalg.norm(found.affine[:3, :3], axis=0)
-    return _Written(row, found.voxels.shape, spacing, frozenset(np.unique(found.labels).tolist()) - {0})
+    np.save(path, volume_tasks.oriented(volume.voxels, plane, benchmark_schema.IMAGE_DTYPE))
+    np.save(benchmark_schema.mask_path(path), maps)
+    affine = volume_tasks.affine_in_lps(volume, plane)
+    row = (path.stem, image.name, patients.get(image, image.name), volume.modality, affine)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    return _Written(row, maps.shape, spacing, frozenset(np.unique(maps).tolist()) - {0})
 
 
 def _grid(one: _Written) -> str:

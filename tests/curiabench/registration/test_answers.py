@@ -101,7 +101,7 @@ def test_what_registration_has_not_is_refused_before_any_pair_is_read(places):
     scoring = protocol.scoring_of(task.kind.name)
     for setting in ("few-shot", "attention"):
         with pytest.raises(UserError, match=f"--setting={setting}: organs is registration, which has no such setting"):
-            asking.ask([task], scoring, loaded, Others(), [setting], print)
+            next(asking.ask([task], scoring, loaded, Others(), [setting], print))
     with pytest.raises(UserError, match="--setting=cross-modality: organs is registration"):
         tasks.across(task)
 
@@ -115,8 +115,12 @@ def test_landmarks_alone_are_a_kind_of_their_own(tmp_path, places, monkeypatch):
     scoring, said = protocol.scoring_of(task.kind.name), []
     assert scoring.primary.metric.name == "minus_tre" and not task.classes
     loaded = load_model(places[0], "cpu", began=[places[0]])
-    other = Waiting("mine", "", "", lambda: next(load for _, load in asking.features.ours(loaded))())
-    (asked,) = asking.ask([task], scoring, loaded, Others((other,)), [], said.append)
+    other = next(load for _, load in asking.features.backbones(loaded, Others()))()
+    beside = Others((Waiting("mine", "slice", "", "", lambda: other),))
+    (asked,) = asking.ask([task], scoring, loaded, beside, [], said.append)
     assert [seeds[0].shape for seeds in asked.outputs.values()] == [(1, 3)] * 6
     np.testing.assert_array_equal(asked.outputs["mine", HEAD], asked.outputs["trained", HEAD])
-    assert "marks: 1 pairs registered by mine" in said
+    assert said[-1].startswith("registration of features of all") and len(said) == 5
+    whole = Others((Waiting("net", "volume", "", "", lambda: other),))
+    with pytest.raises(UserError, match="net takes whole volumes, and marks, which is landmark-registration, asks"):
+        next(asking.ask([task], scoring, loaded, whole, [], print))

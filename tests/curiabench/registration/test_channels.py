@@ -12,7 +12,7 @@ from curia2_jax.errors import UserError
 from tests.curiabench.registration import scans
 
 
-def adapter(**what):
+def adapter():
     """Tokens of 4 x 4 pixels: their mean and their first pixel."""
     prepare = each(lambda volume: torch.from_numpy(np.array(volume.voxels, np.float32))[:, None])
 
@@ -21,7 +21,7 @@ def adapter(**what):
         mean = torch.nn.functional.avg_pool2d(pixels, 4)[:, 0]
         return Tokens(None, torch.stack([mean, pixels[:, 0, ::4, ::4]], dim=-1))
 
-    return Adapter("mine", "slice", prepare, encode, "", "")._replace(**what)
+    return Adapter("mine", "slice", prepare, encode, "", "")
 
 
 def test_tokens_of_close_slices_are_averaged_as_they_come_and_others_are_kept():
@@ -37,17 +37,11 @@ def test_tokens_of_close_slices_are_averaged_as_they_come_and_others_are_kept():
     np.testing.assert_allclose(kept[..., 1], voxels[:5, ::4, ::4], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("what", "said"),
-    [
-        ({"takes": "volume"}, "mine takes whole volumes, which registration cannot place"),
-        ({"encode": lambda pixels, normed: Tokens(pixels.mean((2, 3)), None)}, "mine has no patch tokens"),
-    ],
-)
-def test_a_model_whose_tokens_have_no_place_is_refused(what, said):
+def test_a_model_without_patch_tokens_is_refused():
     volume = Volume(np.zeros((2, 8, 8), np.float32), "CT")
-    with pytest.raises(UserError, match=said):
-        channels.tokens(volume, grid_of((2, 8, 8), np.ones(3)), adapter(**what), "cpu")
+    blind = adapter()._replace(encode=lambda pixels, normed: Tokens(pixels.mean((2, 3)), None))
+    with pytest.raises(UserError, match="mine has no patch tokens, which registration needs; leave it out"):
+        channels.tokens(volume, grid_of((2, 8, 8), np.ones(3)), blind, "cpu")
 
 
 def test_components_are_those_of_both_volumes_inside_with_one_scale():
