@@ -73,7 +73,7 @@ class TaskResults(Comparison):
     test_samples_seen_in_train: int
     rare_classes: NotRequired[dict[str, int]]  # class -> test patients, where they are few
     resampled: str  # "patient" or "slice"
-    validated_on: str  # "val", or "patient" or "slice" of train
+    validated_on: str  # "val", or "patient" or "slice" of train, or "nothing" where nothing is chosen
     heads: dict[str, dict[str, dict]]  # row -> head -> what it chose
     few_shot: NotRequired[dict[str, list[Shot]]]  # row -> its label-efficiency curve
     attention: NotRequired[Comparison]  # of volumes by attention over their slices

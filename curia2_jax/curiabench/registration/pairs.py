@@ -11,6 +11,7 @@ from curia2_jax.data.ingest import benchmark_schema as schema
 from curia2_jax.errors import UserError
 
 SAME = 0.01  # share of a spacing by which those of two volumes may differ
+ALIKE = 0.7  # cosine between their axes: patients lie askew, but not by half a right angle
 
 
 class Side(NamedTuple):
@@ -53,14 +54,23 @@ def read_pair(split: Split, index: int, labels: tuple[int, ...], landmarks: str)
     if fixed.landmarks is not None and moving.landmarks is not None and len(fixed.landmarks) != len(moving.landmarks):
         counts = f"{len(fixed.landmarks)} and {len(moving.landmarks)}"
         raise UserError(f"{names}: found {counts} landmarks; write as many, in one order")
-    affines = [one.volume.affine for one in (fixed, moving)]
-    if any(affine is None for affine in affines):
+    one, other = fixed.volume.affine, moving.volume.affine
+    if one is None or other is None:
         return Pair(fixed, moving, np.ones(3), False)
-    spacings = [np.linalg.norm(affine[:3, :3], axis=0) for affine in affines if affine is not None]
-    if not np.allclose(spacings[0], spacings[1], rtol=SAME):
-        one, two = (" x ".join(f"{side:.3g}" for side in each) for each in spacings)
-        raise UserError(f"{names}: found voxels of {one} and {two} mm; write both on one grid")
-    return Pair(fixed, moving, spacings[0], True)
+    return Pair(fixed, moving, _spacing(names, one, other), True)
+
+
+def _spacing(names: str, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(3,) mm of the voxels of two affines, whose axes run alike."""
+    first, second = (np.linalg.norm(affine[:3, :3], axis=0) for affine in (one, other))
+    if not np.allclose(first, second, rtol=SAME):
+        found = " and ".join(" x ".join(f"{side:.3g}" for side in each) for each in (first, second))
+        raise UserError(f"{names}: found voxels of {found} mm; write both on one grid")
+    along = (one[:3, :3] * other[:3, :3]).sum(0) / (first * second)
+    if (along < ALIKE).any():
+        axis = ("slices", "rows", "columns")[int(along.argmin())]
+        raise UserError(f"{names}: found {axis} that run in different directions; write both in one orientation")
+    return first
 
 
 def _side(split: Split, index: int, labels: tuple[int, ...], landmarks: str) -> Side:

@@ -40,21 +40,27 @@ def test_structures_count_where_the_fixed_volume_has_them():
     assert np.isnan(pair_scores.minus_tre(np.empty(0), outputs, groups, one)[0])
 
 
-def test_the_error_of_all_pairs_of_patients_is_that_of_their_mean():
-    """Of n patients with an effect each, and every pair once, the mean has an error of twice that of the effects' mean;
-    pairs taken for independent would have a fraction of it."""
-    rng = np.random.default_rng(0)
-    patients = 12
-    groups = np.array([(i, j) for i in range(patients) for j in range(i)])
+EVERY = [(i, j) for i in range(12) for j in range(i)]  # of 12 patients
+ALONE = [(i, i) for i in range(12)]
+ONCE = [(i, i + 1) for i in range(0, 24, 2)]  # of 24 patients, each in one pair
+
+
+@pytest.mark.parametrize(
+    ("pairs", "true", "wider"),
+    [(EVERY, 2 / np.sqrt(12), 1), (ALONE, 2 / np.sqrt(12), 1), (ONCE, 1 / np.sqrt(6), 2**0.5)],
+)
+def test_the_error_is_that_of_patients_with_an_effect_each(pairs, true, wider):
+    """Of every pair of 12 patients, 66 values, the mean has the error of twice the mean of 12 effects: pairs that are
+    taken for independent would have less than half of it. Where everybody is in one pair it is root two too wide."""
+    rng, groups = np.random.default_rng(0), np.array(pairs)
     errors, means = [], []
+    patients = int(groups.max()) + 1
     for _ in range(200):
-        effects = rng.normal(size=patients)
-        values = effects[groups].sum(1) + rng.normal(0, 0.1, len(groups))
+        values = rng.normal(size=patients)[groups].sum(1)
         found = intervals.estimate(
             pair_scores.minus_tre, np.empty(0), outputs_of(values), groups, np.arange(patients), patients
         )
         errors.append(found.error)
         means.append(found.value)
-    true = 2 / np.sqrt(patients)
-    assert np.std(means) == pytest.approx(true, rel=0.15)
-    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(true, rel=0.15)
+    assert np.std(means) == pytest.approx(true, rel=0.12)
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(wider * true, rel=0.12)

@@ -73,6 +73,10 @@ def _stretch(table):
     table["affine"][1, :3, :3] *= 1.1
 
 
+def _flip(table):
+    table["affine"][1, :3, 1] *= -1
+
+
 def _forget(table):
     table["affine"] = np.nan
 
@@ -91,6 +95,7 @@ FAULTS = [
     (lambda images: _facts(images, landmarks="inches"), "found landmarks 'inches'; write voxels or mm"),
     (lambda images: (_facts(images, landmarks="mm"), _table(images, _forget)), "landmarks in mm, and extra_data.npy"),
     (lambda images: _table(images, _stretch), "found voxels of 2 x 1 x 1 and 2.2 x 1.1 x 1.1 mm"),
+    (lambda images: _table(images, _flip), "found rows that run in different directions"),
     (lambda images: (images.parent / "pairs.csv").unlink(), "pairs.csv: cannot be read"),
     (lambda images: (images.parent / "pairs.csv").write_text("fixed,moving\n"), "found no pairs"),
     (lambda images: (images.parent / "pairs.csv").write_text("fixed,moving\na0,c9\n"), "found 'c9', which extra_data"),
