@@ -47,7 +47,8 @@ _AGAINST = flags.DEFINE_multi_string(
 _POOLING = flags.DEFINE_string(
     "pooling",
     "curia-2",
-    "How tokens of --against are pooled: curia-2 or curia-v1, then changes, as in curia-v1,norm=after.",
+    "How tokens become features: curia-2, or curia-v1 with the defects of Curia's public trainer, which "
+    "docs/evaluation.md lists; then changes, as in curia-v1,norm=after.",
 )
 _SETTING = flags.DEFINE_multi_enum(
     "setting",

@@ -11,7 +11,7 @@ import torch
 
 from curia2_jax.curiabench import comparison, features, forward, masks
 from curia2_jax.curiabench.adapters.adapter import Adapter, Volume
-from curia2_jax.curiabench.aggregate import Choice, window
+from curia2_jax.curiabench.aggregate import Choice, after_norm, counted
 from curia2_jax.curiabench.answers import ASIDE, Answers
 from curia2_jax.curiabench.heads import attentive
 from curia2_jax.curiabench.model import Model
@@ -76,7 +76,8 @@ def _add(
         targets = np.searchsorted(classes, task.train.targets) if task.kind.has_classes else task.train.targets
         train, test = (_sequences(split, adapter, choice, device) for split in (task.train, task.test))
         outputs = len(classes) if task.kind.has_classes else 1
-        one.setdefault((row, HEAD.name), []).append(attentive.attentive_probe(train, targets, test, outputs).outputs)
+        answer = attentive.attentive_probe(train, targets, test, outputs, choice.padding == "read")
+        one.setdefault((row, HEAD.name), []).append(answer.outputs)
 
 
 def answered(one: Answers) -> Answers:
@@ -118,15 +119,14 @@ def _volume(split: Split, index: int, adapter: Adapter, choice: Choice, device: 
     if image.ndim != 3:
         raise UserError(f"--setting=attention: {split.images[index]} is one slice; it wants volumes (H, W, S)")
     voxels, under = np.moveaxis(image, 2, 0), None if mask is None else np.moveaxis(mask, 2, 0)
-    counted = window(under, len(voxels), choice.window)
-    shown = np.array([z for z in range(counted.start, counted.stop) if under is None or under[z].any()])
+    shown = np.array(counted(under, len(voxels), choice))
     numbers = shown[np.unique(np.linspace(0, len(shown) - 1, min(len(shown), SLICES)).round().astype(int))].tolist()
     affine = None if split.affines is None or np.isnan(split.affines[index]).any() else split.affines[index]
     volume, found = Volume(voxels, str(split.modalities[index]), affine), []
     for pixels in forward.prepared(adapter, volume, numbers, device):
         some, numbers = numbers[: len(pixels)], numbers[len(pixels) :]
         inside = None if under is None else torch.stack([masks.resized(under[z], pixels.shape[-1]) for z in some])
-        tokens = forward.encode(adapter, pixels, choice.norm == "after", device)
+        tokens = forward.encode(adapter, pixels, after_norm(choice, len(voxels)), device)
         inside = None if inside is None else inside.to(device)
         values, _ = forward.pool(tokens, torch.arange(len(some), device=device), inside, choice, False)
         found.append(values.cpu().numpy())

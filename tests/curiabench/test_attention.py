@@ -8,7 +8,7 @@ import torch
 
 from curia2_jax.curiabench import answers, attention, evaluate, features, others, paired, protocol, scores, tasks
 from curia2_jax.curiabench.adapters import load
-from curia2_jax.curiabench.aggregate import PRESETS
+from curia2_jax.curiabench.aggregate import PRESETS, parse
 from curia2_jax.curiabench.heads import attentive
 from curia2_jax.curiabench.masks import patch_mask
 from curia2_jax.curiabench.model import load_model
@@ -96,6 +96,17 @@ def test_a_token_is_that_of_its_slice(tmp_path, model, masked):
                 whole = patches[0][patch_mask(mask[..., z], 32, 8)].mean(0, keepdim=True)
             torch.testing.assert_close(got.tokens[index, z], whole[0], rtol=0, atol=1e-5)
         assert not got.tokens[index, len(slices) :].any()
+
+
+@pytest.mark.parametrize("pooling, reads", [("curia-2", False), ("curia-v1", True), ("curia-v1,padding=masked", False)])
+def test_the_pooling_says_whether_padding_is_read(tmp_path, model, monkeypatch, pooling, reads):
+    samples = {"train": volumes(4, 0, False), "test": volumes(2, 4, False)}
+    small_benchmark.write_task(tmp_path / "side", samples, {0: "no", 1: "yes"}, mask=False)
+    asked, choice, pool = [], parse(pooling), attentive.AttentivePool
+    monkeypatch.setattr(attentive, "AttentivePool", lambda *told: asked.append(told[2]) or pool(*told))
+    task = tasks.read_task(tmp_path, "side")
+    attention._add([{}], [task], "trained", load.load(str(model), "cpu", False), choice, "cpu")
+    assert asked == [reads]
 
 
 def test_what_has_no_slices_to_read_is_refused(tmp_path, model):

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from curia2_jax.curiabench import (
     answers,
@@ -22,6 +23,7 @@ from curia2_jax.curiabench import (
     segmentation,
     tasks,
 )
+from curia2_jax.curiabench.adapters import adapter
 from curia2_jax.curiabench.model import load_model
 from curia2_jax.curiabench.pages import render
 from curia2_jax.curiabench.pages.classes import per_structure
@@ -168,7 +170,15 @@ def test_one_backbone_is_in_memory_at_a_time(model, scored, alive):
     assert len(found.outputs) == 2 * 4 and len(alive) == 2 * 4 * 2 and set(alive) == {1}
 
 
-def test_a_model_of_one_size_has_one_head_and_one_of_volumes_is_refused(scored, tmp_path):
+def test_a_model_without_patch_tokens_is_one_line(scored):
+    pixels = adapter.each(lambda volume: torch.from_numpy(volume.voxels)[:, None])
+    one = adapter.Adapter("mean", "slice", pixels, lambda x, normed: adapter.Tokens(x.mean((2, 3)), None), "1", "")
+    task = tasks.read_task(scored[2], "organs")
+    with pytest.raises(UserError, match="--against: mean gives no patch tokens, which segmentation needs"):
+        segmentation._ask(segmentation.Answered({}, {}, {}), task, ("mean", "dense"), one, "cpu", False)
+
+
+def test_a_model_of_one_size_has_one_head_and_one_of_volumes_is_refused(scored):
     """A dash in the table, no line on the page; a sentence for what cannot be asked."""
     results, _, data = scored
     fixed = copy.deepcopy(results)

@@ -1,5 +1,7 @@
 """What reaches the device: the same whether workers send it or not, and by whichever way they do."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from curia2_jax.curiabench import slots, stream, tasks
 from curia2_jax.curiabench.adapters import folders
 from curia2_jax.curiabench.adapters.adapter import Adapter, Volume, each
 from curia2_jax.curiabench.aggregate import PRESETS
+from curia2_jax.curiabench.stages import Stages
+from curia2_jax.errors import UserError
 from tests import small_benchmark
 
 ADAPTER = Adapter("", "slice", each(folders._as_they_are), None, "", "", side=8)
@@ -31,7 +35,7 @@ def split(tmp_path_factory):
 def told(split):
     """By sample: its key, and pixels and mask of each of its uses."""
     keys, uses = {}, {}
-    for part in stream.parts(split, ADAPTER, PRESETS["curia-2"], frozenset(), "cpu"):
+    for part in stream.parts(split, ADAPTER, PRESETS["curia-2"], frozenset(), "cpu", Stages()):
         keys |= {sample: (key, number) for sample, key, number in part.began}
         for use, (row, sample) in enumerate(zip(part.rows, part.samples, strict=True)):
             uses.setdefault(int(sample), []).append((part.pixels[row].clone(), part.masks[use].clone()))
@@ -66,6 +70,23 @@ def test_workers_send_what_is_prepared_without_them(split, monkeypatch, way):
         for ours, theirs in zip(expected, sent[sample], strict=True):
             for a, b in zip(ours, theirs, strict=True):
                 assert a.dtype == b.dtype and torch.equal(a, b)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork")
+@pytest.mark.parametrize("end", ["fault", "early"])
+def test_workers_end_with_the_stream(split, monkeypatch, end):
+    """At once; PyTorch waits five seconds for each worker that does not hear of it."""
+    monkeypatch.setattr(stream, "GROUP", 2)
+    monkeypatch.setattr(stream, "workers", lambda device: 2)
+    if end == "fault":
+        split = split._replace(images=[*split.images[:-1], split.images[0].with_name("missing.npy")])
+        with pytest.raises(UserError, match=r"missing.npy: not found"):
+            told(split)
+    else:
+        parts = stream.parts(split, ADAPTER, PRESETS["curia-2"], frozenset(), "cpu", Stages())
+        next(parts)
+        parts.close()
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(
