@@ -1,4 +1,6 @@
-"""How fast samples are encoded, files to features, beside what the backbone could do if nothing else had to be done."""
+"""How fast samples are encoded, files to features, beside what the backbone could do if nothing else had to be done,
+and what each stage on the way takes.
+"""
 
 import json
 import os
@@ -16,10 +18,11 @@ import torch
 import transformers
 
 from curia2_jax.curiabench import forward, model, stream
-from curia2_jax.curiabench.adapters.adapter import Adapter
+from curia2_jax.curiabench.adapters.adapter import SLICES, Adapter
 from curia2_jax.curiabench.adapters.load import load
 from curia2_jax.curiabench.aggregate import PRESETS
 from curia2_jax.curiabench.splits import Split
+from curia2_jax.curiabench.stages import Stages
 from curia2_jax.data.ingest import benchmark_schema
 
 SAMPLES = {"cpu": 48, "cuda": 16384}  # for minutes of two CPU cores, and some seconds of a GPU
@@ -35,7 +38,8 @@ def measure(folder: str | None) -> dict[str, Any]:
 
     `backbone`: random batches that lie on the device, the better of two rounds, one before and one after the others.
     `plain` and `masked`: .npy files of int16 noise to features, with class tokens and with the mean under a mask; each
-    with its `ratio` to the backbone.
+    with its `ratio` to the backbone, and its stages (see `_shares`). `on_the_device`: slices a second that the device
+    could copy from pinned memory and prepare if it did nothing else, and the ratio that is left when it does both.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as place:
@@ -53,6 +57,8 @@ def measure(folder: str | None) -> dict[str, Any]:
         out["backbone"] = {"slices_per_s": max(rates), "rounds": rates, "batch": len(pixels)}
         for one in found.values():
             one["ratio"] = one["slices_per_s"] / max(rates)
+        prepared = _prepared(adapter, device)
+        out["on_the_device"] = {"slices_per_s": prepared, "ratio_at_most": prepared / (prepared + max(rates))}
         return (
             out
             | found
@@ -112,18 +118,66 @@ def _backbone(adapter: Adapter, pixels: torch.Tensor, device: str) -> float:
     return REPEATS[device] * len(pixels) / (time.perf_counter() - start)
 
 
+@torch.inference_mode()
+def _prepared(adapter: Adapter, device: str) -> float:
+    """Slices a second that are copied to the device and finished there, one part after the other."""
+    noise = torch.randint(-1000, 1500, (SLICES, 1, *SHAPES[0]), dtype=torch.int16, pin_memory=device == "cuda")
+
+    def part() -> None:
+        pixels = noise.to(device, non_blocking=True)
+        if adapter.finish:
+            adapter.finish(pixels, "CT")
+
+    for _ in range(1 if device == "cpu" else 10):
+        part()
+    _wait(device)
+    start = time.perf_counter()
+    for _ in range(REPEATS[device]):
+        part()
+    _wait(device)
+    return REPEATS[device] * len(noise) / (time.perf_counter() - start)
+
+
 def _end_to_end(adapter: Adapter, split: Split, device: str) -> dict[str, Any]:
     """From files to features: in the steady state, and with the start of the workers."""
+    stages, spent = Stages(), _cpu_seconds()
     start, ends = time.perf_counter(), []
-    for _ in forward.features(adapter, stream.parts(split, adapter, CHOICE, frozenset(), device), [CHOICE], device):
+    parts = stream.parts(split, adapter, CHOICE, frozenset(), device, stages)
+    for _ in forward.features(adapter, parts, [CHOICE], device, stages):
         ends.append(time.perf_counter() - start)
     # Samples of a batch come together, so those after a moment are counted, and not the moments between two of them.
     warm = ends[int(len(ends) * WARM[device])] if WARM[device] else 0.0
+    spent = {who: seconds - spent[who] for who, seconds in _cpu_seconds().items()}
     return {
         "slices_per_s": sum(end > warm for end in ends) / (ends[-1] - warm),
         "slices_per_s_with_start": len(ends) / ends[-1],
         "slices": len(ends),
         "seconds": ends[-1],
+        **_shares(stages, spent, len(ends), ends[-1]),
+    }
+
+
+def _cpu_seconds() -> dict[str, float]:
+    """Of this process, and of workers that have ended."""
+    whose = {"this process": resource.RUSAGE_SELF, "workers": resource.RUSAGE_CHILDREN}
+    used = {name: resource.getrusage(who) for name, who in whose.items()}
+    return {name: one.ru_utime + one.ru_stime for name, one in used.items()}
+
+
+def _shares(stages: Stages, spent: dict[str, float], slices: int, seconds: float) -> dict[str, Any]:
+    """What bounds a run, from start to end.
+
+    `core_ms_per_slice`: CPU time of each stage and of whole processes, in milliseconds a slice. A thread that waits for
+    a GPU may spin. `share_of_time`: of the clock, what the one thread of the device spends on each stage, and the one
+    that receives; a thread without time to wait is the bound, and so are cores of which all are busy.
+    """
+    here = {name: wall for name, wall in stages.wall.items() if not name.startswith("worker")}
+    return {
+        "core_ms_per_slice": {
+            name: used / slices * 1e3 for name, used in [*sorted(stages.cpu.items()), *spent.items()]
+        },
+        "share_of_time": {name: wall / seconds for name, wall in sorted(here.items())},
+        "busy_cores": sum(spent.values()) / seconds,
     }
 
 

@@ -17,6 +17,7 @@ from curia2_jax.curiabench import forward, stream
 from curia2_jax.curiabench.adapters.adapter import Adapter
 from curia2_jax.curiabench.aggregate import Choice
 from curia2_jax.curiabench.splits import Split
+from curia2_jax.curiabench.stages import Stages
 
 ROWS, SECONDS = 1024, 20.0  # of a file; what a killed run loses at most
 
@@ -31,8 +32,9 @@ def encode(
     stores = [_Store(cache, adapter, choice, device) for choice in choices]
     known = frozenset.intersection(*(frozenset(store.rows) for store in stores))
     keys, made = [""] * len(split.images), 0
-    parts = stream.parts(split, adapter, choices[0], known, device)
-    for sample, key, rows in forward.features(adapter, parts, choices, device):
+    stages = Stages()
+    parts = stream.parts(split, adapter, choices[0], known, device, stages)
+    for sample, key, rows in forward.features(adapter, parts, choices, device, stages):
         keys[sample] = key
         for store, row in zip(stores, rows, strict=False):  # no row where it was known
             store.add(key, row)

@@ -1,7 +1,7 @@
 """Parts -> features: slices of many samples in one batch, in bfloat16 on CUDA, pooled where they were made.
 
-On CUDA the next batch is copied from pinned memory and prepared on a stream of its own while one is encoded, and what
-was pooled comes back one batch later, so that the device need not wait.
+On CUDA the next batch is copied from pinned memory and prepared on a stream of its own while one is encoded, before
+whose kernels those of that stream go, and what was pooled comes back one batch later, so that the device need not wait.
 """
 
 import collections
@@ -14,6 +14,7 @@ import torch
 from curia2_jax.curiabench import masks as masking
 from curia2_jax.curiabench.adapters.adapter import Adapter, Tokens, Volume
 from curia2_jax.curiabench.aggregate import Choice
+from curia2_jax.curiabench.stages import Stages
 from curia2_jax.curiabench.stream import Known, Part
 
 BATCH = {"cpu": 32, "cuda": 128}  # slices, at least, as long as there are some
@@ -35,26 +36,36 @@ def precision(device: str) -> str:
 
 
 def features(
-    adapter: Adapter, parts: Iterator[Part | Known], choices: Sequence[Choice], device: str
+    adapter: Adapter, parts: Iterator[Part | Known], choices: Sequence[Choice], device: str, stages: Stages
 ) -> Iterator[Feature]:
     """Yields each sample as soon as its last slice is encoded.
 
-    `choices` differ in what they take of a slice and not in the slices, nor in the norm.
+    `choices` differ in what they take of a slice and not in the slices, nor in the norm. `stages` gets what this thread
+    did, and how long it waited for parts and for the device.
     """
     sums = _Sums(choices)
     flying: collections.deque[_Pooled] = collections.deque()
-    for batch in _batches(adapter, parts, device):
+    for batch in _batches(adapter, parts, device, stages):
         if isinstance(batch, Known):
             yield Feature(*batch, [])
             continue
         sums.expect(batch.began)
-        flying.append(_pooled(adapter, batch, choices, device))
+        with stages("main: encode and pool"):
+            flying.append(_pooled(adapter, batch, choices, device))
         if len(flying) > (BEHIND if device == "cuda" else 0):
-            sums.add(flying.popleft())
-            yield from sums.finished()
+            yield from _finished(sums, flying.popleft(), stages)
     for pooled in flying:
+        yield from _finished(sums, pooled, stages)
+
+
+def _finished(sums: "_Sums", pooled: "_Pooled", stages: Stages) -> Iterator[Feature]:
+    if pooled.landed:
+        with stages("main: wait for the device"):
+            pooled.landed.synchronize()
+    with stages("main: sum"):
         sums.add(pooled)
-    yield from sums.finished()
+        found = list(sums.finished())
+    yield from found
 
 
 class _Batch(NamedTuple):
@@ -63,33 +74,34 @@ class _Batch(NamedTuple):
     normed: bool
     single: bool
     rows: torch.Tensor  # (U,) on the device
-    samples: torch.Tensor  # (U,)
+    samples: np.ndarray  # (U,)
     masks: torch.Tensor | None  # (U, ...) on the device
 
 
 class _Pooled(NamedTuple):
-    samples: torch.Tensor
+    samples: np.ndarray
     values: list[torch.Tensor]  # (U, D), one a choice
     weights: list[torch.Tensor]  # (U,)
     landed: torch.cuda.Event | None
 
 
-def _batches(adapter: Adapter, parts: Iterator[Part | Known], device: str) -> Iterator[_Batch | Known]:
-    beside = torch.cuda.Stream() if device == "cuda" else None
+def _batches(adapter: Adapter, parts: Iterator[Part | Known], device: str, stages: Stages) -> Iterator[_Batch | Known]:
+    beside = torch.cuda.Stream(priority=-1) if device == "cuda" else None
     waiting: dict[tuple, list[Part]] = {}
-    for part in parts:
+    for part in stages.each("main: wait for parts", parts):
         if isinstance(part, Known):
             yield part
             continue
-        ready = _on_device(adapter, part, device, beside)
+        with stages("main: to the device"):
+            ready = _on_device(adapter, part, device, beside)
         same = waiting.setdefault((ready.pixels.shape[1:], part.single, part.normed), [])
         same.append(ready)
         if adapter.takes == "volume" or sum(len(one.pixels) for one in same) >= BATCH[device]:
-            yield _joined(same, beside)
+            yield _joined(same, beside, stages)
             same.clear()
     for same in waiting.values():
         if same:
-            yield _joined(same, beside)
+            yield _joined(same, beside, stages)
 
 
 @torch.inference_mode()
@@ -99,15 +111,16 @@ def _on_device(adapter: Adapter, part: Part, device: str, beside: torch.cuda.Str
         if adapter.finish:
             pixels = adapter.finish(pixels, part.modality)
         masks = None if part.masks is None else part.masks.to(device, non_blocking=True)
-        return part._replace(pixels=pixels, rows=part.rows.to(device, non_blocking=True), masks=masks)
+        return part._replace(pixels=pixels, masks=masks)
 
 
 @torch.inference_mode()
-def _joined(same: list[Part], beside: torch.cuda.Stream | None) -> _Batch:
-    with torch.cuda.stream(beside):
+def _joined(same: list[Part], beside: torch.cuda.Stream | None, stages: Stages) -> _Batch:
+    with stages("main: join"), torch.cuda.stream(beside):
         starts = np.cumsum([0] + [len(part.pixels) for part in same[:-1]]).tolist()
         pixels = torch.cat([part.pixels for part in same])
-        rows = torch.cat([part.rows + start for part, start in zip(same, starts, strict=True)])
+        uses = np.concatenate([part.rows + start for part, start in zip(same, starts, strict=True)])
+        rows = torch.from_numpy(uses).to(pixels.device, non_blocking=True)
         masks = [part.masks for part in same if part.masks is not None]
         under = torch.cat(masks) if masks else None
     if beside is not None:
@@ -115,7 +128,7 @@ def _joined(same: list[Part], beside: torch.cuda.Stream | None) -> _Batch:
         for tensor in (pixels, rows, under):
             if tensor is not None:
                 tensor.record_stream(torch.cuda.current_stream())
-    samples = torch.cat([part.samples for part in same])
+    samples = np.concatenate([part.samples for part in same])
     began = [one for part in same for one in part.began]
     return _Batch(began, pixels, same[0].normed, same[0].single, rows, samples, under)
 
@@ -185,8 +198,6 @@ class _Sums:
         self.left |= {sample: uses for sample, _, uses in began}
 
     def add(self, pooled: _Pooled) -> None:
-        if pooled.landed:
-            pooled.landed.synchronize()
         samples = pooled.samples.tolist()
         for total, weight, values, weights in zip(self.total, self.weight, pooled.values, pooled.weights, strict=True):
             for sample, value, counts in zip(samples, values.double().numpy(), weights.tolist(), strict=True):

@@ -43,20 +43,28 @@ def residuals(model: ViTConfig, tokens: int, itemsize: int, kernels: bool = True
     `kernels`: attention keeps its scores on the chip.
     """
     hidden = model.hidden_matrices * model.hidden
-    named = {"qkv": 3 * model.width, "attn_out": model.width, "ffn_hidden": hidden}
+    named = {
+        "qkv": 3 * model.width,
+        "attn_out": model.width + (model.heads * 4 // itemsize if kernels else 0),  # cuDNN's statistics, in float32
+        "ffn_hidden": hidden,
+    }
     dense = 3 * model.width + 2 * model.width + hidden  # outputs of every matrix product with a weight
-    per_token = {
+    policies = {
         "nothing_saveable": 0,
         "dots_with_no_batch_dims_saveable": dense,
         "dots_saveable": dense + model.heads * tokens + model.width,
-    }.get(model.remat)
-    if per_token is None and model.remat in ("none", "everything_saveable"):
+    }
+    if model.remat in ("none", "everything_saveable"):
         # Also norms (in float32 as well), the product inside SwiGLU, and scores before and after the softmax.
         wide = 4 * model.width * (1 + 4 // itemsize)
         scores = 0 if kernels else 3 * model.heads * tokens
         per_token = dense + wide + scores + model.width + 2 * model.hidden
-    elif per_token is None:
-        per_token = sum(named[name.strip()] for name in model.remat.split(","))
+    else:
+        words = [word.strip() for word in model.remat.split(",")]
+        policy = max((policies[word] for word in words if word in policies), default=0)
+        # The outputs of products with a weight have qkv and ffn_hidden among them.
+        apart = [word for word in words if word in named and (not policy or word == "attn_out")]
+        per_token = policy + sum(named[word] for word in apart)
     return tokens * per_token * itemsize
 
 

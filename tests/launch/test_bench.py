@@ -68,7 +68,7 @@ def test_views_and_losses():
 
 
 def test_encoding_beside_the_backbone_alone(tmp_path, monkeypatch):
-    """Every slice is counted once, in both rounds; the ratio is that of the two rates."""
+    """Every slice is counted once, in both rounds; the ratio is that of the two rates, and the stages are all of it."""
     monkeypatch.setitem(encode_rate.SAMPLES, "cpu", 40)
     out = encode_rate.measure(str(small_benchmark.write_model(tmp_path / "model")))
     assert out["precision"] == "float32" and out["workers"] == 0 and len(out["backbone"]["rounds"]) == 2
@@ -76,6 +76,14 @@ def test_encoding_beside_the_backbone_alone(tmp_path, monkeypatch):
         assert out[kind]["slices"] == 40 and out[kind]["seconds"] > 0
         assert out[kind]["slices_per_s"] == pytest.approx(40 / out[kind]["seconds"])
         assert out[kind]["ratio"] == pytest.approx(out[kind]["slices_per_s"] / max(out["backbone"]["rounds"]))
+        main = {name: share for name, share in out[kind]["share_of_time"].items() if name.startswith("main")}
+        assert len(main) == 5 and 0.9 < sum(main.values()) <= 1.01
+        used = out[kind]["core_ms_per_slice"]
+        assert {"worker: read", "worker: hash", "worker: prepare", "worker: masks", "main: sum"} < used.keys()
+        assert used["main: encode and pool"] < used["this process"] and used["workers"] == 0
+    limit, backbone = out["on_the_device"], max(out["backbone"]["rounds"])
+    alone, both = limit["slices_per_s"], 1 / (1 / limit["slices_per_s"] + 1 / backbone)
+    assert alone > 0 and limit["ratio_at_most"] == pytest.approx(both / backbone)
     assert 0 < max(out["bfloat16"].values()) < 0.05
 
 
