@@ -29,6 +29,8 @@ def agreement(found: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...], 
     dice = 2 * float((found & truth).sum()) / float(found.sum() + truth.sum())
     if not found.any() or not truth.any():
         return Agreement(dice, np.inf, 0.0)
+    box = ndimage.find_objects((found | truth).astype(np.uint8))[0]  # which holds both surfaces whole
+    found, truth = found[box], truth[box]
     one, other = surface_distances(found, truth, spacing), surface_distances(truth, found, spacing)
     hd95 = max(np.percentile(one, 95), np.percentile(other, 95))
     near = (one <= tolerance).sum() + (other <= tolerance).sum()
