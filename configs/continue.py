@@ -7,14 +7,13 @@ key that would; Curia's weights want `--config.model.ffn=swiglu`, DINOv2's with 
 `--config.model.registers=4`, DINOv3's besides `--config.model.positions=rope`. The argument is vits, vitb, vitl or
 vitg.
 
-85,470,720 backbone parameters; 6,400,000 images in 50,000 steps. On 1 H100 that takes 2.2 hours
-(2.18 device-hours) and 21.8 GiB a device, says
+85,470,720 backbone parameters; 6,400,000 images in 50,000 steps. On 1 H100 that takes 3.3 hours
+(3.3 device-hours) and 21.8 GiB a device, says
 
     python launch/plan.py --config=configs/continue.py:vitb --gpus=h100x1 --nocompile
 
-It assumes that matrix products reach 40 % of the peak; docs/clusters.md says how far to trust that. Batches of 32 to
-512 images are in mind (`--config.data.global_batch`), and the rate follows their square root; 512 want
-`--config.parallel.accumulation=2`, or 4 for vitl.
+docs/clusters.md says how far to trust that. Batches of 32 to 512 images are in mind (`--config.data.global_batch`), and
+the rate follows their square root; 512 want `--config.parallel.accumulation=2`, or 4 for vitl.
 """
 
 from ml_collections import ConfigDict

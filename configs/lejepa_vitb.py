@@ -2,12 +2,12 @@ r"""LeJEPA in place of self-distillation, ViT-B/16 at 256 pixels: no heads, no p
 
     python launch/main.py --config=configs/lejepa_vitb.py --config.data.corpus=CORPUS
 
-85,483,008 backbone parameters; 1,280,000,000 images in 625,000 steps. On 64 H100 that takes 5.3 hours
-(342 device-hours) and 14.1 GiB a device, says
+85,483,008 backbone parameters; 1,280,000,000 images in 625,000 steps. On 64 H100 that takes 9.2 hours
+(590 device-hours) and 14.1 GiB a device, says
 
     python launch/plan.py --config=configs/lejepa_vitb.py --gpus=h100x64 --nocompile
 
-It assumes that matrix products reach 40 % of the peak; docs/clusters.md says how far to trust that.
+docs/clusters.md says how far to trust that.
 
 Class tokens of two global and eight local views go through a projector; every view is drawn to the mean of its global
 views (weight 0.95), and SigReg keeps each view's projections a Gaussian cloud (0.05, arXiv 2511.08544). Nothing is

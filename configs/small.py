@@ -2,12 +2,12 @@ r"""ViT-S/16 on one GPU: a batch of 32 to 512, as `configs/small.py:BATCH`, 256 
 
     python launch/main.py --config=configs/small.py --config.data.corpus=CORPUS
 
-21,507,840 backbone parameters; 33,280,000 images in 130,000 steps. On 1 H100 that takes 3.1 hours
-(3 device-hours) and 23.2 GiB a device, says
+21,507,840 backbone parameters; 33,280,000 images in 130,000 steps. On 1 H100 that takes 7.6 hours
+(7.6 device-hours) and 23.2 GiB a device, says
 
     python launch/plan.py --config=configs/small.py --gpus=h100x1 --nocompile
 
-It assumes that matrix products reach 40 % of the peak; docs/clusters.md says how far to trust that.
+docs/clusters.md says how far to trust that.
 
 What a batch of B images changes, against one of 256 (`scaling`), so that as many images teach the same:
 - steps, and every schedule in steps: times 256 / B;

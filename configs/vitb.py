@@ -2,12 +2,12 @@
 
     python launch/main.py --config=configs/vitb.py --config.data.corpus=CORPUS
 
-85,483,008 backbone parameters; 1,280,000,000 images in 625,000 steps. On 64 H100 that takes 7.0 hours
-(451 device-hours) and 17.5 GiB a device, says
+85,483,008 backbone parameters; 1,280,000,000 images in 625,000 steps. On 64 H100 that takes 13.0 hours
+(834 device-hours) and 17.5 GiB a device, says
 
     python launch/plan.py --config=configs/vitb.py --gpus=h100x64 --nocompile
 
-It assumes that matrix products reach 40 % of the peak; docs/clusters.md says how far to trust that.
+docs/clusters.md says how far to trust that.
 """
 
 from ml_collections import ConfigDict

@@ -2,12 +2,12 @@
 
     python launch/main.py --config=configs/vitg_hires.py --config.data.corpus=CORPUS --config.init_from=runs/vitg
 
-1,135,440,896 backbone parameters; 10,240,000 images in 10,000 steps. On 64 H100 that takes 2.7 hours
-(172 device-hours) and 12.9 GiB a device, says
+1,135,440,896 backbone parameters; 10,240,000 images in 10,000 steps. On 64 H100 that takes 3.0 hours
+(195 device-hours) and 12.9 GiB a device, says
 
     python launch/plan.py --config=configs/vitg_hires.py --gpus=h100x64 --nocompile
 
-It assumes that matrix products reach 40 % of the peak; docs/clusters.md says how far to trust that.
+docs/clusters.md says how far to trust that.
 """
 
 from ml_collections import ConfigDict

@@ -2,12 +2,12 @@
 
     python launch/main.py --config=configs/vitl.py --config.data.corpus=CORPUS
 
-303,315,200 backbone parameters; 1,280,000,000 images in 625,000 steps. On 64 H100 that takes 19.8 hours
-(1,266 device-hours) and 13.0 GiB a device, says
+303,315,200 backbone parameters; 1,280,000,000 images in 625,000 steps. On 64 H100 that takes 31.2 hours
+(1,996 device-hours) and 13.0 GiB a device, says
 
     python launch/plan.py --config=configs/vitl.py --gpus=h100x64 --nocompile
 
-It assumes that matrix products reach 40 % of the peak; docs/clusters.md says how far to trust that.
+docs/clusters.md says how far to trust that.
 """
 
 from ml_collections import ConfigDict

@@ -2,12 +2,12 @@
 
     python launch/main.py --config=configs/vitl_hires.py --config.data.corpus=CORPUS --config.init_from=runs/vitl
 
-304,101,632 backbone parameters; 10,240,000 images in 10,000 steps. On 64 H100 that takes 0.7 hours
-(44 device-hours) and 23.9 GiB a device, says
+304,101,632 backbone parameters; 10,240,000 images in 10,000 steps. On 64 H100 that takes 1.0 hours
+(66 device-hours) and 23.9 GiB a device, says
 
     python launch/plan.py --config=configs/vitl_hires.py --gpus=h100x64 --nocompile
 
-It assumes that matrix products reach 40 % of the peak; docs/clusters.md says how far to trust that.
+docs/clusters.md says how far to trust that.
 """
 
 from ml_collections import ConfigDict

@@ -2,12 +2,12 @@
 
     python launch/main.py --config=configs/vits.py --config.data.corpus=CORPUS
 
-21,507,840 backbone parameters; 1,280,000,000 images in 625,000 steps. On 64 H100 that takes 2.2 hours
-(140 device-hours) and 10.1 GiB a device, says
+21,507,840 backbone parameters; 1,280,000,000 images in 625,000 steps. On 64 H100 that takes 6.5 hours
+(413 device-hours) and 10.1 GiB a device, says
 
     python launch/plan.py --config=configs/vits.py --gpus=h100x64 --nocompile
 
-It assumes that matrix products reach 40 % of the peak; docs/clusters.md says how far to trust that.
+docs/clusters.md says how far to trust that.
 """
 
 from ml_collections import ConfigDict

@@ -6,14 +6,15 @@
 
 DIR is a benchmark, as `launch/ingest.py --labels` writes it. REPORT becomes a folder with report.html, a page a task in
 pages/, results.json, scores.csv and predictions.parquet. Without --task, every task of DIR is scored. A corpus with
-label maps also has the tasks dense-ct, dense-mr, structures-ct and structures-mr, which are made in REPORT/tasks; tasks
-of parquet files or of a folder of `datasets`, as CuriaBench is downloaded, are unpacked there. With --run, the report
-also shows the crops that this training run saw, and its curves, and says whether its corpus holds patients or images of
-the test; so does --corpus. No code in HF_DIR is run unless --trust-remote-code says so.
+label maps also has the tasks dense-ct, dense-mr, structures-ct and structures-mr, once for every kind of labels
+(dense-mr.KIND is one of them alone), which are made in REPORT/tasks; tasks of parquet files or of a folder of
+`datasets`, as CuriaBench is downloaded, are unpacked there. With --run, the report also shows the crops that this
+training run saw, and its curves, and says whether its corpus holds patients or images of the test; so does --corpus. No
+code in HF_DIR is run unless --trust-remote-code says so.
 `compare` needs the predictions of two reports alone: the difference of every task by every head on the same patients, p
 by flips of signs over patients, and Holm's correction over all of them.
-`tasks` makes a benchmark of volumes of labelled scans that have labels.csv, samples.csv (who is train and test) and
-patients.csv, as data/ingest/volume_tasks.py says.
+`tasks` makes a benchmark of volumes of labelled scans that have labels.csv or values.csv, samples.csv (who is train and
+test) and patients.csv, as data/ingest/volume_tasks.py and value_tasks.py say.
 Exit codes: 0 done, or no labels to score on; 1 a fault; 2 your mistake (one line says which).
 """
 
@@ -46,7 +47,8 @@ _AGAINST = flags.DEFINE_multi_string(
 _POOLING = flags.DEFINE_string(
     "pooling",
     "curia-2",
-    "How tokens of --against are pooled: curia-2 or curia-v1, then changes, as in curia-v1,norm=after.",
+    "How tokens become features: curia-2, or curia-v1 with the defects of Curia's public trainer, which "
+    "docs/evaluation.md lists; then changes, as in curia-v1,norm=after.",
 )
 _SETTING = flags.DEFINE_multi_enum(
     "setting",
@@ -80,7 +82,7 @@ def run(argv: list[str]) -> int:
             if not pathlib.Path(value).is_dir():
                 raise UserError(f"--{flag.name}: found {value}, which is no folder")
     names = [*_TASK.value, *argv[1:]]
-    folder = unpacked(pathlib.Path(data), names, pathlib.Path(output, "tasks"))
+    folder, names = unpacked(pathlib.Path(data), names, pathlib.Path(output, "tasks"))
     if folder is None:
         print(f"no labels in {data}: nothing to score. Ingest with --labels to get a benchmark.")
         return 0
@@ -111,14 +113,15 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def unpacked(data: pathlib.Path, names: list[str], place: pathlib.Path) -> pathlib.Path | None:
-    """The folder of tasks: --data, or `place` where they are first made of a corpus or of published files."""
-    if (data / CONTRACT).is_file() and any(name in corpus_tasks.NAMES for name in names):
-        return corpus_tasks.write(data, names, place)
+def unpacked(data: pathlib.Path, names: list[str], place: pathlib.Path) -> tuple[pathlib.Path | None, list[str]]:
+    """The folder of tasks: --data, or `place` where they are first made of a corpus or of published files; and those of
+    them that are asked for."""
+    if (data / CONTRACT).is_file() and any(corpus_tasks.parse(name) for name in names):
+        return place, corpus_tasks.write(data, names, place)
     there = published.names(data)
     if there and (set(names) & set(there) or not task_names(data)):
-        return published.unpack(data, names or there, place)
-    return benchmark_folder(data)
+        return published.unpack(data, names or there, place), names
+    return benchmark_folder(data), names
 
 
 def compare(reports: list[str]) -> int:
@@ -139,11 +142,16 @@ def make_tasks(folders: list[str]) -> int:
     if len(folders) != 2 or not pathlib.Path(folders[0]).is_dir():
         raise UserError(
             f"tasks: found {' '.join(folders) or 'nothing'}; write tasks SCANS DIR, where SCANS is a folder with "
-            "labels.csv"
+            "labels.csv or values.csv"
         )
-    from curia2_jax.data.ingest import volume_tasks
+    from curia2_jax.data.ingest import value_tasks, volume_tasks
 
-    volume_tasks.write(pathlib.Path(folders[0]), pathlib.Path(folders[1]), print)
+    scans, output = map(pathlib.Path, folders)
+    has_values = (scans / value_tasks.TABLE).is_file()
+    if (scans / volume_tasks.TABLE).is_file() or not has_values:
+        volume_tasks.write(scans, output, print)
+    if has_values:
+        value_tasks.write(scans, output, print)
     return 0
 
 

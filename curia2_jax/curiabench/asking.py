@@ -37,19 +37,20 @@ def ask(
     """Of every task; they are all of one kind.
 
     Raises:
-      UserError: tasks of segmentation, and other models or settings that these have not.
+      UserError: the tasks have no such setting, or a model beside ours has not what they ask for.
     """
     for warning in (warning for task in chosen for warning in task.warnings):
         say(f"warning: {warning}")
-    if chosen[0].kind != SEGMENTATION:
-        found = _features(chosen, model, others, say)
-        return (_probed(task, scoring, model, found[task.name], settings, say) for task in chosen)
-    name = chosen[0].name
-    if others.models:
-        raise UserError(f"--against: {name} is segmentation, which scores --model alone; leave it out")
-    if wrong := {FEW, ATTENTION} & set(settings):
-        raise UserError(f"--setting={min(wrong)}: {name} is segmentation, which has no such setting; leave it out")
-    return (_segmented(task, scoring, model, say) for task in chosen)
+    if chosen[0].kind == SEGMENTATION:
+        return _segmented(chosen, scoring, model, others, settings, say)
+    if ATTENTION in settings:
+        attention.check(chosen, others)
+    found = _features(chosen, model, others, say)
+    read = attention.predictions(chosen, model, others, say) if ATTENTION in settings else [{} for _ in chosen]
+    return (
+        _probed(task, scoring, model, found[task.name], by_attention, settings, say)
+        for task, by_attention in zip(chosen, read, strict=True)
+    )
 
 
 def _features(
@@ -73,33 +74,46 @@ def _probed(
     scoring: Scoring,
     model: Model,
     found: dict[str, features.Features],
+    by_attention: dict[probing.Key, list[np.ndarray]],
     settings: Sequence[str],
     say: Callable[[str], None],
 ) -> Asked:
-    """One feature a sample, and heads on these. `found`: of each split."""
+    """One feature a sample, and heads on these. `found`: of each split; `by_attention`: answers to stand aside."""
     start = time.monotonic()
     validated_on, groups = _groups(task.train.patients, found[TRAIN].slices)
     predictions = probing.predictions(task, found, groups, scoring.heads, model.device)
     outputs = {key: [one.outputs for one in seeds] for key, seeds in predictions.items()}
     aside = few_shot.predictions(task, scoring, found, groups, model.device) if FEW in settings else {}
-    aside |= attention.predictions(task, model) if ATTENTION in settings else {}
     say(f"{task.name}: {_titles(scoring)}, {time.monotonic() - start:.1f} s")
     return Asked(
         outputs,
-        aside,
+        aside | by_attention,
         {key: seeds[0].settings for key, seeds in predictions.items()},
         {name: one.slices for name, one in found.items()},
         validated_on,
     )
 
 
-def _segmented(task: tasks.Task, scoring: Scoring, model: Model, say: Callable[[str], None]) -> Asked:
+def _segmented(
+    chosen: list[tasks.Task],
+    scoring: Scoring,
+    model: Model,
+    others: Others,
+    settings: Sequence[str],
+    say: Callable[[str], None],
+) -> Iterator[Asked]:
     """Patch tokens of every slice, and a layer on these."""
+    if ATTENTION in settings:
+        raise UserError(
+            f"--setting={ATTENTION}: {chosen[0].name} is segmentation, which has no such setting; leave it out"
+        )
+    others.of_slices(f"{chosen[0].name}, which is segmentation,")
     start = time.monotonic()
-    outputs, chosen = segmentation.answers(task, model)
-    say(f"{task.name}: {_titles(scoring)}, {time.monotonic() - start:.1f} s")
-    slices = {name: segmentation.hashes(split) for name, split in task.splits.items()}
-    return Asked(outputs, {}, chosen, slices, "patient")
+    found = segmentation.answers(chosen, model, others, FEW in settings, say)
+    say(f"{_titles(scoring)} of all: {time.monotonic() - start:.1f} s")
+    for task, one in zip(chosen, found, strict=True):
+        slices = {name: segmentation.hashes(split) for name, split in task.splits.items()}
+        yield Asked(one.outputs, one.aside, one.settings, slices, "patient")
 
 
 def _titles(scoring: Scoring) -> str:

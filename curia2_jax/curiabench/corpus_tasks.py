@@ -1,26 +1,26 @@
 """Tasks made of a corpus itself, from its slices and label maps: where structures lie, and which of them a slice shows.
 
 `dense-ct`, `dense-mr`: the label map of each slice. `structures-ct`, `structures-mr`: for every label,
-whether a slice shows it, without a mask that would give it away. Test patients are those on whom the benchmarks of the
+whether a slice shows it, without a mask that would give it away. Where a corpus has several kinds of labels, there is a
+task of each, as `dense-mr.cardiac-structures`. Test patients are those on whom the benchmarks of the
 corpus test; without any, a third by the hash of their keys, so that a new patient moves nobody.
 """
 
-import collections
 import json
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from curia2_jax import files
-from curia2_jax.data.corpus import layout
+from curia2_jax.data.corpus import layout, structures
 from curia2_jax.data.corpus.corpus import Corpus, patient_hash
 from curia2_jax.data.corpus.excluded import patients_of_tests
 from curia2_jax.data.corpus.planes import in_plane
 from curia2_jax.data.corpus.structures import MIN_PIXELS
 from curia2_jax.data.ingest import benchmark_schema as schema
+from curia2_jax.data.ingest.benchmark import slug
 from curia2_jax.errors import UserError
 
 KINDS = {"dense": schema.SEGMENTATION, "structures": schema.MULTI_LABEL}
@@ -36,28 +36,64 @@ class Marked(NamedTuple):
     row: tuple[str, str, str, tuple[float, float]]  # series, patient, modality, spacing
 
 
-def write(corpus: Path, names: Sequence[str], folder: Path) -> Path:
-    """Writes tasks `names` of `NAMES` below `folder`, which is returned.
+class Asked(NamedTuple):
+    """`what` of KINDS of slices of a `modality`, CT or MR, by the labels of a kind; "": of every kind that there is."""
+
+    what: str
+    modality: str
+    labels: str
+
+
+def parse(name: str) -> Asked | None:
+    """What a task WHAT-MODALITY or WHAT-MODALITY.LABELS asks; None for the name of another task."""
+    first, _, labels = name.partition(".")
+    what, _, modality = first.partition("-")
+    return Asked(what, modality.upper(), labels) if first in NAMES else None
+
+
+def write(corpus: Path, names: Sequence[str], folder: Path, say: Callable[[str], None] = print) -> list[str]:
+    """Writes tasks `names` below `folder`; returns the names of all that were made, one for every kind of labels.
+
+    Args:
+      say: receives a line for each kind of labels of which there is no such task.
 
     Raises:
       UserError: `corpus` is none, or has no label maps of such slices on both sides of the split.
     """
+    out = []
     for name in names:
-        what, _, modality = name.partition("-")
-        if what not in KINDS or not (corpus / layout.CONTRACT).is_file():
+        asked = parse(name)
+        if asked is None or not (corpus / layout.CONTRACT).is_file():
             raise UserError(f"--task: found {name!r}; write {', '.join(NAMES)} with --data CORPUS, or a task alone")
-        with files.whole_folder(folder / name) as partial:
-            _write(corpus, modality.upper(), KINDS[what], partial, name)
-    return folder
+        source = _source(corpus, asked.modality)
+        kinds = sorted({kind for found in source.kinds.values() for kind in found})
+        if asked.labels and asked.labels not in kinds:
+            known = ", ".join(f"{asked.what}-{asked.modality.lower()}.{kind}" for kind in kinds)
+            raise UserError(f"--task={name}: no such labels in {corpus}; write {known or 'a corpus with label maps'}")
+        made = [name] if asked.labels or len(kinds) < 2 else [f"{name}.{kind}" for kind in kinds]
+        faults = []
+        for one, labels in zip(made, [asked.labels] if asked.labels else kinds or [""], strict=True):
+            try:
+                with files.whole_folder(folder / one) as partial:
+                    _write(source, asked._replace(labels=labels), partial, one)
+                out.append(one)
+            except UserError as error:
+                faults.append(error)
+        if len(faults) == len(made):
+            raise faults[0]
+        for fault in faults:
+            say(f"not asked: {fault}")
+    return out
 
 
-def _write(corpus: Path, modality: str, kind: schema.Kind, folder: Path, name: str) -> None:
+def _write(source: "_Source", asked: Asked, folder: Path, name: str) -> None:
+    corpus, kind = source.folder, KINDS[asked.what]
     rows: dict[str, list[tuple]] = {split: [] for split in schema.SPLITS}
     shown: dict[str, list[dict[int, int]]] = {split: [] for split in schema.SPLITS}  # label -> pixels
     tested = patients_of_tests(str(corpus)) if any((corpus / layout.BENCHMARK).glob("*")) else frozenset()
     for split in rows:
         (folder / split / schema.IMAGES).mkdir(parents=True)
-    for one in _marked(corpus, modality):
+    for one in _marked(source, asked):
         patient = one.row[1]
         aside = patient in tested if tested else patient_hash(patient) < 1 / 3
         split = schema.TEST if aside else schema.TRAIN
@@ -72,16 +108,19 @@ def _write(corpus: Path, modality: str, kind: schema.Kind, folder: Path, name: s
         raise UserError(f"--task={name}: found {counts} slices with label maps in {corpus}; write one that has both")
     every = sorted({label for each in shown.values() for one in each for label in one} - {0})
     pixels = {split: np.array([[one.get(k, 0) for k in every] for one in each]) for split, each in shown.items()}
-    asked = np.ones(len(every), bool) if kind == schema.SEGMENTATION else _asked(pixels)
-    labels = np.array(every)[asked].tolist()
-    _tables(folder, rows, {split: found[:, asked] >= MIN_PIXELS for split, found in pixels.items()}, kind)
-    names = _names(corpus)
+    chosen = np.ones(len(every), bool) if kind == schema.SEGMENTATION else _told_apart(pixels)
+    if not chosen.any():
+        raise UserError(f"--task={name}: found no label in {corpus} that some slices show and others do not")
+    labels = np.array(every)[chosen].tolist()
+    _tables(folder, rows, {split: found[:, chosen] >= MIN_PIXELS for split, found in pixels.items()}, kind)
+    names = _names(corpus, asked.labels)
     classes = {str(key): names.get(label, f"label {label}") for key, label in _keys(labels, kind)}
     told: schema.Description = {
         "name": name,
         "kind": kind.name,
         "mask": False,
-        "modality": modality,
+        "modality": asked.modality,
+        "labels": asked.labels,
         "classes": classes,
     }
     (folder / schema.TASK).write_text(json.dumps(told, indent=2))
@@ -92,7 +131,7 @@ def _keys(labels: list[int], kind: schema.Kind) -> list[tuple[int, int]]:
     return [(label if kind == schema.SEGMENTATION else number, label) for number, label in enumerate(labels)]
 
 
-def _asked(pixels: dict[str, np.ndarray]) -> np.ndarray:
+def _told_apart(pixels: dict[str, np.ndarray]) -> np.ndarray:
     """(labels,) bool: some slices of both splits show it, and not all of train."""
     train, test = (pixels[split] >= MIN_PIXELS for split in schema.SPLITS)
     return np.asarray(train.any(0) & test.any(0) & ~train.all(0))
@@ -110,30 +149,43 @@ def _tables(folder: Path, rows: dict, present: dict[str, np.ndarray], kind: sche
         np.save(folder / split / schema.TABLE, np.array(found, fields))
 
 
-def _marked(folder: Path, modality: str) -> Iterator[Marked]:
-    """Slices of one modality that have a label map of the kind that most series have, a series at a time."""
+class _Source(NamedTuple):
+    """The labelled slices of one modality of a corpus, and the kinds of labels of each of their series."""
+
+    folder: Path
+    corpus: Corpus
+    facts: dict[str, np.ndarray]  # columns of the index
+    wanted: np.ndarray  # (N,) bool
+    kinds: dict[str, dict[str, list[str]]]  # series -> kind -> arrays
+
+
+def _source(folder: Path, modality: str) -> _Source:
     corpus = Corpus(folder)
     columns = ("label", "modality", "series", "plane", "patient", "position", "slope", "intercept", "spacing_y",
                "spacing_x")  # fmt: skip
     facts = {name: np.asarray(corpus.column(name)) for name in columns}
     wanted = (facts["label"] != "") & (facts["modality"] == modality)
-    paths = {one: folder / layout.label_maps(one) for one in np.unique(facts["series"][wanted]).tolist()}
-    kinds = {one: {name.rpartition("-")[0]: name for name in _names_in(path)} for one, path in paths.items()}
-    count = collections.Counter(kind for found in kinds.values() for kind in found)
-    chosen = min(count, key=lambda kind: (-count[kind], kind), default="")
-    for series, found in kinds.items():
-        if chosen not in found:
+    series = np.unique(facts["series"][wanted]).tolist()
+    kinds = {one: structures.kinds_in(folder / layout.label_maps(one)) for one in series}
+    return _Source(folder, corpus, facts, wanted, kinds)
+
+
+def _marked(source: _Source, asked: Asked) -> Iterator[Marked]:
+    """Slices that have a label map of the kind that is asked, a series at a time."""
+    facts = source.facts
+    for series, found in source.kinds.items():
+        if asked.labels not in found:
             continue
-        whole = _load(paths[series], found[chosen])
-        own = np.flatnonzero((facts["series"] == series) & wanted)
+        whole = structures.of_kind(source.folder / layout.label_maps(series), found[asked.labels])
+        own = np.flatnonzero((facts["series"] == series) & source.wanted)
         for plane in np.unique(facts["plane"][own]).tolist():
             slices = own[facts["plane"][own] == plane]
             taken = np.unique(np.linspace(0, len(slices) - 1, min(len(slices), SLICES)).round().astype(int))
             for index in slices[taken].tolist():
                 labels = in_plane(whole, plane)[int(facts["position"][index])]
-                image = corpus.read(index).astype(np.float32) * facts["slope"][index] + facts["intercept"][index]
+                image = source.corpus.read(index).astype(np.float32) * facts["slope"][index] + facts["intercept"][index]
                 spacing = (float(facts["spacing_y"][index]), float(facts["spacing_x"][index]))
-                row = (series, str(facts["patient"][index]), modality, spacing)
+                row = (series, str(facts["patient"][index]), asked.modality, spacing)
                 yield Marked(image.astype(np.float32), _sized(labels, image.shape), row)
 
 
@@ -145,23 +197,11 @@ def _sized(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.ascontiguousarray(labels[np.ix_(rows, columns)], np.uint16)
 
 
-def _names_in(path: Path) -> list[str]:
-    try:
-        with np.load(path) as file:
-            return [name for name in file.files if name != "affine"]
-    except (OSError, ValueError, zipfile.BadZipFile) as e:
-        raise UserError(f"{path}: label maps cannot be read ({type(e).__name__}); put the file back") from e
-
-
-def _load(path: Path, name: str) -> np.ndarray:
-    with np.load(path) as file:
-        return file[name]
-
-
-def _names(corpus: Path) -> dict[int, str]:
-    """Names of labels, as far as the benchmarks of the corpus say them."""
+def _names(corpus: Path, labels: str) -> dict[int, str]:
+    """Names of the labels of a kind, as far as the benchmarks of the corpus that were cut from them say them."""
     found: dict[int, str] = {}
     for path in sorted((corpus / layout.BENCHMARK).glob(f"*/{schema.TASK}")):
         told: schema.Description = json.loads(path.read_text())
-        found |= dict(zip(told.get("values", []), told.get("classes", {}).values(), strict=False))
+        if slug(told.get("labels", "")) == labels:
+            found |= dict(zip(told.get("values", []), told.get("classes", {}).values(), strict=False))
     return found

@@ -15,8 +15,8 @@ from typing import cast
 import numpy as np
 
 from curia2_jax import files
-from curia2_jax.curiabench import answers as answering
 from curia2_jax.curiabench import (
+    aggregate,
     asking,
     attention,
     class_facts,
@@ -29,6 +29,7 @@ from curia2_jax.curiabench import (
     report,
     tasks,
 )
+from curia2_jax.curiabench import answers as answering
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.asking import ATTENTION, CROSS, FEW
 from curia2_jax.curiabench.model import Model, load_model
@@ -164,8 +165,8 @@ def _score(
     answers = Answers(
         task.name, task.kind.name, names, samples, task.test.patients, test, targets, asked.outputs, asked.aside
     )
-    by_attention = attention.scored(answers, scoring) if ATTENTION in settings else {}
-    for line in attention.lines(by_attention, scoring):
+    by_attention = attention.compared(answers, scoring) if ATTENTION in settings else None
+    for line in attention.lines(by_attention, scoring) if by_attention else []:
         say(f"{task.name}: {line}")
     seen = int(np.isin(test, asked.slices[TRAIN]).sum())
     if seen:
@@ -213,6 +214,7 @@ def _settings(device: str, scoring: Scoring, began: Sequence[str], others: Other
         "device": device,
         "precision": forward.precision(device),
         "pooling": others.choice._asdict(),
+        "pooling_defects": aggregate.defects(others.choice),
         "kind": scoring.kind,
         "random_weights": list(began) or "as transformers draws them, LayerScale 1",
         "primary": {"head": scoring.primary.head.name, "metric": scoring.primary.metric.name},

@@ -15,7 +15,7 @@ import torch
 from curia2_jax.curiabench import encoded
 from curia2_jax.curiabench.adapters import folders
 from curia2_jax.curiabench.adapters.adapter import Adapter
-from curia2_jax.curiabench.aggregate import Choice, window
+from curia2_jax.curiabench.aggregate import Choice, counted
 from curia2_jax.curiabench.masks import patch_mask
 from curia2_jax.curiabench.model import LINEAR, Backbone, Model, Processor
 from curia2_jax.curiabench.others import Others
@@ -72,8 +72,7 @@ def extract(
     """
     others = others or Others()
     found = [without_network(split, model, others.choice) for split in splits]
-    model.let_go()
-    for names, load in [*_ours(model), *(((one.name, ""), one.load) for one in others.models)]:
+    for names, load in backbones(model, others):
         say(_add(found, splits, names, load(), others, model.device))
     return found
 
@@ -93,8 +92,13 @@ def _add(
     return f"{adapter.name}: {new} of {sum(len(one.images) for one in splits)} samples encoded, the rest was known"
 
 
-def _ours(model: Model) -> Iterator[tuple[tuple[str, str], Callable[[], Adapter]]]:
-    """(row of its feature, row of the mean of its patches where the feature is the class token), adapter."""
+def backbones(model: Model, others: Others) -> Iterator[tuple[tuple[str, str], Callable[[], Adapter]]]:
+    """(row of its feature, row of the mean of its patches where the feature is the class token), and what loads it; the
+    first is "" where a class token says nothing.
+
+    Whoever asks frees one before the next is loaded, so that one is in memory at a time; `model` then holds none.
+    """
+    model.let_go()
 
     def adapter(name: str, weights: Callable[[], folders.Other]) -> Callable[[], Adapter]:
         return lambda: folders.ours(model.folder, model.device, model.trusted, weights())._replace(name=name)
@@ -108,6 +112,7 @@ def _ours(model: Model) -> Iterator[tuple[tuple[str, str], Callable[[], Adapter]
         )
         yield (RANDOM.name, RANDOM_PATCHES.name), adapter(f"{RANDOM.name} {seed}", weights)
     yield ("", PIXELS_LINEAR.name), adapter(PIXELS_LINEAR.name, lambda: folders.random(model.folder, 0, LINEAR))
+    yield from (((one.name, ""), one.load) for one in others.models)
 
 
 def _names(names: tuple[str, str], masked: bool) -> list[str]:
@@ -118,17 +123,17 @@ def _names(names: tuple[str, str], masked: bool) -> list[str]:
 
 def without_network(split: Split, model: Model, choice: Choice) -> Features:
     """The rows that see no network, raw pixels and the mask alone, and the hashes of the images."""
-    found = [_plain(split, index, model, choice.window) for index in range(len(split.images))]
+    found = [_plain(split, index, model, choice) for index in range(len(split.images))]
     rows = {PIXELS.name: [np.stack([pixels for _, pixels, _ in found])]}
     if split.masked:
         rows[MASK_ONLY.name] = [np.stack([places for _, _, places in found])]
     return Features(rows, np.array([digest for digest, _, _ in found]))
 
 
-def _plain(split: Split, index: int, model: Model, size: int) -> tuple[str, np.ndarray, np.ndarray]:
+def _plain(split: Split, index: int, model: Model, choice: Choice) -> tuple[str, np.ndarray, np.ndarray]:
     """Hash of a sample's first slice, raw pixels, and place of its mask. No volume is copied, nor outlives this."""
     digest, pixels, places = "", [], []
-    for one, mask in _slices(*read_sample(split, index), size):
+    for one, mask in _slices(*read_sample(split, index), choice):
         digest = digest or content(one)
         pixels.append(raw_pixels(one, mask))
         if mask is not None:
@@ -146,12 +151,12 @@ def place(mask: np.ndarray, under: torch.Tensor) -> np.ndarray:
     return np.concatenate([under.numpy().ravel(), size, spots]).astype(np.float32)
 
 
-def _slices(image: np.ndarray, mask: np.ndarray | None, size: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yields (slice, mask) of a slice, or of the slices of a volume that count: see `aggregate.window`."""
+def _slices(
+    image: np.ndarray, mask: np.ndarray | None, choice: Choice
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Yields (slice, mask) of a slice, or of the slices of a volume that count."""
     if image.ndim == 2:
         yield image, mask
         return
-    chosen = window(None if mask is None else np.moveaxis(mask, 2, 0), image.shape[2], size)
-    for s in range(chosen.start, chosen.stop):
-        if mask is None or mask[..., s].any():
-            yield np.ascontiguousarray(image[..., s]), None if mask is None else mask[..., s]
+    for s in counted(None if mask is None else np.moveaxis(mask, 2, 0), image.shape[2], choice):
+        yield np.ascontiguousarray(image[..., s]), None if mask is None else mask[..., s]

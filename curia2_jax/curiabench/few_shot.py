@@ -5,6 +5,7 @@ moves nobody. The answers lie beside the others, their head called `linear@5%`, 
 """
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -31,20 +32,25 @@ def fits(task: Task, percent: int, draw: int) -> np.ndarray:
     return fit
 
 
+def draws(task: Task, head: str) -> Iterator[tuple[str, np.ndarray]]:
+    """(name of the head, `fits`) of every percentage and draw; one is left out if it has as few as the one before."""
+    before = 0
+    for percent in PERCENT:
+        if (count := _patients(task, percent)) != before:
+            before = count
+            for draw in range(DRAWS):
+                yield _name(head, percent), fits(task, percent, draw)
+
+
 def predictions(
     task: Task, scoring: Scoring, found: dict[str, Features], groups: np.ndarray, device: str
 ) -> dict[probing.Key, list[np.ndarray]]:
-    """Outputs on the test split of every row and percentage; one is left out if it draws as few as the one before."""
+    """Outputs on the test split of every row and percentage."""
     out: dict[probing.Key, list[np.ndarray]] = {}
-    head, before = scoring.primary.head, 0
-    for percent in PERCENT:
-        if (count := _patients(task, percent)) == before:
-            continue
-        before = count
-        for draw in range(DRAWS):
-            fit = fits(task, percent, draw)
-            for (row, name), each in probing.predictions(task, found, groups, (head,), device, fit).items():
-                out.setdefault((row, f"{name}{ASIDE}{percent}%"), []).extend(one.outputs for one in each)
+    head = scoring.primary.head
+    for name, fit in draws(task, head.name):
+        for (row, _), each in probing.predictions(task, found, groups, (head,), device, fit).items():
+            out.setdefault((row, name), []).extend(one.outputs for one in each)
     return out
 
 
@@ -56,13 +62,17 @@ def curve(one: Answers, task: Task, scoring: Scoring) -> dict[str, list[Shot]]:
     out: dict[str, list[Shot]] = {}
     for percent, count in patients.items():
         found = one.outputs if percent == 100 else one.aside
-        name = head.name if percent == 100 else f"{head.name}{ASIDE}{percent}%"
+        name = head.name if percent == 100 else _name(head.name, percent)
         for (row, which), seeds in found.items():
             if which == name:
                 each = [comparison.alone(one, metric, outputs) for outputs in seeds]
                 score = intervals.interval(intervals.mean(each))
                 out.setdefault(row, []).append({"percent": percent, "patients": count, "score": score})
     return out
+
+
+def _name(head: str, percent: int) -> str:
+    return f"{head}{ASIDE}{percent}%"
 
 
 def _patients(task: Task, percent: int) -> int:

@@ -15,7 +15,7 @@ import torch
 
 from curia2_jax.curiabench import masks as masking
 from curia2_jax.curiabench import stream
-from curia2_jax.curiabench.adapters.adapter import Adapter, Tokens
+from curia2_jax.curiabench.adapters.adapter import Adapter, Tokens, Volume
 from curia2_jax.curiabench.aggregate import Choice
 from curia2_jax.curiabench.stages import Stages
 from curia2_jax.curiabench.stream import Known, Part
@@ -49,7 +49,7 @@ def features(
     """
     sums = _Sums(choices)
     flying: collections.deque[_Pooled] = collections.deque()
-    for batch in _batches(adapter, parts, choices[0], device, stages):
+    for batch in _batches(adapter, parts, device, stages):
         if isinstance(batch, Known):
             yield Feature(*batch, [])
             continue
@@ -89,9 +89,7 @@ class _Pooled(NamedTuple):
     landed: torch.cuda.Event | None
 
 
-def _batches(
-    adapter: Adapter, parts: Iterator[Part | Known], choice: Choice, device: str, stages: Stages
-) -> Iterator[_Batch | Known]:
+def _batches(adapter: Adapter, parts: Iterator[Part | Known], device: str, stages: Stages) -> Iterator[_Batch | Known]:
     beside = torch.cuda.Stream(priority=-1) if device == "cuda" else None
     ready = _ready(adapter, parts, device, beside, stages)
     if stream.workers(device):
@@ -101,14 +99,14 @@ def _batches(
         if isinstance(part, Known):
             yield part
             continue
-        same = waiting.setdefault((part.pixels.shape[1:], part.single), [])
+        same = waiting.setdefault((part.pixels.shape[1:], part.single, part.normed), [])
         same.append(part)
         if adapter.takes == "volume" or sum(len(one.pixels) for one in same) >= BATCH[device]:
-            yield _joined(same, adapter, choice, beside, stages)
+            yield _joined(same, beside, stages)
             same.clear()
     for same in waiting.values():
         if same:
-            yield _joined(same, adapter, choice, beside, stages)
+            yield _joined(same, beside, stages)
 
 
 def _ahead(items: Iterator, number: int) -> Iterator:
@@ -147,9 +145,7 @@ def _on_device(adapter: Adapter, part: Part, device: str, beside: torch.cuda.Str
 
 
 @torch.inference_mode()
-def _joined(
-    same: list[Part], adapter: Adapter, choice: Choice, beside: torch.cuda.Stream | None, stages: Stages
-) -> _Batch:
+def _joined(same: list[Part], beside: torch.cuda.Stream | None, stages: Stages) -> _Batch:
     with stages("main: join"), torch.cuda.stream(beside):
         starts = np.cumsum([0] + [len(part.pixels) for part in same[:-1]]).tolist()
         pixels = torch.cat([part.pixels for part in same])
@@ -163,9 +159,16 @@ def _joined(
             if tensor is not None:
                 tensor.record_stream(torch.cuda.current_stream())
     samples = np.concatenate([part.samples for part in same])
-    normed = adapter.takes == "volume" or same[0].single or choice.norm == "after"
     began = [one for part in same for one in part.began]
-    return _Batch(began, pixels, normed, same[0].single, rows, samples, under)
+    return _Batch(began, pixels, same[0].normed, same[0].single, rows, samples, under)
+
+
+@torch.inference_mode()
+def prepared(adapter: Adapter, volume: Volume, numbers: list[int], device: str) -> Iterator[torch.Tensor]:
+    """Pixels of some slices of a volume on the device, as `encode` takes them, batch by batch."""
+    for pixels in adapter.prepare(volume, numbers):
+        there = pixels.to(device)
+        yield adapter.finish(there, volume.modality) if adapter.finish else there
 
 
 @torch.inference_mode()

@@ -12,9 +12,10 @@ from curia2_jax.errors import UserError
 
 
 class Waiting(NamedTuple):
-    """A model that was loaded once, so that its faults are known, and is not in memory."""
+    """A model that was loaded once, so that its faults are known, and is not in memory. `takes`: as of `Adapter`."""
 
     name: str
+    takes: str
     fingerprint: str
     preprocessing: str
     load: Callable[[], Adapter]
@@ -31,6 +32,14 @@ class Others(NamedTuple):
     def described(self) -> dict[str, dict[str, str]]:
         """For results.json: what each model saw."""
         return {one.name: {"preprocessing": one.preprocessing, "sha256": one.fingerprint} for one in self.models}
+
+    def of_slices(self, why: str) -> None:
+        """Raises UserError if a model takes whole volumes, where tokens of single slices are asked for."""
+        for one in self.models:
+            if one.takes == "volume":
+                raise UserError(
+                    f"{FLAG}: {one.name} takes whole volumes, and {why} asks for tokens of slices; leave it out"
+                )
 
 
 def load_all(words: Sequence[str], device: str, trust_remote_code: bool, pooling: str, cache: Path | None) -> Others:
@@ -50,4 +59,6 @@ def load_all(words: Sequence[str], device: str, trust_remote_code: bool, pooling
 
 def _waiting(word: str, device: str, trust_remote_code: bool) -> Waiting:
     one = load(word, device, trust_remote_code)
-    return Waiting(one.name, one.fingerprint, one.preprocessing, lambda: load(word, device, trust_remote_code))
+    return Waiting(
+        one.name, one.takes, one.fingerprint, one.preprocessing, lambda: load(word, device, trust_remote_code)
+    )

@@ -1,13 +1,14 @@
 """Two reports against each other, from their predictions alone: differences on the same patients, with p of all."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from curia2_jax.curiabench import comparison, intervals
+from curia2_jax.curiabench import attention, comparison, intervals
 from curia2_jax.curiabench.answers import Answers
-from curia2_jax.curiabench.protocol import TRAINED, Scoring, scoring_of
+from curia2_jax.curiabench.probing import Key
+from curia2_jax.curiabench.protocol import TRAINED, Head, Scoring, scoring_of
 from curia2_jax.curiabench.results import Score
 from curia2_jax.errors import UserError
 
@@ -65,16 +66,26 @@ def _joined(one: Answers, other: Answers) -> Answers:
         one.units, other.units[places]
     ):
         raise UserError(f"compare: {one.task}: targets or patients of the reports differ; score both anew")
-    outputs = {("first", head): seeds for (row, head), seeds in one.outputs.items() if row == TRAINED.name}
-    for (row, head), seeds in other.outputs.items():
+    outputs = {("first", head): seeds for (row, head), seeds in _all(one) if row == TRAINED.name}
+    for (row, head), seeds in _all(other):
         if row == TRAINED.name:
             outputs["second", head] = [outputs_of[places] for outputs_of in seeds]
     return one._replace(outputs=outputs)
 
 
+def _all(one: Answers) -> Iterator[tuple[Key, list[np.ndarray]]]:
+    """The answers of every head, that of attention over slices too."""
+    yield from one.outputs.items()
+    yield from attention.answered(one).outputs.items()
+
+
+def _heads(scoring: Scoring) -> tuple[Head, ...]:
+    return (*scoring.heads, attention.HEAD)
+
+
 def _lines(task: str, found: comparison.Estimates, scoring: Scoring) -> list[Difference]:
     metric, out = scoring.primary.metric.name, []
-    for head in scoring.heads:
+    for head in _heads(scoring):
         keys = [(row, head.name, metric) for row in ("first", "second")]
         if all(key in found for key in keys):
             one, other = (intervals.mean(found[key]) for key in keys)
@@ -89,7 +100,7 @@ def _lines(task: str, found: comparison.Estimates, scoring: Scoring) -> list[Dif
 def table(lines: Sequence[Difference], scoring: Scoring) -> str:
     """The differences as text, with a word where there are enough patients for one."""
     rows = [["", "", "A", "B", "A - B, 95 % interval", "p", "p, Holm", ""]]
-    shorts = {head.name: head.short for head in scoring.heads}
+    shorts = {head.name: head.short for head in _heads(scoring)}
     for one in lines:
         value, low, high = one.gain
         interval = "undefined" if value is None else f"{value:+.3f}"

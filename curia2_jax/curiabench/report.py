@@ -89,7 +89,8 @@ def table(results: Results) -> str:
     lines = [["", "", *(f"{head.short}, {metric.phrase}" for head, metric in columns)]]
     for name, part in parts.items():
         for row in rows_of(part["rows"]):
-            cells = (cell(part["rows"][row.name][head.name][metric.name]) for head, metric in columns)
+            by_head = part["rows"][row.name]  # which may lack a head: some models take one size of input
+            cells = (cell(by_head[head.name][metric.name]) if head.name in by_head else "-" for head, metric in columns)
             lines.append([name, row.title, *cells])
             name = ""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -100,12 +101,14 @@ def csv(results: Results) -> str:
     """scores.csv: a line a task, row, head and score with its 95 % interval, and each difference; empty = undefined."""
     lines = ["task,row,head,score,value,lower,upper"]
     parts = results["tasks"] | ({"mean of the tasks": results["mean"]} if len(results["tasks"]) > 1 else {})
-    for task, part in parts.items():
+    found: list[tuple[str, Comparison]] = list(parts.items())
+    found += [(name, task["attention"]) for name, task in results["tasks"].items() if "attention" in task]
+    for name, part in found:
         tables = part["rows"] | {f"trained minus {row}": heads for row, heads in part["trained_minus"].items()}
         for row, heads in tables.items():
             for head, metrics in heads.items():
                 for metric, score in metrics.items():
-                    lines.append(",".join([task, row, head, metric, *("" if x is None else repr(x) for x in score)]))
+                    lines.append(",".join([name, row, head, metric, *("" if x is None else repr(x) for x in score)]))
     return "\n".join(lines) + "\n"
 
 

@@ -76,7 +76,7 @@ class TaskResults(Comparison):
     validated_on: str  # "val", or "patient" or "slice" of train
     heads: dict[str, dict[str, dict]]  # row -> head -> what it chose
     few_shot: NotRequired[dict[str, list[Shot]]]  # row -> its label-efficiency curve
-    attention: NotRequired[dict[str, dict[str, Score]]]  # row -> score, of volumes by attention over their slices
+    attention: NotRequired[Comparison]  # of volumes by attention over their slices
     # row -> head -> score -> of each label, in tasks of several labels
     labels: NotRequired[dict[str, dict[str, dict[str, list[float | None]]]]]
     confusion: NotRequired[
@@ -103,6 +103,7 @@ class Settings(TypedDict):
     kind: NotRequired[str]  # absent in the first reports
     precision: NotRequired[str]  # of the backbones; absent in reports that are all float32, as is the next
     pooling: NotRequired[dict[str, str | int]]  # how tokens became features, of every model
+    pooling_defects: NotRequired[dict[str, str]]  # of the public trainer, that the pooling has, and what they change
     others: NotRequired[dict[str, dict[str, str]]]  # other people's models and what they saw
     random_weights: NotRequired[list[str] | str]  # folders, or what they are
     primary: dict[str, str]

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from curia2_jax.curiabench import masks as masking
 from curia2_jax.curiabench.adapters.adapter import SLICES, Adapter, Volume
-from curia2_jax.curiabench.aggregate import Choice, window
+from curia2_jax.curiabench.aggregate import Choice, after_norm, counted
 from curia2_jax.curiabench.slots import Sent, Slots
 from curia2_jax.curiabench.splits import Split, read_sample
 from curia2_jax.curiabench.stages import Stages
@@ -42,6 +42,7 @@ class Part(NamedTuple):
       began: (sample, key, number of uses) of each sample whose first use is here.
       pixels: (b, ...) as `Adapter.prepare` made them.
       single: whether the samples are single slices.
+      normed: whether their tokens are taken after the final norm.
       rows, samples: (u,) int64, the slice of each use, and the sample that it counts for.
       masks: (u, R, R) or (1, X, Y, Z) bool at the size of the model's pixels; None in tasks without masks.
     """
@@ -50,6 +51,7 @@ class Part(NamedTuple):
     pixels: torch.Tensor
     modality: str
     single: bool
+    normed: bool
     rows: np.ndarray
     samples: np.ndarray
     masks: torch.Tensor | None
@@ -245,7 +247,7 @@ def _together(same: list, modality: str, adapter: Adapter, stages: Stages) -> Pa
         pixels = torch.cat([one for one, _ in same])
     rows, samples = np.array([use[0] for use in uses]), np.array([use[1] for use in uses])
     under = _resized([mask[0] for *_, mask in uses if mask is not None], pixels, adapter, stages)
-    return Part([(index, key, 1) for _, index, key, _ in uses], pixels, modality, True, rows, samples, under)
+    return Part([(index, key, 1) for _, index, key, _ in uses], pixels, modality, True, True, rows, samples, under)
 
 
 def _resized(masks: list[np.ndarray], pixels: torch.Tensor, adapter: Adapter, stages: Stages) -> torch.Tensor | None:
@@ -257,15 +259,14 @@ def _resized(masks: list[np.ndarray], pixels: torch.Tensor, adapter: Adapter, st
 
 def _volume(index: int, key: str, volume: Volume, mask, work: _Work, stages: Stages) -> Iterator[Part]:
     """The slices of a volume that count: those with a masked pixel, within the window."""
-    chosen = window(mask, len(volume.voxels), work.choice.window)
-    filled = None if mask is None else mask.any((1, 2))
-    numbers = [z for z in range(chosen.start, chosen.stop) if filled is None or filled[z]]
+    numbers = counted(mask, len(volume.voxels), work.choice)
+    normed = after_norm(work.choice, len(volume.voxels))
     began, done = [(index, key, len(numbers))], 0
     for pixels in stages.each("worker: prepare", work.adapter.prepare(volume, numbers)):
         some, done = numbers[done : done + len(pixels)], done + len(pixels)
         under = _resized([] if mask is None else [mask[z] for z in some], pixels, work.adapter, stages)
         rows = np.arange(len(some))
-        yield Part(began, pixels, volume.modality, False, rows, np.full_like(rows, index), under)
+        yield Part(began, pixels, volume.modality, False, normed, rows, np.full_like(rows, index), under)
         began = []
 
 
@@ -282,4 +283,4 @@ def _whole(index: int, key: str, volume: Volume, mask: np.ndarray | None, adapte
     if under is not None and not under.any():
         under = None  # lost between voxels: the volume as a whole
     first = np.zeros(1, np.int64)
-    return Part([(index, key, 1)], pixels, volume.modality, False, first, first + index, under)
+    return Part([(index, key, 1)], pixels, volume.modality, False, True, first, first + index, under)

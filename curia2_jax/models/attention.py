@@ -87,7 +87,7 @@ def attention(
     Of the padded tokens (`padded_tokens`) the first `tokens` are real and see only each other. The softmax is in
     float32, float64 for float64. `implementation` is what `resolve` says. `batch_spec` names the mesh axes of
     the batch; only `pallas` needs it, because the compiler does not partition such a kernel. The result carries the
-    checkpoint name "attn_out".
+    checkpoint name "attn_out", but for `cudnn`, of which a policy keeps what the kernel itself gives.
     """
     if implementation == "pallas":
         out = _pallas_on_mesh(query, key, value, heads, tokens, batch_spec)
@@ -100,7 +100,7 @@ def attention(
         else:
             out = jax.nn.dot_product_attention(q, k, v, implementation=implementation)
         out = out.reshape(query.shape)
-    return checkpoint_name(out, "attn_out")
+    return out if implementation == "cudnn" else checkpoint_name(out, "attn_out")
 
 
 def with_lengths(

@@ -36,7 +36,7 @@ _POLICIES = ("nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_savea
 class ViTConfig:
     """Shape and execution of a vision transformer.
 
-    `remat` is "none", a policy of `jax.checkpoint_policies`, or names of CHECKPOINT_NAMES joined by commas.
+    `remat` is "none", or a policy of `jax.checkpoint_policies` and names of CHECKPOINT_NAMES, joined by commas.
     `scan=False` unrolls the loop over the same stacked parameters. `interpolation` is one of
     `pos_embed.FORMS`, or "" to follow the registers as the PyTorch models do: none "size", some "antialias".
     `init` is one of `dense.INITS`, `position_init` one of `pos_embed.INITS`: how random weights are drawn.
@@ -116,14 +116,20 @@ class ViTConfig:
 
 
 def _remat_policy(remat: str) -> Callable[..., Any]:
-    if remat in _POLICIES:
-        return getattr(jax.checkpoint_policies, remat)
-    names = [name.strip() for name in remat.split(",")]
-    if remat != "none" and not set(names) <= set(CHECKPOINT_NAMES):
+    words = [word.strip() for word in remat.split(",")]
+    if words != ["none"] and not set(words) <= {*_POLICIES, *CHECKPOINT_NAMES}:
         raise UserError(
             f"remat={remat!r}: write 'none', one of {', '.join(_POLICIES)}, or names of {', '.join(CHECKPOINT_NAMES)}"
         )
-    return jax.checkpoint_policies.save_only_these_names(*names)
+    names = [word for word in words if word not in _POLICIES]
+    policies = [getattr(jax.checkpoint_policies, word) for word in words if word in _POLICIES]
+    policies += [jax.checkpoint_policies.save_only_these_names(*names), *([_is_cudnn] if "attn_out" in names else [])]
+    return functools.reduce(jax.checkpoint_policies.save_from_both_policies, policies)
+
+
+def _is_cudnn(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Whether it gives an output and the statistics of its softmax, without which the gradient asks for it again."""
+    return primitive.name == "dot_product_attention_fwd_wrapper"
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -17,6 +17,7 @@ from curia2_jax.parallel import peers, rendezvous
 _FIRST_PORT, _PORTS = 61_440, 4096
 _TPU_PORT = 8476
 _SLOWEST = 15 * 60  # seconds for all processes to come: a node that pulls its image starts minutes after the others
+_JAX_WAITS = 4  # times as long as we do: its own word for a silent process is SIGABRT in all others
 EXPLICIT = ("--coordinator", "--num-processes", "--process-id")
 
 
@@ -191,13 +192,14 @@ def start(c: Cluster, peer_timeout: int) -> None:
         listener, target = rendezvous.listen(int(port), c.processes), ("127.0.0.1", relay_port)
     else:
         listener, target = socket.create_server(("127.0.0.1", relay_port)), (host.strip("[]"), int(port))
-    relay = peers.Relay(listener, target, c.process, gone, silence=0.8 * peer_timeout)  # at the whole JAX aborts
+    relay = peers.Relay(listener, target, c.process, gone, silence=peer_timeout)
     # JAX's own service would take SIGTERM for itself; stop requests are agreed on in parallel/processes.py.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             local, c.processes, c.process, local_device_ids=c.local_devices, initialization_timeout=_SLOWEST,
-            coordinator_bind_address=local, heartbeat_timeout_seconds=peer_timeout,
+            coordinator_bind_address=local,
+            heartbeat_timeout_seconds=_JAX_WAITS * peer_timeout,
         )  # fmt: skip
     except RuntimeError as e:
         raise UserError(

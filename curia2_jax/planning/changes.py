@@ -74,11 +74,11 @@ def weak_scaling(recipe: Recipe, chip: Chip, images: int, kernels: bool) -> list
             "global_batch": images * number,
             "wire_bytes_inside": inside,
             "wire_bytes_across": across,
-            "compute_s": t.compute / estimates.EFFICIENCY,
+            "on_device_s": t.on_device,
             "wire_s": t.wire,
             "expected_s": t.expected,
             "images_per_s": images * number / t.expected,
-            "wire_overtakes_below_images": images * t.wire / (t.compute / estimates.EFFICIENCY),
+            "wire_overtakes_below_images": images * t.wire / t.on_device,
             "note": "not a recipe" if images * number > estimates.RECIPE_BATCH else "",
         })  # fmt: skip
     return rows

@@ -82,7 +82,8 @@ def update(recipe: Recipe, masked_per_group: int) -> dict[str, float]:
 def recomputed(recipe: Recipe) -> float:
     """What remat adds to `update`: matrix products of the student's blocks that are computed a second time."""
     m, images = recipe.model, recipe.data.global_batch
-    if m.remat in ("none", "everything_saveable", "dots_saveable"):
+    words = {word.strip() for word in m.remat.split(",")}
+    if words & {"none", "everything_saveable", "dots_saveable"}:
         return 0.0
     groups, total = images // recipe.data.group_size, 0.0
     for size, crops in ((recipe.crops.global_size, 2), (recipe.crops.local_size, recipe.crops.num_local)):
@@ -90,13 +91,11 @@ def recomputed(recipe: Recipe) -> float:
             continue
         tokens = (size // m.patch_size) ** 2 + 1 + m.registers
         kept = kept_share(crops * images // groups, m.drop_path)
-        again = attention(m, tokens)
-        if m.remat != "dots_with_no_batch_dims_saveable":
-            hidden = m.hidden_matrices * m.width * m.hidden
-            matrices = {"qkv": 3 * m.width**2, "attn_out": 0, "ffn_hidden": hidden}
-            saved = sum(2.0 * tokens * matrices[name] for name in m.remat.split(",") if name in matrices)
-            # With a flash kernel a saved output still costs the forward pass again: its log-sum-exp is not saved.
-            again = block(m, tokens) - saved
+        again = 0.0 if "attn_out" in words else attention(m, tokens)
+        if "dots_with_no_batch_dims_saveable" not in words:
+            matrices = {"qkv": 3 * m.width**2, "ffn_hidden": m.hidden_matrices * m.width * m.hidden}
+            saved = sum(2.0 * tokens * matrices[word] for word in words & matrices.keys())
+            again += block(m, tokens) - attention(m, tokens) - saved
         total += crops * images * m.depth * kept * again
     return total
 

@@ -23,6 +23,8 @@ UNIFORM_ATTENTION = 0.999  # of the largest entropy
 DEAD = 0.05  # share of the prototypes that could be the nearest of some slice, that are; healthy runs pass 0.1 soon
 WAITING = 0.3  # share of the time that the devices have no batch
 SPIKE, DEVIATIONS = 0.1, 8.0  # of the median before, and median deviations from it
+LOOKS, FORGOTTEN = 3, 0.1  # of as many looks a median is taken; the share of the best of them that may be lost
+KNOWN = ("probe/structures_ridge", "probe/height_ridge")  # by the class token; the first that was asked
 
 
 class Finding(NamedTuple):
@@ -47,7 +49,8 @@ def diagnose(rows: Sequence[Row], config: Config) -> list[Finding]:
     judged = _late_enough(seen, config)
     learning = (_collapse, _dead_prototypes, _uniform)  # of these one follows from another
     first = next((found for rule in learning if judged and (found := rule(seen, config))), None)
-    return _only(first, _spike(seen), _loader_bound(seen, config))
+    decay = _dense_decay(rows, config) if judged and not first else None
+    return _only(first, decay, _spike(seen), _loader_bound(seen, config))
 
 
 def _only(*found: Finding | None) -> list[Finding]:
@@ -139,6 +142,40 @@ def _dead_prototypes(rows: Sequence[Row], config: Config) -> Finding | None:
     else:
         mend = f"write a smaller config.heads.dino_prototypes (it is {count:,})"
     return Finding("dead prototypes", f"of the prototypes that could be used {used[-1]:.0%} are: {mend}")
+
+
+def _dense_decay(rows: Sequence[Row], config: Config) -> Finding | None:
+    """Patch tokens lose where things lie while the class token keeps what it knows, as in long runs of large models."""
+    past = [row for row in rows if int(row["step"] or 0) > config["schedule"]["warmup_steps"]]
+    dice, known = _since_best(past, "monitor/linear_dice"), [_since_best(past, name) for name in KNOWN]
+    token = next((one for one in known if one), None)
+    if not dice or not token or dice.lost < FORGOTTEN or token.lost > dice.lost / 2:
+        return None
+    return Finding(
+        "dense decay",
+        f"dense features decay: linear Dice fell by {dice.lost:.0%} of its best, {dice.best:.3f} near step "
+        f"{dice.step:,}, while what the class token knows did not; for dense tasks export a checkpoint of then "
+        "(config.checkpoint.keep_every_steps keeps some) and write a lower config.optim.base_lr or config.total_steps",
+    )
+
+
+class _Best(NamedTuple):
+    step: int
+    best: float
+    lost: float  # of it, as a share, by now
+
+
+def _since_best(rows: Sequence[Row], name: str) -> _Best | None:
+    """The best median of LOOKS values of a metric beside the newest; None where there are too few, or none is above
+    0."""
+    seen = [(int(row["step"] or 0), value) for row in rows if (value := row.get(name)) is not None]
+    medians = [
+        sorted(seen[end - LOOKS : end], key=lambda one: one[1])[LOOKS // 2] for end in range(LOOKS, len(seen) + 1)
+    ]
+    if not medians:
+        return None
+    step, best = max(medians, key=lambda one: one[1])
+    return _Best(step, best, 1 - medians[-1][1] / best) if best > 0 else None
 
 
 def _spike(rows: Sequence[Row]) -> Finding | None:

@@ -17,8 +17,8 @@ PANELS: tuple[Panel, ...] = (
     ("Teacher: entropy, and KL to the student", ("teacher_entropy", "teacher_kl")),
     ("Spread of the class tokens", ("feature_std", "monitor/spread")),
     (
-        "Of patches: cosine. Of attention: entropy. Prototypes used",
-        ("monitor/patch_cosine", "monitor/attention_entropy", "monitor/prototypes"),
+        "Of patches: linear Dice, cosine. Of attention: entropy. Prototypes used",
+        ("monitor/linear_dice", "monitor/patch_cosine", "monitor/attention_entropy", "monitor/prototypes"),
     ),
     ("Norm of the gradient", tuple(f"grad_norm/{name}" for name in MODULES)),
     ("Norm of the update", tuple(f"update_norm/{name}" for name in MODULES)),

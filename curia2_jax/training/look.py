@@ -17,6 +17,7 @@ from curia2_jax.models.vit import Block, Execution, ViT, ViTConfig, placed
 from curia2_jax.parallel import sharding
 from curia2_jax.parallel.mesh import BATCH, batch_shards, platform_of
 from curia2_jax.training.class_tokens import pixels
+from curia2_jax.training.moments import moments
 from curia2_jax.training.recipe import Recipe
 
 PyTree = Any
@@ -33,17 +34,20 @@ def look(
     *,
     recipe: Recipe,
     mesh: Mesh | None,
+    dense: tuple[Array, Array] | None = None,
     platform: str | None = None,
 ) -> dict[str, Array]:
     """What {backbone[, dino_head]} make of slices, without augmentation; every result whole on every device.
 
     Args:
       slices: (B, S, S) int16, padded below and right. extent: (B, 2) int32, the true size. is_ct: (B,) bool.
+      dense: shares of patches that structures cover, and the halves of the slices, as `moments` takes them.
       platform: what the program is for, where that is not what the mesh is made of.
     Returns:
       `class` (B, V, D) of the VIEWS; of the whole slices `patch` (B, D), the mean patch token, `patch_cosine` (B,), the
       mean cosine of two of their patch tokens, and `choice` (B,) int32, the nearest prototype of DINO's head, if there
-      is one; `attention_entropy` (depth,), of that of uniform attention, of a few slices.
+      is one; `attention_entropy` (depth,), of that of uniform attention, of a few slices; with `dense`, the `moments`
+      of the patch tokens of the whole slices.
     """
     vit = ViT(recipe.model, None if mesh is None else BATCH, platform or platform_of(mesh))
     whole = pixels(slices, extent, is_ct, recipe.crops.global_size, recipe.augment.window)
@@ -51,6 +55,7 @@ def look(
     tokens = out["cls"].reshape(len(slices), len(VIEWS), -1)
     patches = out["patches"].reshape(len(slices), len(VIEWS), *out["patches"].shape[1:])[:, 0]
     found = {"class": tokens, "patch": patches.mean(1), "patch_cosine": mean_cosine(patches)}
+    found |= moments(patches, *dense) if dense else {}
     if "dino_head" in params:
         features = cast(Array, DINOHead(recipe.dino_head).apply({"params": params["dino_head"]}, tokens[:, 0]))
         kernel = sharding.gathered(last_layer_kernel(params["dino_head"]), mesh)

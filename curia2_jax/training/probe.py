@@ -1,4 +1,4 @@
-"""The probe of a run: every few hundred steps the teacher is asked what the index of its corpus knows for free.
+"""The probe of a run: every few hundred steps the teacher is asked what its corpus knows, by its index and label maps.
 
 Always the same slices, by patients in two halves: heads learn from one and are scored on the other, from step 0 on.
 """
@@ -20,11 +20,12 @@ from curia2_jax.data.corpus.records import CorruptRecord
 from curia2_jax.errors import UserError
 from curia2_jax.parallel import compiler, sharding
 from curia2_jax.parallel.mesh import batch_shards, local_rows
-from curia2_jax.telemetry import monitors, probing
+from curia2_jax.telemetry import linear_dice, monitors, probing
 from curia2_jax.telemetry.goodput import Ledger
 from curia2_jax.telemetry.metrics import rankme
 from curia2_jax.training import reports
 from curia2_jax.training.look import look
+from curia2_jax.training.moments import NAMES
 from curia2_jax.training.prepare import Run, to_devices
 from curia2_jax.training.recipe import Recipe
 from curia2_jax.training.state import TrainState
@@ -43,6 +44,13 @@ class Question(NamedTuple):
     score: Callable[[np.ndarray, np.ndarray], float]
 
 
+class Dense(NamedTuple):
+    """Where structures lie in the slices whose series have label maps."""
+
+    rows: np.ndarray  # (n,) bool: the slices that have one
+    shares: np.ndarray  # (n, N, K) float32: of each patch that each structure covers
+
+
 class Asked(NamedTuple):
     """n slices of a corpus and what is asked of them."""
 
@@ -51,6 +59,7 @@ class Asked(NamedTuple):
     test: np.ndarray  # (n,) bool: of the half of the patients that scores are of
     questions: tuple[Question, ...]
     unseen: bool  # patients that the run does not train on
+    dense: Dense | None  # None: slices of both halves show no structure in common
 
 
 def choose(corpus: Corpus, recipe: Recipe) -> Asked:
@@ -66,11 +75,14 @@ def choose(corpus: Corpus, recipe: Recipe) -> Asked:
     slices = np.sort(sampler.records(np.arange(min(recipe.probe.slices, len(sampler))), SEED))
     patients, groups = np.unique(corpus.take("patient", slices), return_inverse=True)
     order = sorted(range(len(patients)), key=lambda number: patient_hash(str(patients[number])))
-    return Asked(slices, groups, np.isin(groups, order[: len(order) // 2]), questions(corpus, slices), unseen)
+    test = np.isin(groups, order[: len(order) // 2])
+    free = free_questions(corpus, slices)
+    by_labels, dense = labelled(corpus, slices, test, recipe.crops.global_size // recipe.model.patch_size)
+    return Asked(slices, groups, test, (*free, *by_labels), unseen, dense)
 
 
-def questions(corpus: Corpus, slices: np.ndarray) -> tuple[Question, ...]:
-    """Height in the scan, of slices of the most frequent plane; modality; plane; structures, where there are labels."""
+def free_questions(corpus: Corpus, slices: np.ndarray) -> tuple[Question, ...]:
+    """Height in the scan, of slices of the most frequent plane; modality; plane."""
     planes = corpus.take("plane", slices)
     names, counts = np.unique(planes, return_counts=True)
     first, length = corpus.series()
@@ -81,23 +93,33 @@ def questions(corpus: Corpus, slices: np.ndarray) -> tuple[Question, ...]:
     for name, values in (("modality", corpus.take("modality", slices)), ("plane", planes)):
         one_hot = (values[:, None] == np.unique(values)).astype(np.float64)
         asked.append(Question(name, np.ones(len(slices), bool), one_hot, probing.balanced_accuracy))
-    return (*asked, *labelled(corpus, slices))
+    return tuple(asked)
 
 
-def labelled(corpus: Corpus, slices: np.ndarray) -> tuple[Question, ...]:
-    """Which structures lie in the slice, of LABELLED series at most, since maps take long to read; not in a mixture."""
+def labelled(
+    corpus: Corpus, slices: np.ndarray, test: np.ndarray, grid: int
+) -> tuple[tuple[Question, ...], Dense | None]:
+    """Which structures lie in a slice, and where those lie that slices of both halves show; of LABELLED series at most,
+    since maps take long to read; not in a mixture."""
     ((folder, _), *others) = parse(corpus.spec)
     series = corpus.take("series", slices)
     names = np.unique(series[corpus.take("label", slices) != ""])[:LABELLED]
     if others or not len(names):
-        return ()
+        return (), None
     maps = structures.label_maps(folder, names)
     rows = np.isin(series, list(maps))
     planes, position = (corpus.take(name, slices[rows]) for name in ("plane", "position"))
-    found = structures.present(maps, series[rows], planes, position.astype(np.int64))[:, 1:]
+    where = (maps, series[rows], planes, position.astype(np.int64))
+    found = structures.present(*where)[:, 1:]
     targets = np.zeros((len(slices), found.shape[1]))
     targets[rows] = found
-    return (Question("structures", rows, targets, probing.auroc),)
+    question = Question("structures", rows, targets, probing.auroc)
+    labels = 1 + np.flatnonzero(targets[test].any(0) & targets[~test].any(0))
+    if not len(labels):
+        return (question,), None
+    shares = np.zeros((len(slices), grid * grid, len(labels)), np.float32)
+    shares[rows] = structures.shares(*where, labels, grid)
+    return (question,), Dense(rows, shares)
 
 
 def answers(asked: Asked, tokens: np.ndarray, usable: np.ndarray) -> dict[str, float]:
@@ -122,6 +144,7 @@ class Looked:
     asked: Asked
     found: dict[str, np.ndarray]  # of look.look, and `read` (n,) bool: not what could not be read
     prototypes: int
+    moments: linear_dice.Moments | None  # of patch tokens, where it is known what lies in patches
 
     def scalars(self) -> dict[str, float]:
         """Metrics: `probe/` by class token, `probe_patch/` by the mean patch token, and `monitor/`."""
@@ -136,6 +159,8 @@ class Looked:
         out["monitor/attention_entropy"] = float(self.found["attention_entropy"].mean())
         if "choice" in self.found:
             out["monitor/prototypes"] = monitors.first_choices(self.found["choice"][read], self.prototypes)
+        if self.moments:
+            out["monitor/linear_dice"] = linear_dice.linear_dice(self.moments, patch.shape[1])
         return out
 
 
@@ -165,7 +190,8 @@ class Probe:
                         one = corpus.read(int(asked[number]))
                         slices[row, : one.shape[0], : one.shape[1]], extent[row] = one, one.shape
                         kind[row], read[row] = is_ct[number], True
-            out.append({"slices": slices, "extent": extent, "is_ct": kind, "read": read})
+            batch: dict[str, np.ndarray] = {"slices": slices, "extent": extent, "is_ct": kind, "read": read}
+            out.append(batch | _where_structures_lie(self.asked, start + rows, read))
         return out
 
     def __call__(self, step: int, state: TrainState) -> dict[str, Looked]:
@@ -181,22 +207,31 @@ class Probe:
 
     def _seen(self, state: TrainState) -> Looked:
         found: dict[str, list[np.ndarray]] = {}
+        sums: linear_dice.Moments | None = None
         for batch in self._batches:
-            for name, x in self._look(shown(state), to_devices(batch, self._mesh)).items():
-                found.setdefault(name, []).append(np.asarray(x))
+            seen = {name: np.asarray(x) for name, x in self._look(shown(state), to_devices(batch, self._mesh)).items()}
+            if self.asked.dense:
+                more = linear_dice.Moments(*(seen.pop(name) for name in NAMES))
+                sums = linear_dice.joined(sums, more) if sums else more
+            for name, x in seen.items():
+                found.setdefault(name, []).append(x)
         entropy = np.mean(found.pop("attention_entropy"), axis=0)
         count = len(self.asked.slices)
         whole = {name: np.concatenate(parts)[:count] for name, parts in found.items()}
         whole["attention_entropy"] = entropy
-        return Looked(self.asked, whole, self._recipe.dino_head.prototypes)
+        return Looked(self.asked, whole, self._recipe.dino_head.prototypes, sums)
 
     def line(self) -> str:
         """What is asked, of how much."""
         asked, recipe = self.asked, self._recipe
+        count = asked.dense.shares.shape[2] if asked.dense else 0
+        dense = (
+            f"of {count} structures" if count else "not asked, for want of label maps in both halves of the patients"
+        )
         whose = "that are not trained on" if asked.unseen else "of the training (config.data.held_out keeps some out)"
         return (
             f"probe: {len(asked.slices):,} slices of {len(set(asked.groups.tolist())):,} patients {whose}, "
-            f"every {recipe.probe.every_steps:,} steps"
+            f"every {recipe.probe.every_steps:,} steps; linear Dice {dense}"
         )
 
 
@@ -223,7 +258,18 @@ def shown(state: TrainState) -> dict:
     return {name: state.teacher[name] for name in ("backbone", "dino_head") if name in state.teacher}
 
 
+def _where_structures_lie(asked: Asked, numbers: np.ndarray, read: np.ndarray) -> dict[str, np.ndarray]:
+    """What `moments` takes, of the slices `numbers` (b,) of those asked; past their end, or not `read`, of no half."""
+    if not asked.dense:
+        return {}
+    inside = np.minimum(numbers, len(asked.slices) - 1)
+    halves = np.stack([~asked.test, asked.test], axis=1)[inside]
+    usable = read & asked.dense.rows[inside]
+    return {"shares": asked.dense.shares[inside], "halves": halves & usable[:, None]}
+
+
 def _look_at(params: dict, batch: dict[str, Array], *, recipe: Recipe, mesh: Mesh) -> dict[str, Array]:
     """`look`, and which slices were read: each process knows of its own."""
-    found = look(params, batch["slices"], batch["extent"], batch["is_ct"], recipe=recipe, mesh=mesh)
+    dense = (batch["shares"], batch["halves"]) if "shares" in batch else None
+    found = look(params, batch["slices"], batch["extent"], batch["is_ct"], recipe=recipe, mesh=mesh, dense=dense)
     return found | {"read": sharding.whole(batch["read"], mesh)}

@@ -1,7 +1,11 @@
 """A small exported model, on disk and loaded."""
 
+import weakref
+
 import pytest
 
+from curia2_jax.curiabench import forward
+from curia2_jax.curiabench import model as models
 from curia2_jax.curiabench.model import load_model
 from tests import small_benchmark
 
@@ -14,3 +18,27 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(folder):
     return load_model(folder, "cpu")
+
+
+@pytest.fixture
+def alive(monkeypatch):
+    """How many backbones were in memory at each call of `forward.encode`."""
+    made, counts = [], []
+
+    def noted(load):
+        def loaded(*arguments):
+            network = load(*arguments)
+            made.append(weakref.ref(network))
+            return network
+
+        return loaded
+
+    def encode(*arguments):
+        counts.append(sum(one() is not None for one in made))
+        return encoded(*arguments)
+
+    encoded = forward.encode
+    monkeypatch.setattr(forward, "encode", encode)
+    for name in ("initial", "load_weights"):
+        monkeypatch.setattr(models, name, noted(getattr(models, name)))
+    return counts

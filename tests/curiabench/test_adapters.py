@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+from curia2_jax.curiabench import forward
 from curia2_jax.curiabench.adapters import folders, intensities, load, monai_networks
 from curia2_jax.curiabench.adapters.adapter import Volume
 from curia2_jax.errors import UserError
@@ -103,6 +105,31 @@ def test_curias_later_processor_clips_and_has_a_spread_for_each_slice(tmp_path):
         one = torch.from_numpy(scan()[number] * 5)[None, None]
         one = torch.nn.functional.interpolate(one, (32, 32), mode="bicubic", antialias=True).clamp(min=-1000)
         np.testing.assert_allclose(got[number], ((one - one.mean()) / one.std())[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("word", ["", "curia:", "curia-2:", "rad-dino:", "random:", "ours"])
+def test_a_larger_input_is_the_same_weights_on_what_a_larger_crop_size_would_show(tmp_path, monkeypatch, word):
+    """As of a folder whose settings say so, without reading the weights again."""
+    folder = tmp_path / "model"
+    if word in ("ours", "random:"):
+        small_benchmark.write_model(folder)
+    else:
+        write(folder, "dinov2", channels=1 if "curia" in word else 3)
+    twice = shutil.copytree(folder, tmp_path / "twice" / "model")
+    settings = json.loads((twice / "preprocessor_config.json").read_text()) | {"crop_size": 64}
+    (twice / "preprocessor_config.json").write_text(json.dumps(settings))
+    if "curia" in word:
+        settings["crop_size"] = 32
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    word = word.removesuffix("ours")
+    adapter, expected = (load.load(f"{word}{place}", "cpu", False) for place in (folder, twice))
+    monkeypatch.setattr(folders.models, "load_weights", None)
+    got = adapter.larger(2)
+    assert got.side == expected.side and got.fingerprint != adapter.fingerprint
+    pixels = [next(forward.prepared(one, Volume(scan(), "CT"), [0, 2], "cpu")) for one in (got, expected)]
+    assert torch.equal(*pixels) and pixels[0].shape[2:] == (64, 64)
+    patches = [one.encode(pixels[0], True).patches for one in (got, expected)]
+    assert torch.equal(*patches) and patches[0].shape == (2, 8, 8, 24)
 
 
 def test_ours_is_the_folder_that_convert_writes_and_random_is_its_architecture(tmp_path):

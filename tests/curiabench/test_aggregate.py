@@ -1,6 +1,7 @@
 """Pooling of volumes against the public trainer's rules, written out here on random weights."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -38,12 +39,13 @@ def reference_mask(mask):
     return inside.reshape(4, 8, 4, 8).amax((1, 3))
 
 
-def reference_feature(folder, voxels, mask, num_slices=None):
+def reference_feature(folder, voxels, mask, num_slices=None, batch=64, mended=""):
     """The public trainer's feature of an image (S, H, W), of the average over the volume; S = 1 is its 2-D path.
 
     Pixels: int16, / 32767, bicubic, one mean and spread. 2-D: tokens after the norm; the mean under the mask, or the
-    class token. 3-D: a window of slices around the lower median of those with a mask; tokens of the last block before
-    the norm, all that lie under the mask, or all patches; one mean over all of them.
+    class token. 3-D: a window of slices around the lower median of those with a mask, by numbers that may be negative;
+    tokens of the last block before the norm, or after it where there are more slices than a batch has; all that lie
+    under the mask, or all patches; one mean over all of them. One of this may be `mended`.
     """
     model = transformers.Dinov2Model.from_pretrained(folder).eval()
     pixels = torch.from_numpy(voxels.astype(np.int16).astype(np.float32) / 32767)[:, None]
@@ -57,15 +59,18 @@ def reference_feature(folder, voxels, mask, num_slices=None):
         if num_slices is not None:
             filled = [z for z in numbers if mask[z].any()] if mask is not None else None
             middle = filled[(len(filled) - 1) // 2] if filled else len(voxels) // 2
-            numbers = numbers[middle - num_slices // 2 : middle - num_slices // 2 + num_slices]
-        hidden = model(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
+            numbers = range(middle - num_slices // 2, middle - num_slices // 2 + num_slices)
+            numbers = [z for z in numbers if z >= 0] if mended == "edges" else numbers
+        found = model(pixels, output_hidden_states=True)
+        after = mended == "norm" or (len(voxels) > batch and mended != "chunk")
+        hidden = found.last_hidden_state if after else found.hidden_states[-1]
         kept = []
         for z in numbers:
             if mask is None:
-                kept.append(hidden[z])
+                kept.append(hidden[z, :1] if mended == "unmasked" else hidden[z, 1:])
             elif mask[z].any():
-                kept.append(hidden[z][reference_mask(mask[z]).flatten()])
-    return torch.cat(kept).mean(0)
+                kept.append(hidden[z, 1:][reference_mask(mask[z]).flatten()])
+    return torch.stack([one.mean(0) for one in kept]).mean(0) if mended == "over" else torch.cat(kept).mean(0)
 
 
 def feature(folder, adapter, voxels, mask, choice, modality="MR"):
@@ -103,6 +108,36 @@ def test_curia_v1_is_the_public_trainers_feature(tmp_path, folder, depth, masked
     np.testing.assert_allclose(got, reference_feature(folder, voxels, mask, num_slices), atol=2e-5)
 
 
+@pytest.mark.parametrize("key, masked, changes, asked", [
+    ("norm", [1, 2, 5], {}, {}), ("over", [1, 2, 5], {}, {}), ("unmasked", [], {}, {}),
+    ("chunk", [1, 2, 5], {"chunk": 5}, {"batch": 5}),
+    ("edges", [0, 5], {"window": 3}, {"num_slices": 3}), ("edges", [], {"window": 4}, {"num_slices": 4}),
+])  # fmt: skip
+def test_every_defect_of_the_public_trainer_goes_by_its_name(tmp_path, folder, key, masked, changes, asked):
+    """With it the feature is the trainer's; mended it is that of a trainer without it, and another one."""
+    voxels, mask = study(3 if not masked and changes else 6, masked)
+    adapter = load.load(f"curia:{folder}", "cpu", False)
+    mended = next(defect.mended for defect in aggregate.DEFECTS if defect.key == key)
+    texts = [",".join(["curia-v1", *(f"{name}={value}" for name, value in changes.items())])]
+    texts.append(f"{texts[0]},{mended}")
+    got = [feature(tmp_path, adapter, voxels, mask, aggregate.parse(text)) for text in texts]
+    for one, without in zip(got, ("", key), strict=True):
+        np.testing.assert_allclose(one, reference_feature(folder, voxels, mask, **asked, mended=without), atol=2e-5)
+    assert np.abs(got[0] - got[1]).max() > 1e-3
+
+
+def test_defects_are_named_until_none_is_left():
+    """In the result, and in the table of the documentation; curia-v1 without any is curia-2."""
+    names = [defect.mended for defect in aggregate.DEFECTS]
+    for number in range(len(names) + 1):
+        choice = aggregate.parse(",".join(["curia-v1", *names[:number]]))
+        assert list(aggregate.defects(choice).values()) == [one.changes for one in aggregate.DEFECTS[number:]]
+    assert choice == PRESETS["curia-2"] and "chunk=64" in aggregate.defects(PRESETS["curia-v1"])
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    for defect in aggregate.DEFECTS:
+        assert f"| `{defect.key}={defect.found}` | {defect.changes} | `{defect.mended}` |" in text
+
+
 @pytest.mark.parametrize("masked", [[1, 2, 5], []])
 def test_curia_2_is_the_mean_of_what_each_slice_says_alone(tmp_path, folder, masked):
     voxels, mask = study(6, masked)
@@ -117,12 +152,14 @@ def test_curia_2_is_the_mean_of_what_each_slice_says_alone(tmp_path, folder, mas
 
 @pytest.mark.parametrize("middle, size, expected", [(0, 3, (0, 2)), (9, 4, (7, 10)), (4, 3, (3, 6)), (4, 50, (0, 10))])
 def test_a_window_ends_where_the_volume_does(middle, size, expected):
-    """Where the public trainer wraps around or breaks."""
+    """Beyond it the public trainer breaks; before it, it wraps around, if asked to."""
     mask = np.zeros((10, 2, 2), bool)
     mask[middle] = True
-    found = aggregate.window(mask, 10, size)
-    assert (found.start, found.stop) == expected
-    assert aggregate.window(None, 10, 3) == slice(4, 7)
+    choice = PRESETS["curia-2"]._replace(window=size)
+    assert aggregate.window(mask, 10, choice) == list(range(*expected))
+    assert aggregate.window(None, 10, choice._replace(window=3)) == [4, 5, 6]
+    wrapped = [z for z in range(middle - size // 2, expected[1]) if z >= -10]
+    assert aggregate.window(mask, 10, choice._replace(edges="wrap")) == np.arange(10)[wrapped].tolist()
 
 
 @pytest.mark.parametrize("text, changed", [

@@ -14,8 +14,9 @@ def volumes(n, width=6, seed=0, longest=7):
     return tokens, [np.arange(length) // 2 for length in lengths]
 
 
-def formula(pool, tokens, slices):
-    """One volume in float64, by the definitions of attention and of a layer's norm."""
+def formula(pool, tokens, slices, padding=0):
+    """One volume in float64, by the definitions of attention and of a layer's norm. `padding`: how many tokens that are
+    zero at first the query reads as well."""
     p = {name: value.detach().double().numpy() for name, value in pool.named_parameters()}
     width = tokens.shape[1]
 
@@ -32,7 +33,8 @@ def formula(pool, tokens, slices):
 
     place = np.array([[(np.sin, np.cos)[c % 2](s / 1e4 ** (c // 2 * 2 / width)) for c in range(width)] for s in slices])
     x = tokens + place
-    x = norm("self_norm", x + attend("self_attention", x, x))
+    all_of_it = np.concatenate([x, np.zeros((padding, width))])
+    x = norm("self_norm", all_of_it + attend("self_attention", all_of_it, x))
     query = p["query"][0]
     return (
         norm("cross_norm", query + attend("cross_attention", query, x)).mean(0) @ p["linear.weight"].T
@@ -54,6 +56,20 @@ def test_the_block_is_its_formula_whatever_the_padding():
     pool = moved_pool()
     got = pool(attentive.sequences(tokens, slices)).detach()
     np.testing.assert_allclose(got, [formula(pool, *one) for one in zip(tokens, slices, strict=True)], atol=2e-5)
+
+
+def test_padding_is_read_where_it_is_asked_for_as_the_public_trainer_does():
+    """By its formula: then what is said of a volume depends on the longest one beside it."""
+    tokens, slices = volumes(5)
+    pool = moved_pool()
+    pool.reads_padding = True
+    batch = attentive.sequences(tokens, slices)
+    empty = [int(batch.lengths.max()) - len(one) for one in tokens]
+    got = pool(batch).detach()
+    expected = [formula(pool, *one) for one in zip(tokens, slices, empty, strict=True)]
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+    without = [formula(pool, *one) for one in zip(tokens, slices, strict=True)]
+    assert max(empty) > 0 and np.abs(np.subtract(expected, without))[np.array(empty) > 0].max() > 1e-3
 
 
 def test_the_probe_finds_one_telling_token_among_many_and_repeats(monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -71,6 +72,35 @@ def test_names_of_labels_are_those_of_the_benchmark(made):
     names = dict(zip(told["values"], told["classes"].values(), strict=True))
     classes = tasks.read_task(made / "tasks", "dense-ct").classes
     assert names and all(classes[label] == name for label, name in names.items())
+
+
+def test_every_kind_of_labels_is_asked_with_its_own_names(made, tmp_path):
+    """Two kinds of as many series, one of them in two files a series; a kind that asks nothing is said."""
+    corpus = tmp_path / "corpus"
+    shutil.copytree(made / "corpus", corpus)
+    for path in (corpus / "labels").glob("*.npz"):
+        with np.load(path) as file:
+            arrays = dict(file)
+        ((name, whole),) = [(name, one) for name, one in arrays.items() if name != "affine"]
+        two = {"zones-0": np.where(whole == 1, 1, 0), "zones-1": np.where(whole == 5, 2, 0), "all-0": whole * 0 + 4}
+        np.savez(path, **{name: whole, "affine": arrays["affine"]}, **{k: v.astype(np.uint16) for k, v in two.items()})
+    for path in (corpus / "benchmark").glob("*/task.json"):
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps(told | {"classes": {key: f"organ {key}" for key in told["classes"]}}))
+    said = []
+    names = corpus_tasks.write(corpus, ["structures-ct", "dense-ct.zones"], tmp_path / "tasks", said.append)
+    own = name.rpartition("-")[0]
+    assert names == [f"structures-ct.{own}", "structures-ct.zones", "dense-ct.zones"]
+    assert len(said) == 1 and "structures-ct.all" in said[0] and "some slices show and others do not" in said[0]
+    task, of_two = (tasks.read_task(tmp_path / "tasks", one) for one in (names[0], names[2]))
+    assert of_two.classes == {1: "label 1", 2: "label 2"} and "organ 0" in task.classes.values()
+    whole = tasks.read_task(made / "tasks", "dense-ct")
+    for index in range(len(whole.test.images)):
+        (image, labels), (again, found) = (splits.read_labels(one.test, index) for one in (whole, of_two))
+        np.testing.assert_array_equal(image, again)
+        np.testing.assert_array_equal(found, np.select([labels == 1, labels == 5], [1, 2], 0))
+    with pytest.raises(UserError, match=r"no such labels in .*; write dense-ct.all, dense-ct."):
+        corpus_tasks.write(corpus, ["dense-ct.heart"], tmp_path / "none")
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,11 @@ def test_other_models_stand_beside_ours_and_are_encoded_once(model, benchmark, t
     assert list(told) == [f"random:{model.name}@4", "mine.py:model"]
     assert told["mine.py:model"] | {"sha256": ""} == {"preprocessing": "the mean", "sha256": ""}
     pooling = {"over": "tokens", "norm": "after", "unmasked": "patches", "single": "class", "window": 0}
+    pooling |= {"edges": "wrap", "chunk": 64, "padding": "read"}
     assert results["settings"]["pooling"] == pooling
+    defects = ["chunk=64", "over=tokens", "unmasked=patches", "edges=wrap", "padding=read"]
+    assert list(results["settings"]["pooling_defects"]) == defects
+    assert "<code>edges=wrap</code>" in (tmp_path / "report" / "pages" / "first.html").read_text()
     for name in told:
         assert name in results["tasks"]["first"]["rows"] and name in results["mean"]["trained_minus"]
         assert name in done.stdout and name in (tmp_path / "report" / "report.html").read_text()

@@ -215,6 +215,7 @@ def test_scan_and_remat_change_nothing():
     for changes in (
         {"scan": False, "remat": "nothing_saveable"},
         {"remat": "qkv,attn_out,ffn_hidden"},
+        {"remat": "dots_with_no_batch_dims_saveable,attn_out"},
     ):
         config = dataclasses.replace(base, **changes)
         assert jax.tree.map(jnp.shape, params_of(config)) == jax.tree.map(jnp.shape, params)
@@ -237,8 +238,9 @@ def residuals(remat):
 
 
 def test_remat_keeps_less():
-    kept = [residuals(r) for r in ("none", "dots_with_no_batch_dims_saveable", "qkv,attn_out", "nothing_saveable")]
-    assert kept == sorted(kept, reverse=True) and len(set(kept)) == 4
+    dots = "dots_with_no_batch_dims_saveable"
+    kept = [residuals(r) for r in ("none", f"{dots},attn_out", dots, "qkv,attn_out", "nothing_saveable")]
+    assert kept == sorted(kept, reverse=True) and len(set(kept)) == 5
 
 
 def lowered(config, x, keys=None):
@@ -403,6 +405,7 @@ def dot_flops(line):
         ({"dtype": "int8"}, "dtype='int8'"),
         ({"interpolation": "bilinear"}, "interpolation='bilinear'"),
         ({"remat": "everything"}, "remat='everything'"),
+        ({"remat": "none,attn_out"}, "remat='none,attn_out'"),
     ],
 )
 def test_mistakes_in_the_config_are_one_line(changes, message):

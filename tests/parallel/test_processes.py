@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import pytest
 
@@ -37,14 +37,23 @@ def get_config():
 SLOW = re.compile(r"E\d{4} .*slow_operation_alarm.*|\*{20,}|\[Compiling module .*|")
 
 
+class Host(NamedTuple):
+    """Where a process can run: the words before a command, and the address that others have of it."""
+
+    enter: list[str]
+    address: str
+
+
 class Job:
     """`processes` runs of launch/main.py that share `devices` virtual devices."""
 
     started: ClassVar[list[subprocess.Popen]] = []  # of all jobs
 
     def __init__(
-        self, config: pathlib.Path, workdir: pathlib.Path, processes: int, devices: int, more: Sequence[str] = ()
-    ):
+        self, config: pathlib.Path, workdir: pathlib.Path, processes: int, devices: int, more: Sequence[str] = (),
+        hosts: Sequence[Host] = (),
+    ):  # fmt: skip
+        """`hosts` of the processes; all on this one by default."""
         env = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": str(devices // processes),
@@ -55,7 +64,7 @@ class Job:
         }
         with socket.socket() as s:
             s.bind(("localhost", 0))
-            address = f"localhost:{s.getsockname()[1]}"
+            address = f"{hosts[0].address if hosts else 'localhost'}:{s.getsockname()[1]}"
         command = [
             sys.executable,
             str(ROOT / "launch" / "main.py"),
@@ -66,7 +75,7 @@ class Job:
         self.workdir, self.processes = workdir, []
         for i in range(processes):
             flags = [f"--coordinator={address}", f"--num-processes={processes}", f"--process-id={i}"]
-            line = command + (flags if processes > 1 else [])
+            line = [*(hosts[i].enter if hosts else ()), *command, *(flags if processes > 1 else ())]
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             self.processes.append(subprocess.Popen(line, env=env, cwd=workdir.parent, **pipes))
         Job.started += self.processes

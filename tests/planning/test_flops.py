@@ -84,7 +84,9 @@ def test_recomputation_by_policy():
     # One more forward pass of the student's blocks: a third of its work.
     student = parts["student global"] + parts["student local"]
     assert with_("nothing_saveable") == pytest.approx(student / 3, rel=0.01)
-    assert with_("none") == 0
+    assert with_("none") == with_("dots_with_no_batch_dims_saveable,attn_out") == 0
+    attention = with_("dots_with_no_batch_dims_saveable")
+    assert with_("nothing_saveable") - with_("attn_out") == pytest.approx(attention, rel=1e-6)
     assert 0 < with_("dots_with_no_batch_dims_saveable") < with_("qkv,ffn_hidden") < with_("qkv") < student / 3
     # Attention alone: 4 T^2 D of (8 D^2 + 6 D H) T + 4 T^2 D, T of the global crops and of the local ones.
     share = with_("dots_with_no_batch_dims_saveable") / with_("nothing_saveable")

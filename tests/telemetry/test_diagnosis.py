@@ -75,6 +75,37 @@ def test_what_mends_uniform_answers_follows_from_what_else_is_seen(seen, changes
     assert said.kind == "uniform answers" and mend in said.says
 
 
+UP, DOWN, ALIKE = (0.3, 0.6, 0.6, 0.55, 0.5), (0.5, 0.9, 0.9, 0.8, 0.75), (0.5, 0.9, 0.9, 0.9, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("dice", "others", "said"),
+    [
+        (UP, {"probe/structures_ridge": ALIKE}, True),
+        (UP, {"probe/height_ridge": ALIKE}, True),
+        (UP, {"probe/structures_ridge": DOWN, "probe/height_ridge": ALIKE}, False),  # nothing is kept
+        (UP, {}, False),  # nothing to compare with
+        ((0.3, 0.6, 0.6, 0.6, 0.58), {"probe/structures_ridge": ALIKE}, False),
+        (ALIKE, {"probe/structures_ridge": ALIKE}, False),
+    ],
+)
+def test_dense_features_that_decay_are_told_apart(dice, others, said):
+    """Of a healthy run that got five values in a row; what random weights had, and one odd look, are no loss."""
+    rows, config = run("healthy")
+    parts = [min(5 * number // len(rows), 4) for number in range(len(rows))]
+    rows = [
+        row | {"monitor/linear_dice": dice[part]} | {name: values[part] for name, values in others.items()}
+        for part, row in zip(parts, rows, strict=True)
+    ]
+    rows[0]["monitor/linear_dice"] = rows[1]["monitor/linear_dice"] = 0.9
+    rows[-1]["monitor/linear_dice"] -= 0.3
+    found = diagnose(rows, config)
+    assert [one.kind for one in found] == ["dense decay"] * said
+    if said:
+        assert "fell by 17% of its best, 0.600 near step" in found[0].says
+        assert not diagnose([row for row in rows if row["step"] <= 150], config)
+
+
 def test_no_gradient_is_told_apart_from_no_rate():
     rows, config = run("healthy")
     still = {"grad_norm/dino_head": 0.0, "update_ratio/dino_head": 0.0}

@@ -99,10 +99,17 @@ def test_attention_entropy_is_of_the_weights_of_the_block(params, slices, seen):
 
 
 def test_a_mesh_sees_the_same(params, slices, seen):
+    """And sums over its patch tokens, whose means are those of the tokens."""
     mesh = make_mesh(ParallelConfig(fsdp=2, accumulation=1))
     assert mesh.shape == {"data": 4, "fsdp": 2}
+    test = np.arange(16) < 6
+    dense = jnp.ones((16, 16, 1)), jnp.asarray(np.stack([~test, test], 1))
     with jax.set_mesh(mesh):
-        found = jax.jit(functools.partial(look, recipe=RECIPE, mesh=mesh))(params, *slices)
+        program = jax.jit(lambda p, s, d: look(p, *s, recipe=RECIPE, mesh=mesh, dense=d))
+        found = program(params, slices, dense)
+    means = [np.append(seen["patch"][half].mean(0), 1) for half in (~test, test)]
+    np.testing.assert_allclose(found["dense_mean"], means, atol=2e-5)
+    assert found["dense_patches"].tolist() == [160, 96] and found["dense_second"].sharding.is_fully_replicated
     for name in ("class", "patch", "patch_cosine"):
         np.testing.assert_allclose(found[name], seen[name], atol=2e-5, err_msg=name)
         assert found[name].sharding.is_fully_replicated

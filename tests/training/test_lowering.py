@@ -104,6 +104,16 @@ def test_every_config_lowers(config, platform):
         assert unnamed == [], collections.Counter(place for place, _ in unnamed)
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_attention_that_is_kept_runs_once(platform):
+    recipe, _, _ = program("vitl", platform)
+    remat = f"{recipe.model.remat},attn_out"
+    text = lowered(
+        dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, remat=remat)), platform
+    ).as_text()
+    assert (len(re.findall(FORWARD[platform], text)), len(re.findall(BACKWARD[platform], text))) == (3, 2)
+
+
 def test_an_odd_number_of_tokens_was_the_problem():
     """What the padding is for: cuDNN through JAX refuses the gradient at 257 tokens, and at no other place."""
     shape = jax.ShapeDtypeStruct((2, 257, 4, 64), "bfloat16")

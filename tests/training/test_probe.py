@@ -3,16 +3,24 @@
 import pathlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from curia2_jax.data.corpus.corpus import Corpus, patient_hash
 from curia2_jax.data.readers import phantom
 from curia2_jax.errors import UserError
+from curia2_jax.parallel.mesh import make_mesh
 from curia2_jax.telemetry import metrics
+from curia2_jax.telemetry.linear_dice import PENALTY
 from curia2_jax.training import probe
 from curia2_jax.training.loop import DONE, train
+from curia2_jax.training.moments import moments
 from curia2_jax.training.recipe import recipe_from
 from tests.data.small_corpus import write_small_corpus
 from tests.training.tiny import tiny_config
@@ -90,7 +98,6 @@ def test_being_looked_at_changes_nothing(corpus, tmp_path):
 def test_what_cannot_be_read_is_left_out(corpus, monkeypatch):
     """One damaged record among 48: the others answer."""
     from curia2_jax.data.corpus.records import CorruptRecord
-    from curia2_jax.parallel.mesh import make_mesh
 
     recipe = recipe_from(tiny_config(data__corpus=str(corpus), probe__slices=48))
     read = Corpus.read
@@ -109,6 +116,42 @@ def test_what_cannot_be_read_is_left_out(corpus, monkeypatch):
     assert not batches[0]["slices"][5].any() and batches[0]["extent"][5].tolist() == [1, 1]
 
 
+def looked_at_in_chunks(corpus: Corpus, one: probe.Asked) -> None:
+    """Linear Dice of tokens that are the mean and spread of the pixels of a patch, beside scikit-learn's ridge."""
+    recipe = recipe_from(tiny_config(data__corpus=corpus.spec))
+
+    def tokens(slices: np.ndarray) -> np.ndarray:
+        side = slices.shape[1] // 4
+        blocks = (
+            slices[:, : 4 * side, : 4 * side]
+            .reshape(-1, 4, side, 4, side)
+            .swapaxes(2, 3)
+            .reshape(len(slices), 16, -1)
+            .astype(np.float32)
+        )
+        return np.stack([blocks.mean(2), blocks.std(2)], 2)
+
+    def look(_, batch):
+        found = tokens(np.asarray(batch["slices"]))
+        few = {"class": np.repeat(found[:, :1], 2, 1), "patch": found.mean(1), "patch_cosine": found[:, 0, 0]}
+        sums = moments(jnp.asarray(found), batch["shares"], batch["halves"])
+        return few | sums | {"attention_entropy": np.ones(2), "read": batch["read"]}
+
+    its = probe.Probe.__new__(probe.Probe)
+    its.asked, its._mesh, its._chunk, its._recipe, its._look = one, make_mesh(recipe.parallel), 32, recipe, look
+    its._batches = its._load(corpus)
+    found = its._seen(SimpleNamespace(teacher={})).scalars()
+    x = tokens(np.concatenate([batch["slices"] for batch in its._batches])[: len(one.slices)]).astype(np.float64)
+    train, test = (x[half].reshape(-1, 2) for half in (~one.test, one.test))
+    truths, truth = (one.dense.shares[half].reshape(len(some), -1).astype(np.float64)
+                     for half, some in ((~one.test, train), (one.test, test)))  # fmt: skip
+    model = make_pipeline(StandardScaler(), Ridge(PENALTY * len(train))).fit(train, truths)
+    answers = model.predict(test)
+    dice = 2 * (answers * truth).sum(0) / ((answers**2).sum(0) + (truth**2).sum(0))
+    assert found["monitor/linear_dice"] == pytest.approx(dice.mean(), rel=1e-5)
+    assert f"linear Dice of {truth.shape[1]} structures" in its.line() and 0.05 < dice.mean() < 1
+
+
 def test_label_maps_of_the_corpus_are_asked_about(tmp_path):
     """Slices that show a structure, as many as in the phantoms themselves; a lost map is a mistake of one line."""
     phantom.write_studies(tmp_path / "studies", 3, seed=2, size=48)
@@ -117,9 +160,11 @@ def test_label_maps_of_the_corpus_are_asked_about(tmp_path):
     studies = [phantom.make_study(2, number, 48) for number in range(3)]
     shown = [[(one.labels[..., z] == k).sum() >= 32 for k in phantom.LABELS]
              for one in studies for z in range(one.labels.shape[2])]  # fmt: skip
-    question = asked(tmp_path / "corpus", probe__slices=1000).questions[-1]
+    one = asked(tmp_path / "corpus", probe__slices=1000)
+    question = one.questions[-1]
     assert question.name == "structures" and question.rows.all()
     assert sorted(question.targets.sum(0)) == sorted(np.sum(shown, 0)[: question.targets.shape[1]])
+    looked_at_in_chunks(Corpus(tmp_path / "corpus"), one)
     next((tmp_path / "corpus" / "labels").glob("*.npz")).unlink()
     with pytest.raises(UserError, match="label maps cannot be read"):
         asked(tmp_path / "corpus", probe__slices=1000)

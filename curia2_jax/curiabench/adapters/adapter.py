@@ -45,6 +45,7 @@ class Adapter(NamedTuple):
         nothing. `side` is then that of the pixels.
       carry: of models of volumes, how a mask as voxels (S, H, W) goes where their voxels go, (X, Y, Z); None = slices
         last and padded at the end.
+      larger: times -> the same weights with a square input of so many times the side; None = the model takes one size.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Adapter(NamedTuple):
     finish: Callable[[torch.Tensor, str], torch.Tensor] | None = None
     side: int = 0
     carry: Callable[[Volume], torch.Tensor] | None = None
+    larger: Callable[[int], "Adapter"] | None = None
 
 
 def each(pixels: Callable[[Volume], torch.Tensor]) -> Callable[[Volume, list[int]], Iterator[torch.Tensor]]:

@@ -28,19 +28,23 @@ CURIA_SIDE = 512
 Other = tuple[transformers.PreTrainedModel, str]  # weights in place of the folder's own, and their fingerprint
 
 
-def ours(folder: Path, device: str, trust_remote_code: bool, other: Other | None = None) -> Adapter:
+def ours(folder: Path, device: str, trust_remote_code: bool, other: Other | None = None, times: int = 1) -> Adapter:
     """A folder of launch/convert.py: its own processor, which is that of this package or has to be trusted."""
-    network, mark = other or own(folder)
+    weights = other or own(folder)
+    network, mark = weights
     processor = models.load_processor(folder, trust_remote_code)
+    processor.crop_size *= times
 
     def finish(slices: torch.Tensor, modality: str) -> torch.Tensor:
         clip = modality == "CT" if modality else None  # unknown: what the processor says
         return processor(list(slices[:, 0]), clip_below_air=clip, return_tensors="pt")["pixel_values"]
 
-    mark = fingerprint([folder / models.SETTINGS, folder / models.PROCESSOR.name], "ours", mark)
+    larger = lambda times: ours(folder, device, trust_remote_code, weights, times)  # noqa: E731
+    words = ("ours", mark) if times == 1 else ("ours", times, mark)
+    mark = fingerprint([folder / models.SETTINGS, folder / models.PROCESSOR.name], *words)
     line = f"the folder's processor: {processor.crop_size} pixels, CT clipped at air, z-score of each slice"
-    encode = _encoder(network, device)
-    return Adapter(folder.name, "slice", each(_as_they_are), encode, mark, line, finish, processor.crop_size)
+    encode, side = _encoder(network, device), processor.crop_size
+    return Adapter(folder.name, "slice", each(_as_they_are), encode, mark, line, finish, side, larger=larger)
 
 
 def _as_they_are(volume: Volume) -> torch.Tensor:
@@ -52,22 +56,25 @@ def _as_they_are(volume: Volume) -> torch.Tensor:
     return torch.from_numpy(small if (small == voxels).all() else voxels)[:, None]
 
 
-def curia(name: str, folder: Path, device: str) -> Adapter:
+def curia(name: str, folder: Path, device: str, other: Other | None = None, times: int = 1) -> Adapter:
     """Curia or Curia-2 by name, with what its published processor does, quirks and all; that code is not run."""
-    (network, mark), settings = own(folder), _settings(folder)
-    side, clip = int(settings.get("crop_size", CURIA_SIDE)), bool(settings.get("clip_below_air", True))
+    weights, settings = other or own(folder), _settings(folder)
+    network, mark = weights
+    side, clip = int(settings.get("crop_size", CURIA_SIDE)) * times, bool(settings.get("clip_below_air", True))
     eps = float(settings.get("eps", 1e-6))
     prepare = lambda volume, numbers: CURIA[name](volume.voxels, side, clip, eps, numbers)  # noqa: E731
+    larger = lambda times: curia(name, folder, device, weights, times)  # noqa: E731
     mark = fingerprint([], name, side, clip, eps, mark)
     line = f"{name}'s published processor: {side} pixels, clip_below_air={clip}"
-    return Adapter(f"{name}:{folder.name}", "slice", prepare, _encoder(network, device), mark, line)
+    return Adapter(f"{name}:{folder.name}", "slice", prepare, _encoder(network, device), mark, line, larger=larger)
 
 
-def natural(folder: Path, device: str, rad_dino: bool = False, other: Other | None = None) -> Adapter:
+def natural(folder: Path, device: str, rad_dino: bool = False, other: Other | None = None, times: int = 1) -> Adapter:
     """Any DINOv2, DINOv2 with registers or DINOv3 folder: scans as gray pictures in as many channels as it has."""
-    (network, mark), settings = other or own(folder), _settings(folder)
+    weights, settings = other or own(folder), _settings(folder)
+    network, mark = weights
     config = network.config
-    channels, side = config.num_channels, _side(settings, config)
+    channels, side = config.num_channels, _side(settings, config) * times
     mean, spread = (np.resize(settings.get(key) or default, channels)[:, None, None].astype(np.float32)
                     for key, default in (("image_mean", IMAGENET[0]), ("image_std", IMAGENET[1])))  # fmt: skip
 
@@ -80,8 +87,9 @@ def natural(folder: Path, device: str, rad_dino: bool = False, other: Other | No
 
     window = "each slice over its range" if rad_dino else "CT -1000 to 1000 HU, else percentiles 0.5 to 99.5"
     line = f"{window}, {side} pixels, {channels} equal channels, mean {mean.ravel().round(4).tolist()}"
+    larger = lambda times: natural(folder, device, rad_dino, weights, times)  # noqa: E731
     mark = fingerprint([], line, spread.tolist(), mark)
-    return Adapter(folder.name, "slice", each(pixels), _encoder(network, device), mark, line)
+    return Adapter(folder.name, "slice", each(pixels), _encoder(network, device), mark, line, larger=larger)
 
 
 def random(folder: Path, seed: int, layerscale: float = 1.0) -> Other:

@@ -2,7 +2,7 @@
 
 One learned query reads the sequence, and a linear layer reads the query. Published with Curia (raidium-med/curia,
 `AttentionModule` and `Classifier`). There the second block takes tokens that are all zero for padding, which no token
-is once the biases of the first have moved; here padding is what lies behind the length of a volume, in both.
+is after the first; here padding is what lies behind the length of a volume, in both, unless `reads_padding`.
 """
 
 from typing import NamedTuple
@@ -56,8 +56,9 @@ def positions(slices: torch.Tensor, width: int) -> torch.Tensor:
 class AttentivePool(nn.Module):
     """Sequences -> logits (n, K), or one number (n, 1)."""
 
-    def __init__(self, width: int, outputs: int):
+    def __init__(self, width: int, outputs: int, reads_padding: bool = False):
         super().__init__()
+        self.reads_padding = reads_padding
         self.self_attention, self.cross_attention = (
             nn.MultiheadAttention(width, 1, batch_first=True) for _ in range(2)
         )
@@ -73,13 +74,17 @@ class AttentivePool(nn.Module):
         tokens = torch.where(padding[..., None], 0, placed)
         told, _ = self.self_attention(tokens, tokens, tokens, key_padding_mask=padding, need_weights=False)
         tokens = self.self_norm(tokens + told)
+        if self.reads_padding:
+            padding = (tokens == 0).all(2)
         query = self.query.expand(len(tokens), -1, -1)
         told, _ = self.cross_attention(query, tokens, tokens, key_padding_mask=padding, need_weights=False)
         return self.linear(self.cross_norm(query + told).mean(1))
 
 
 @one_thread()
-def attentive_probe(train: Sequences, targets: np.ndarray, test: Sequences, outputs: int) -> Prediction:
+def attentive_probe(
+    train: Sequences, targets: np.ndarray, test: Sequences, outputs: int, reads_padding: bool = False
+) -> Prediction:
     """Probabilities (m, K), the mean over `SEEDS` heads trained by AdamW under a cosine; or numbers (m,) if K is 1.
 
     Nothing is chosen, so nothing is chosen on test. `targets` (n,) are class numbers, or floats if `outputs` is 1.
@@ -91,7 +96,7 @@ def attentive_probe(train: Sequences, targets: np.ndarray, test: Sequences, outp
     for seed in range(SEEDS):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            pool = AttentivePool(train.tokens.shape[2], outputs).to(train.tokens.device)
+            pool = AttentivePool(train.tokens.shape[2], outputs, reads_padding).to(train.tokens.device)
             optimizer = torch.optim.AdamW(pool.parameters(), lr=RATE, weight_decay=DECAY)
             _train(pool, train, wanted, optimizer, epochs)
         found.append(_answers(pool, test) * scale + center)

@@ -43,14 +43,14 @@ def _likelihood(one: logistic.Fit, features: torch.Tensor, shares: torch.Tensor)
     return float((shares * logistic.probabilities(features, one).clamp(min=LEAST).log()).sum(1).mean())
 
 
-def shares_of_patches(labels: np.ndarray, grid: int, classes: int) -> np.ndarray:
-    """How much of each patch each label covers: (H, W) integers -> (g, g, K) float64, rows that add up to 1."""
+def shares_of_patches(labels: np.ndarray, grid: int | tuple[int, int], classes: int) -> np.ndarray:
+    """How much of each patch each label covers: (H, W) integers -> (g, h, K) float64, rows that add up to 1."""
     one_hot = torch.from_numpy((labels[None] == np.arange(classes)[:, None, None]).astype(np.float64))
     return functional.adaptive_avg_pool2d(one_hot, grid).permute(1, 2, 0).numpy()
 
 
 def label_map(tokens: torch.Tensor, layer: logistic.Fit, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) int64 of patch tokens (g, g, D): their logits bilinearly at the pixels, and the largest."""
+    """(H, W) int64 of patch tokens (g, h, D): their logits bilinearly at the pixels, and the largest."""
     logits = (tokens.double().to(layer.bias.device) @ layer.weights + layer.bias).clamp(min=NEVER)
     logits = functional.interpolate(logits.permute(2, 0, 1)[None], shape, mode="bilinear")
     return logits.argmax(1)[0].cpu().numpy()

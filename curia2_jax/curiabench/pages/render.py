@@ -9,7 +9,7 @@ from curia2_jax.curiabench import leaks
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.intervals import FEWEST_PATIENTS, RARE
 from curia2_jax.curiabench.pages.images import Images
-from curia2_jax.curiabench.pages.sections import sections_of
+from curia2_jax.curiabench.pages.sections import by_attention, sections_of
 from curia2_jax.curiabench.protocol import KNOWN, TRAINED, Row, rows_of, scoring_behind
 from curia2_jax.curiabench.report import forest, verdict
 from curia2_jax.curiabench.results import PAGE, Results, page_of
@@ -52,6 +52,7 @@ def task(results: Results, one: Answers, images: Images) -> str:
             verdict=verdict(alone),
             home=f"../{PAGE}",
             sections=sections_of(part, one, scoring_behind(results)),
+            by_attention=by_attention(part, one, scoring_behind(results)),
         )
     )
 

@@ -4,10 +4,11 @@ A kind that is not in `SECTIONS` has a page with its scores.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from curia2_jax.curiabench import attention, class_facts
 from curia2_jax.curiabench.answers import Answers
 from curia2_jax.curiabench.pages import charts, curves
 from curia2_jax.curiabench.pages.classes import LabelFacts, StructureFacts, per_class, per_label, per_structure
@@ -19,6 +20,7 @@ from curia2_jax.curiabench.protocol import (
     RANDOM_PATCHES,
     TRAINED,
     TRAINED_PATCHES,
+    Head,
     Row,
     Scoring,
     rows_of,
@@ -33,11 +35,33 @@ AT_MOST = 6  # lines in a chart
 def sections_of(part: TaskResults, one: Answers, scoring: Scoring) -> dict[str, Any]:
     """{section of task.html.j2: what it shows}."""
     head = scoring.primary.head.name
-    found = {name: section(part, one, head) for name, section in SECTIONS.get(one.kind, {}).items()}
+    found = _of_kind(part, one, head)
     if "few_shot" in part:
         rows = [row for row in rows_of(part["few_shot"]) if row in drawn(one, head)]
         found["labels_needed"] = labels_needed(part["few_shot"], rows)
     return found
+
+
+class ByAttention(NamedTuple):
+    """Of volumes that a head reads by attention over their slices; `scoring` has that head alone."""
+
+    scoring: Scoring
+    head: Head
+    sections: dict[str, Any]
+
+
+def by_attention(part: TaskResults, one: Answers, scoring: Scoring) -> ByAttention | None:
+    """The same sections of these answers, where there are any."""
+    if "attention" not in part:
+        return None
+    asked = attention.answered(one)
+    facts = cast(TaskResults, part | class_facts.confusions(asked))
+    alone = scoring._replace(heads=(attention.HEAD,))
+    return ByAttention(alone, attention.HEAD, _of_kind(facts, asked, attention.HEAD.name))
+
+
+def _of_kind(part: TaskResults, one: Answers, head: str) -> dict[str, Any]:
+    return {name: section(part, one, head) for name, section in SECTIONS.get(one.kind, {}).items()}
 
 
 def drawn(one: Answers, head: str) -> list[Row]:

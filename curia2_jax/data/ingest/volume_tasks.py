@@ -21,18 +21,8 @@ from curia2_jax.data.readers.archive import read_any
 from curia2_jax.data.readers.volume import Refusal, Volume
 from curia2_jax.errors import UserError
 
-NAMES = "label_names.json"
+TABLE, NAMES = "labels.csv", "label_names.json"
 TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from RAS
-DTYPE = np.dtype(
-    [
-        (benchmark_schema.FILENAME, "U16"),
-        (benchmark_schema.TARGET, np.int64),
-        (benchmark_schema.SERIES, "U128"),
-        (benchmark_schema.PATIENT, "U64"),
-        (benchmark_schema.MODALITY, "U4"),
-        (benchmark_schema.AFFINE, np.float64, (4, 4)),
-    ]
-)
 ROLES = (benchmark_schema.TRAIN, benchmark_schema.VAL, benchmark_schema.TEST)
 
 
@@ -42,11 +32,10 @@ def write(scans: pathlib.Path, output: pathlib.Path, say: collections.abc.Callab
     Raises:
       UserError: a table is at fault, or a kind has no samples to train on or to test.
     """
-    roles = _column(scans, "samples.csv", "role")
-    patients = _column(scans, "patients.csv", "patient")
-    names = benchmark.read_names(str(scans / NAMES)) if (scans / NAMES).is_file() else {}
+    roles, patients = people(scans)
+    names = label_names(scans)
     by_kind: dict[str, list[tuple[pathlib.Path, pathlib.Path]]] = {}
-    for row in tables.read(scans / "labels.csv", "tasks", ("image", "label", "kind")):
+    for row in tables.read(scans / TABLE, "tasks", ("image", "label", "kind")):
         image, label = ((scans / row[key]).resolve() for key in ("image", "label"))
         if roles.get(image) in ROLES:
             by_kind.setdefault(row["kind"], []).append((image, label))
@@ -54,12 +43,57 @@ def write(scans: pathlib.Path, output: pathlib.Path, say: collections.abc.Callab
         name = benchmark.slug(kind)
         with files.whole_folder(output / name) as folder:
             rows = _rows(folder, pairs, roles, patients, say)
-            if not rows.get(benchmark_schema.TRAIN) or not rows.get(benchmark_schema.TEST):
-                raise UserError(f"tasks: {kind!r} lacks samples of the role train or test; write roles in samples.csv")
+            check_splits(kind, rows)
             _describe(folder, name, kind, rows, benchmark.names_of(names, kind))
         counts = {split: len(found) for split, found in rows.items()}
         say(f"{name}: " + ", ".join(f"{number} {split}" for split, number in counts.items()))
     return [benchmark.slug(kind) for kind in by_kind]
+
+
+def people(scans: pathlib.Path) -> tuple[dict[pathlib.Path, str], dict[pathlib.Path, str]]:
+    """The role and the patient of every file. Raises UserError: a table is at fault."""
+    return _column(scans, "samples.csv", "role"), _column(scans, "patients.csv", "patient")
+
+
+def label_names(scans: pathlib.Path) -> dict:
+    """What label_names.json says, if it is there."""
+    return benchmark.read_names(str(scans / NAMES)) if (scans / NAMES).is_file() else {}
+
+
+def table_dtype(kind: benchmark_schema.Kind) -> np.dtype:
+    """One row of a table of volumes."""
+    return np.dtype(
+        [
+            (benchmark_schema.FILENAME, "U16"),
+            (benchmark_schema.TARGET, kind.target),
+            (benchmark_schema.SERIES, "U128"),
+            (benchmark_schema.PATIENT, "U64"),
+            (benchmark_schema.MODALITY, "U4"),
+            (benchmark_schema.AFFINE, np.float64, (4, 4)),
+        ]
+    )
+
+
+def check_splits(kind: str, rows: dict[str, list[tuple]]) -> None:
+    """Raises UserError where there is nothing to learn from or nothing to test."""
+    if not rows.get(benchmark_schema.TRAIN) or not rows.get(benchmark_schema.TEST):
+        raise UserError(f"tasks: {kind!r} lacks samples of the role train or test; write roles in samples.csv")
+
+
+def read_volume(image: pathlib.Path) -> tuple[Volume, str]:
+    """A volume and the plane that it is cut in. Raises Refusal."""
+    volume = intensity.settle(read_any(image))
+    return volume, slicing.planes_of(volume.raw.shape, volume.spacing, ("axial",), volume.across)[0]
+
+
+def oriented(array: np.ndarray, plane: str, dtype: type) -> np.ndarray:
+    """(S, P, L) -> (H, W, slices) of a plane."""
+    return np.ascontiguousarray(np.moveaxis(in_plane(array, plane), 0, 2), dtype)
+
+
+def affine_in_lps(volume: Volume, plane: str) -> np.ndarray:
+    """(4, 4): (slice, row, column, 1) of a plane -> millimeters in LPS."""
+    return TO_LPS @ slicing.plane_affine(volume, plane)
 
 
 def _column(scans: pathlib.Path, table: str, name: str) -> dict[pathlib.Path, str]:
@@ -77,9 +111,8 @@ def _rows(
     rows: dict[str, list[tuple]] = {}
     for image, label in pairs:
         try:
-            volume = intensity.settle(read_any(image))
+            volume, plane = read_volume(image)
             found = labels.read(str(label), volume)
-            plane = slicing.planes_of(volume.raw.shape, volume.spacing, ("axial",), volume.across)[0]
         except Refusal as refusal:
             say(f"warning: {image} is left out: {refusal}")
             continue
@@ -93,7 +126,8 @@ def _describe(folder: pathlib.Path, name: str, kind: str, rows: dict[str, list[t
     """The tables, and task.json."""
     values = sorted({row[1] for found in rows.values() for row in found})
     for split, found in rows.items():
-        table = np.array([(row[0], values.index(row[1]), *row[2:]) for row in found], DTYPE)
+        dtype = table_dtype(benchmark_schema.CLASSIFICATION)
+        table = np.array([(row[0], values.index(row[1]), *row[2:]) for row in found], dtype)
         np.save(folder / split / benchmark_schema.TABLE, table)
     task: benchmark_schema.Description = {
         "name": name,
@@ -112,15 +146,14 @@ def _samples(
 ) -> list[tuple]:
     """Writes the volume once a label, and returns rows (filename, label, series, patient, modality, affine)."""
     (folder / benchmark_schema.IMAGES).mkdir(parents=True, exist_ok=True)
-    voxels, maps = (np.moveaxis(in_plane(array, plane), 0, 2) for array in (volume.voxels, found))
-    affine = TO_LPS @ slicing.plane_affine(volume, plane)
+    maps, affine = oriented(found, plane, np.uint16), affine_in_lps(volume, plane)
     rows: list[tuple] = []
     for value in np.unique(maps[maps > 0]).tolist():
         path = benchmark_schema.image_path(folder, f"{start + len(rows):06d}")
         if rows:
             os.link(benchmark_schema.image_path(folder, rows[0][0]), path)  # takes its space once
         else:
-            np.save(path, np.ascontiguousarray(voxels, benchmark_schema.IMAGE_DTYPE))
+            np.save(path, oriented(volume.voxels, plane, benchmark_schema.IMAGE_DTYPE))
         np.save(benchmark_schema.mask_path(path), np.ascontiguousarray(maps == value, benchmark_schema.MASK_DTYPE))
         rows.append((path.stem, value, *about, affine))
     return rows

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from curia2_jax.curiabench import report
+from curia2_jax.curiabench import attention, report
 from curia2_jax.curiabench.pages import render
 from curia2_jax.curiabench.pages.images import Images
+from curia2_jax.curiabench.protocol import scoring_of
 from curia2_jax.curiabench.results import page_of
+from tests.curiabench.pages.conftest import results_of
 
 KINDS = ["classification", "regression", "survival", "retrieval", "multi-label", "segmentation"]
 VOID = ("img", "meta", "br", "rect", "line", "path", "circle")
@@ -171,12 +173,38 @@ def test_the_curve_of_labelled_patients_is_that_of_the_results(reports):
     assert "How many labelled" in page.text and "How many labelled" not in Page(task_of(reports["regression"])).text
 
 
-def test_attention_over_slices_has_a_table_where_it_was_asked_for(reports):
-    """With a dash for what it has no score of."""
-    page = Page(task_of(reports["classification"]))
-    lines = [[" ".join(cell.split()) for cell in line] for line in page.lines]
-    assert ["Trained backbone", "-", "-", "0.777 0.600 to 0.800"] in lines
-    assert "by attention" in page.text and "by attention" not in Page(task_of(reports["regression"])).text
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_attention_over_slices_has_the_scores_and_charts_of_any_head(reports, kind):
+    """As they are on a page whose primary head gave the same answers, and nothing where it was not asked for."""
+    results, one, images = reports[kind]
+    primary, other = (head.name for head in scoring_of(kind).heads)
+    rows = [row for row, head in one.outputs if head == other]
+    given = {
+        (row, attention.HEAD.name): one.outputs[back, other][:1] * len(one.outputs[row, other])
+        for row, back in zip(rows, rows[::-1], strict=True)
+    }
+    one = one._replace(aside={**one.aside, **given})
+    results = copy.deepcopy(results)
+    results["tasks"][one.task]["attention"] = attention.compared(one, scoring_of(kind))
+    page = task_of((results, one, images))
+    before, after = page.split("<h2>Volumes by attention over their slices</h2>")
+    after, _ = after.split("<h2>Cases</h2>")
+    as_primary = one._replace(
+        aside={},
+        outputs={(row, primary): seeds for (row, _), seeds in given.items()}
+        | {key: seeds for key, seeds in one.outputs.items() if key[1] == other},
+    )
+    witness = task_of((results_of(as_primary), as_primary, images))
+    drawn = re.compile(r'<path [^>]*>|<circle [^>]*>|<rect [^>]*>|<td class="right"[^>]*>[^<]*')
+    begun = witness.index("<h2>Classes</h2>" if kind == "classification" else "<h2>Predicted and true")
+    assert drawn.findall(after) == drawn.findall(witness[begun:].split("<h2>Cases</h2>")[0])
+    assert len(drawn.findall(after)) > 20 and drawn.findall(after) != drawn.findall(before[-len(after) :])
+    lines = [[" ".join(cell.split()) for cell in line] for line in Page(after).lines]
+    for table, signs in (("rows", ""), ("trained_minus", "+")):
+        for by_head in results["tasks"][one.task]["attention"][table].values():
+            expected = [shown(score, signs) for score in by_head[attention.HEAD.name].values()]
+            assert any(line[1 : len(expected) + 1] == expected for line in lines)
+    assert "by attention" in Page(page).text and "by attention" not in Page(task_of(reports[kind])).text
 
 
 def test_calibration_and_residuals_are_counted_again(reports):
