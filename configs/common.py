@@ -103,7 +103,7 @@ def curia2(size: str, arg: str | None = None) -> ConfigDict:
     c.model.dtype = "bfloat16"  # of the matrix products; parameters, statistics and losses are float32
     c.model.attention = "auto"  # "xla", "cudnn" on GPUs, "pallas" on TPUs
     # What blocks keep for the backward pass: "none" computes nothing twice; else a policy of jax.checkpoint_policies
-    # and names of models/vit.py, joined by commas. With ",attn_out" attention's kernel is not run again.
+    # and names of models/remat.py, joined by commas. With ",attn_out" attention's kernel is not run again.
     c.model.remat = {"S": "none", "B": "none", "L": "dots_with_no_batch_dims_saveable", "g": "nothing_saveable"}[size]
     c.model.scan = True  # one compiled block instead of `depth`
 

@@ -9,8 +9,9 @@
 --what=loader   slices a second of the loader, beside other ways to the same crops; needs --config.data.corpus; with
                 --nifti=DIR also beside a PyTorch DataLoader in which MONAI reads the .nii.gz files of a folder
 --what=encode   slices a second from the files of a benchmark to features, as launch/evaluate.py makes them, and their
-                ratio to what the backbone does with batches that lie on the device; of --model=HF_DIR, or of a random
-                ViT-B; in PyTorch, on a GPU where it sees one; needs no --config
+                ratio to what the backbone does with batches that lie on the device; core-milliseconds a slice of each
+                stage, and the share of the time that each thread waits; of --model=HF_DIR, or of a random ViT-B; in
+                PyTorch, on a GPU where it sees one; needs no --config
 --what=probe    the linear probe of an evaluation at 50,000 x 768 with 54 classes, on the GPU of PyTorch or on one core;
                 needs no --config; --steps=1 is enough
 --against=torch the step from ready crops beside one in eager PyTorch (planning/torch_peer) in the same minute, on the

@@ -46,10 +46,11 @@ def ask(
         return _registered(chosen, scoring, model, others, settings, say)
     if chosen[0].kind == SEGMENTATION:
         return _segmented(chosen, scoring, model, others, settings, say)
-    if ATTENTION in settings:
+    read: list[dict[probing.Key, list[np.ndarray]]] = [{} for _ in chosen]
+    if ATTENTION in settings:  # first: what is no volume is told before everything is encoded
         attention.check(chosen, others)
+        read = attention.predictions(chosen, model, others, say)
     found = _features(chosen, model, others, say)
-    read = attention.predictions(chosen, model, others, say) if ATTENTION in settings else [{} for _ in chosen]
     return (
         _probed(task, scoring, model, found[task.name], by_attention, settings, say)
         for task, by_attention in zip(chosen, read, strict=True)

@@ -112,7 +112,7 @@ def _write(source: "_Source", asked: Asked, folder: Path, name: str) -> None:
     if not chosen.any():
         raise UserError(f"--task={name}: found no label in {corpus} that some slices show and others do not")
     labels = np.array(every)[chosen].tolist()
-    _tables(folder, rows, {split: found[:, chosen] >= MIN_PIXELS for split, found in pixels.items()}, kind)
+    _tables(folder, rows, {split: _answers(found[:, chosen]) for split, found in pixels.items()}, kind)
     names = _names(corpus, asked.labels)
     classes = {str(key): names.get(label, f"label {label}") for key, label in _keys(labels, kind)}
     told: schema.Description = {
@@ -132,13 +132,19 @@ def _keys(labels: list[int], kind: schema.Kind) -> list[tuple[int, int]]:
 
 
 def _told_apart(pixels: dict[str, np.ndarray]) -> np.ndarray:
-    """(labels,) bool: some slices of both splits show it, and not all of train."""
-    train, test = (pixels[split] >= MIN_PIXELS for split in schema.SPLITS)
-    return np.asarray(train.any(0) & test.any(0) & ~train.all(0))
+    """(labels,) bool: some slices of both splits show it, and some of train have nothing of it."""
+    train, test = (_answers(pixels[split]) for split in schema.SPLITS)
+    return np.asarray((train == 1).any(0) & (test == 1).any(0) & (train == 0).any(0))
+
+
+def _answers(pixels: np.ndarray) -> np.ndarray:
+    """(n, labels) of pixels of each label in each slice: 1 where it is shown, 0 where nothing of it is there, and NaN,
+    unknown, where there is too little of it, as of a small lesion, to say either."""
+    return np.where(pixels >= MIN_PIXELS, 1.0, np.where(pixels > 0, np.nan, 0.0))
 
 
 def _tables(folder: Path, rows: dict, present: dict[str, np.ndarray], kind: schema.Kind) -> None:
-    """`present` (n, labels) bool: which of them each slice shows."""
+    """`present` (n, labels): which of them each slice shows, of `_answers`."""
     fields = [(schema.FILENAME, "U16"), (schema.SERIES, "U64"), (schema.PATIENT, "U64"), (schema.MODALITY, "U4"),
               (schema.SPACING, "f4", (2,))]  # fmt: skip
     if kind == schema.MULTI_LABEL:

@@ -145,6 +145,7 @@ def _end_to_end(adapter: Adapter, split: Split, device: str) -> dict[str, Any]:
     parts = stream.parts(split, adapter, CHOICE, frozenset(), device, stages)
     for _ in forward.features(adapter, parts, [CHOICE], device, stages):
         ends.append(time.perf_counter() - start)
+    whole = time.perf_counter() - start  # workers have ended, too
     # Samples of a batch come together, so those after a moment are counted, and not the moments between two of them.
     warm = ends[int(len(ends) * WARM[device])] if WARM[device] else 0.0
     spent = {who: seconds - spent[who] for who, seconds in _cpu_seconds().items()}
@@ -153,7 +154,7 @@ def _end_to_end(adapter: Adapter, split: Split, device: str) -> dict[str, Any]:
         "slices_per_s_with_start": len(ends) / ends[-1],
         "slices": len(ends),
         "seconds": ends[-1],
-        **_shares(stages, spent, len(ends), ends[-1]),
+        **_shares(stages, spent, len(ends), whole),
     }
 
 

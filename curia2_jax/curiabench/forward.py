@@ -1,23 +1,27 @@
 """Parts -> features: slices of many samples in one batch, in bfloat16 on CUDA, pooled where they were made.
 
-On CUDA the next batch is copied from pinned memory and prepared on a stream of its own while one is encoded, before
-whose kernels those of that stream go, and what was pooled comes back one batch later, so that the device need not wait.
+On CUDA the next parts are copied from pinned memory and prepared while a batch is encoded: by a thread of their own,
+since preparing waits for the device, and on a stream of their own, whose kernels go first. What was pooled comes back
+one batch later, so that the device need not wait.
 """
 
 import collections
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from curia2_jax.curiabench import masks as masking
+from curia2_jax.curiabench import stream
 from curia2_jax.curiabench.adapters.adapter import Adapter, Tokens, Volume
 from curia2_jax.curiabench.aggregate import Choice
 from curia2_jax.curiabench.stages import Stages
 from curia2_jax.curiabench.stream import Known, Part
 
 BATCH = {"cpu": 32, "cuda": 128}  # slices, at least, as long as there are some
+AHEAD = 4  # parts that are ready for the next batch; of volumes one
 BEHIND = 1  # batches whose features are still on their way
 GATHERED = 64  # uses whose tokens are pooled at a time
 
@@ -87,21 +91,47 @@ class _Pooled(NamedTuple):
 
 def _batches(adapter: Adapter, parts: Iterator[Part | Known], device: str, stages: Stages) -> Iterator[_Batch | Known]:
     beside = torch.cuda.Stream(priority=-1) if device == "cuda" else None
+    ready = _ready(adapter, parts, device, beside, stages)
+    if stream.workers(device):
+        ready = _ahead(ready, 1 if adapter.takes == "volume" else AHEAD)
     waiting: dict[tuple, list[Part]] = {}
-    for part in stages.each("main: wait for parts", parts):
+    for part in stages.each("main: wait for parts", ready):
         if isinstance(part, Known):
             yield part
             continue
-        with stages("main: to the device"):
-            ready = _on_device(adapter, part, device, beside)
-        same = waiting.setdefault((ready.pixels.shape[1:], part.single, part.normed), [])
-        same.append(ready)
+        same = waiting.setdefault((part.pixels.shape[1:], part.single, part.normed), [])
+        same.append(part)
         if adapter.takes == "volume" or sum(len(one.pixels) for one in same) >= BATCH[device]:
             yield _joined(same, beside, stages)
             same.clear()
     for same in waiting.values():
         if same:
             yield _joined(same, beside, stages)
+
+
+def _ahead(items: Iterator, number: int) -> Iterator:
+    """The same items, none of them None, `number` of which a thread of its own takes before they are asked for."""
+    thread = ThreadPoolExecutor(1)
+    try:
+        coming = collections.deque(thread.submit(next, items, None) for _ in range(number))
+        while (item := coming.popleft().result()) is not None:
+            coming.append(thread.submit(next, items, None))
+            yield item
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+def _ready(
+    adapter: Adapter, parts: Iterator[Part | Known], device: str, beside: torch.cuda.Stream | None, stages: Stages
+) -> Iterator[Part | Known]:
+    """Parts on the device."""
+    for part in parts:
+        if isinstance(part, Known):
+            yield part
+            continue
+        with stages("receive: to the device"):
+            ready = _on_device(adapter, part, device, beside)
+        yield ready
 
 
 @torch.inference_mode()

@@ -29,7 +29,7 @@ def agreement(found: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...], 
     dice = 2 * float((found & truth).sum()) / float(found.sum() + truth.sum())
     if not found.any() or not truth.any():
         return Agreement(dice, np.inf, 0.0)
-    box = _box(found | truth)
+    box = ndimage.find_objects((found | truth).astype(np.uint8))[0]  # which holds both surfaces whole
     found, truth = found[box], truth[box]
     one, other = surface_distances(found, truth, spacing), surface_distances(truth, found, spacing)
     hd95 = max(np.percentile(one, 95), np.percentile(other, 95))
@@ -40,12 +40,6 @@ def agreement(found: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...], 
 def surface_distances(mask: np.ndarray, other: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
     """Distance of each surface voxel of `mask` to the surface of `other`, which has one."""
     return ndimage.distance_transform_edt(~_surface(other), sampling=spacing)[_surface(mask)]
-
-
-def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Where a mask lies, with a voxel around it as far as there is one: surfaces within are those of the whole."""
-    (tight,) = ndimage.find_objects(mask.astype(np.uint8))
-    return tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in tight)
 
 
 def _surface(mask: np.ndarray) -> np.ndarray:

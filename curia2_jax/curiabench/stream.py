@@ -1,16 +1,14 @@
 """Samples of a split -> parts for the device: read, hashed and prepared, on CUDA by worker processes beside it.
 
 A slice on which several samples lie (one a structure) is read and sent once. A volume is sent a few slices at a time,
-so that a worker holds one volume and little more. What workers send is copied to pinned memory by a thread of its own.
+so that a worker holds one volume and little more.
 """
 
-import collections
 import functools
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +26,6 @@ from curia2_jax.errors import UserError
 GROUP = 256  # samples whose slices are compared with each other; a series of more is cut
 WORKERS = 16  # at most: each holds a volume
 SHARED, WORKER_BYTES = "/dev/shm", 2**28  # what waits for the device where `Slots` cannot take it
-AHEAD = 4  # parts that wait in pinned memory: a batch
 
 
 class Known(NamedTuple):
@@ -79,7 +76,8 @@ def parts(
 ) -> Iterator[Part | Known]:
     """All samples, in the order of their series; the same parts whatever the number of workers, save for their order.
 
-    `stages` gets what workers did ("worker read" and so on), and the thread that copies what they send.
+    Workers start when this is called, and end with the iterator. `stages` gets what they did, and what it took to copy
+    what they sent, to pinned memory for CUDA.
 
     Raises:
       UserError: a sample is at fault.
@@ -94,42 +92,26 @@ def parts(
         # Forked, since closures of adapters cannot be sent; the workers never touch the device.
         multiprocessing_context="fork" if number else None,
     )
-    # No name for the iterator: a fault would hold it in a cycle, in which PyTorch cannot end its workers.
-    for part in _arriving(iter(loader), slots, device == "cuda", stages):
-        if isinstance(part, UserError):
-            raise part
-        if isinstance(part, Stages):
-            stages.add(part)
-        else:
-            yield part
+    return _received(iter(loader), slots, device == "cuda", stages)
 
 
-def _ahead(items: Iterator) -> Iterator:
-    """The same items, none of them None, taken in a thread of its own before they are asked for."""
-    thread = ThreadPoolExecutor(1)
-    try:
-        coming = collections.deque(thread.submit(next, items, None) for _ in range(AHEAD))
-        while (item := coming.popleft().result()) is not None:
-            coming.append(thread.submit(next, items, None))
-            yield item
-    finally:
-        thread.shutdown(cancel_futures=True)
-
-
-def _arriving(found: Iterator, slots: Slots | None, pinned: bool, stages: Stages) -> Iterator:
-    return _ahead(_received(found, slots, pinned, stages)) if slots else found
-
-
-def _received(found: Iterator, slots: Slots, pinned: bool, stages: Stages) -> Iterator:
+def _received(found: Iterator, slots: Slots | None, pinned: bool, stages: Stages) -> Iterator[Part | Known]:
     """What workers sent, out of their slots."""
-    for one in stages.each("receiving: wait for workers", found):
-        with stages("receiving: copy"):
+    for one in stages.each("receive: wait for workers", found) if slots else found:
+        if isinstance(one, UserError):
+            del found  # the fault would hold it in a cycle, in which PyTorch cannot end its workers
+            raise one
+        if isinstance(one, Stages):
+            stages.add(one)
+            continue
+        with stages("receive: copy"):
             landed = _landed(one, slots, pinned)
         yield landed
 
 
-def _landed(found: Any, slots: Slots, pinned: bool) -> Any:
+def _landed(found: Part | Known | _InSlot, slots: Slots | None, pinned: bool) -> Part | Known:
     if isinstance(found, _InSlot):
+        assert slots
         pixels, *masks = (_copied(view, pinned) for view in slots.views(found.sent))
         slots.give_back(found.sent)
         return Part(**found.rest, pixels=pixels, masks=masks[0] if masks else None)

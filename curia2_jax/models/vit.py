@@ -8,8 +8,6 @@ in `promote_types(dtype, float32)`. Float64 parameters with `dtype="float64"` gi
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,23 +18,19 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Bool, Float, Int, Key
 
 from curia2_jax.errors import UserError
-from curia2_jax.models import attention, pos_embed, rope
+from curia2_jax.models import attention, pos_embed, remat, rope
 from curia2_jax.models.dense import INITS, Dense, wide
 from curia2_jax.models.drop_path import on_subset
 from curia2_jax.models.layer_norm import EPS, LayerNorm
 from curia2_jax.models.patch_embed import PatchEmbed
 from curia2_jax.models.swiglu import swiglu
 
-# Values inside a block that a remat policy may keep by name.
-CHECKPOINT_NAMES = ("qkv", "attn_out", "ffn_hidden")
-_POLICIES = ("nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable", "everything_saveable")
-
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
     """Shape and execution of a vision transformer.
 
-    `remat` is "none", or a policy of `jax.checkpoint_policies` and names of CHECKPOINT_NAMES, joined by commas.
+    `remat` is what `remat.policy` takes.
     `scan=False` unrolls the loop over the same stacked parameters. `interpolation` is one of
     `pos_embed.FORMS`, or "" to follow the registers as the PyTorch models do: none "size", some "antialias".
     `init` is one of `dense.INITS`, `position_init` one of `pos_embed.INITS`: how random weights are drawn.
@@ -85,7 +79,7 @@ class ViTConfig:
             raise UserError(f"position_init='sincos': width={self.width} is no multiple of 4; write 'normal'")
         if self.rotary and self.width // self.heads % 4:
             raise UserError(f"positions='rope': heads of {self.width // self.heads} channels; write a multiple of 4")
-        _remat_policy(self.remat)
+        remat.policy(self.remat)
 
     @property
     def grid(self) -> int:
@@ -113,23 +107,6 @@ class ViTConfig:
     @property
     def position_form(self) -> str:
         return self.interpolation or ("antialias" if self.registers else "size")
-
-
-def _remat_policy(remat: str) -> Callable[..., Any]:
-    words = [word.strip() for word in remat.split(",")]
-    if words != ["none"] and not set(words) <= {*_POLICIES, *CHECKPOINT_NAMES}:
-        raise UserError(
-            f"remat={remat!r}: write 'none', one of {', '.join(_POLICIES)}, or names of {', '.join(CHECKPOINT_NAMES)}"
-        )
-    names = [word for word in words if word not in _POLICIES]
-    policies = [getattr(jax.checkpoint_policies, word) for word in words if word in _POLICIES]
-    policies += [jax.checkpoint_policies.save_only_these_names(*names), *([_is_cudnn] if "attn_out" in names else [])]
-    return functools.reduce(jax.checkpoint_policies.save_from_both_policies, policies)
-
-
-def _is_cudnn(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Whether it gives an output and the statistics of its softmax, without which the gradient asks for it again."""
-    return primitive.name == "dot_product_attention_fwd_wrapper"
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -288,7 +265,7 @@ class ViT(nn.Module):
         block = Block
         if config.remat != "none":
             # Inside a scan nothing can be merged with the forward pass; an unrolled loop has to forbid it.
-            block = nn.remat(Block, prevent_cse=not config.scan, policy=_remat_policy(config.remat))
+            block = nn.remat(Block, prevent_cse=not config.scan, policy=remat.policy(config.remat))
         blocks = nn.scan(
             block,
             variable_axes={"params": 0},

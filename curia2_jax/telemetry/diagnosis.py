@@ -24,6 +24,7 @@ DEAD = 0.05  # share of the prototypes that could be the nearest of some slice, 
 WAITING = 0.3  # share of the time that the devices have no batch
 SPIKE, DEVIATIONS = 0.1, 8.0  # of the median before, and median deviations from it
 LOOKS, FORGOTTEN = 3, 0.1  # of as many looks a median is taken; the share of the best of them that may be lost
+MANY_LOOKS = 10  # since the warm-up: before, the place that random weights keep gives way to what is learned
 KNOWN = ("probe/structures_ridge", "probe/height_ridge")  # by the class token; the first that was asked
 
 
@@ -166,13 +167,13 @@ class _Best(NamedTuple):
 
 
 def _since_best(rows: Sequence[Row], name: str) -> _Best | None:
-    """The best median of LOOKS values of a metric beside the newest; None where there are too few, or none is above
-    0."""
+    """The best median of LOOKS values of a metric beside the newest; None of fewer than MANY_LOOKS values, or where no
+    median is above 0."""
     seen = [(int(row["step"] or 0), value) for row in rows if (value := row.get(name)) is not None]
     medians = [
         sorted(seen[end - LOOKS : end], key=lambda one: one[1])[LOOKS // 2] for end in range(LOOKS, len(seen) + 1)
     ]
-    if not medians:
+    if len(seen) < MANY_LOOKS:
         return None
     step, best = max(medians, key=lambda one: one[1])
     return _Best(step, best, 1 - medians[-1][1] / best) if best > 0 else None

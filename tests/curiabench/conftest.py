@@ -22,11 +22,15 @@ def model(folder):
 
 @pytest.fixture
 def alive(monkeypatch):
-    """How many backbones were in memory at each call of `forward.encode`."""
+    """How many backbones are in memory, the new one counted, whenever one is loaded, and at each `forward.encode`."""
     made, counts = [], []
+
+    def still_there():
+        return sum(one() is not None for one in made)
 
     def noted(load):
         def loaded(*arguments):
+            counts.append(still_there() + 1)
             network = load(*arguments)
             made.append(weakref.ref(network))
             return network
@@ -34,7 +38,7 @@ def alive(monkeypatch):
         return loaded
 
     def encode(*arguments):
-        counts.append(sum(one() is not None for one in made))
+        counts.append(still_there())
         return encoded(*arguments)
 
     encoded = forward.encode

@@ -98,15 +98,15 @@ def test_a_token_is_that_of_its_slice(tmp_path, model, masked):
         assert not got.tokens[index, len(slices) :].any()
 
 
-@pytest.mark.parametrize("pooling, reads", [("curia-2", False), ("curia-v1", True), ("curia-v1,padding=masked", False)])
-def test_the_pooling_says_whether_padding_is_read(tmp_path, model, monkeypatch, pooling, reads):
+def test_the_pooling_says_whether_padding_is_read(tmp_path, model, monkeypatch):
     samples = {"train": volumes(4, 0, False), "test": volumes(2, 4, False)}
     small_benchmark.write_task(tmp_path / "side", samples, {0: "no", 1: "yes"}, mask=False)
-    asked, choice, pool = [], parse(pooling), attentive.AttentivePool
+    asked, pool = [], attentive.AttentivePool
     monkeypatch.setattr(attentive, "AttentivePool", lambda *told: asked.append(told[2]) or pool(*told))
-    task = tasks.read_task(tmp_path, "side")
-    attention._add([{}], [task], "trained", load.load(str(model), "cpu", False), choice, "cpu")
-    assert asked == [reads]
+    task, adapter = tasks.read_task(tmp_path, "side"), load.load(str(model), "cpu", False)
+    for pooling in ("curia-2", "curia-v1", "curia-v1,padding=masked"):
+        attention._add([{}], [task], "trained", adapter, parse(pooling), "cpu")
+    assert asked == [False, True, False]
 
 
 def test_what_has_no_slices_to_read_is_refused(tmp_path, model):

@@ -58,13 +58,13 @@ def test_structures_are_those_that_the_slice_shows(made):
     assert task.kind.name == "multi-label" and set(task.test.modalities) == {"MR"}
     for split in task.splits.values():
         assert split.targets.shape == (len(split.images), len(task.classes)) and not split.masked
-        assert set(np.unique(split.targets)) == {0.0, 1.0}
+        assert set(np.unique(split.targets[~np.isnan(split.targets)])) == {0.0, 1.0}
     train = task.train.targets
-    assert train.any(0).all() and not train.all(0).any()  # what is asked has both answers
+    assert (train == 1).any(0).all() and (train == 0).any(0).all()  # what is asked has both answers
     shown = [np.bincount(one.labels[..., z].ravel(), minlength=13)[1:] >= 32
              for one in (phantom.make_study(2, number, 48) for number in range(6)) if one.modality == "MR"
              for z in range(one.labels.shape[2])]  # fmt: skip
-    assert train.sum() + task.test.targets.sum() <= np.sum(shown)
+    assert (train == 1).sum() + (task.test.targets == 1).sum() <= np.sum(shown)
 
 
 def test_names_of_labels_are_those_of_the_benchmark(made):
@@ -82,23 +82,44 @@ def test_every_kind_of_labels_is_asked_with_its_own_names(made, tmp_path):
         with np.load(path) as file:
             arrays = dict(file)
         ((name, whole),) = [(name, one) for name, one in arrays.items() if name != "affine"]
-        two = {"zones-0": np.where(whole == 1, 1, 0), "zones-1": np.where(whole == 5, 2, 0), "all-0": whole * 0 + 4}
+        few = whole * (np.arange(whole.shape[2]) % 9 == 0)  # thin stripes
+        few[::2] = whole[::2]
+        two = {
+            "few-0": few,
+            "zones-0": np.where(whole == 1, 1, 0),
+            "zones-1": np.where(whole == 5, 2, 0),
+            "all-0": whole * 0 + 4,
+        }
         np.savez(path, **{name: whole, "affine": arrays["affine"]}, **{k: v.astype(np.uint16) for k, v in two.items()})
     for path in (corpus / "benchmark").glob("*/task.json"):
         told = json.loads(path.read_text())
         path.write_text(json.dumps(told | {"classes": {key: f"organ {key}" for key in told["classes"]}}))
     said = []
-    names = corpus_tasks.write(corpus, ["structures-ct", "dense-ct.zones"], tmp_path / "tasks", said.append)
+    wanted = ["structures-ct", "dense-ct.zones", "dense-ct.few"]
+    names = corpus_tasks.write(corpus, wanted, tmp_path / "tasks", said.append)
     own = name.rpartition("-")[0]
-    assert names == [f"structures-ct.{own}", "structures-ct.zones", "dense-ct.zones"]
+    assert names == [
+        "structures-ct.few",
+        f"structures-ct.{own}",
+        "structures-ct.zones",
+        "dense-ct.zones",
+        "dense-ct.few",
+    ]
     assert len(said) == 1 and "structures-ct.all" in said[0] and "some slices show and others do not" in said[0]
-    task, of_two = (tasks.read_task(tmp_path / "tasks", one) for one in (names[0], names[2]))
+    task, of_two = (tasks.read_task(tmp_path / "tasks", one) for one in (names[1], names[3]))
     assert of_two.classes == {1: "label 1", 2: "label 2"} and "organ 0" in task.classes.values()
     whole = tasks.read_task(made / "tasks", "dense-ct")
     for index in range(len(whole.test.images)):
         (image, labels), (again, found) = (splits.read_labels(one.test, index) for one in (whole, of_two))
         np.testing.assert_array_equal(image, again)
         np.testing.assert_array_equal(found, np.select([labels == 1, labels == 5], [1, 2], 0))
+    shown, few = (tasks.read_task(tmp_path / "tasks", one) for one in (names[0], names[4]))
+    maps = [splits.read_labels(few.train, index)[1] for index in range(len(few.train.images))]
+    numbers = [label for name in shown.classes.values() for label, other in few.classes.items() if name == other]
+    pixels = np.array([[(one == label).sum() for label in numbers] for one in maps])
+    unknown = (pixels > 0) & (pixels < 32)
+    np.testing.assert_array_equal(shown.train.targets, np.where(unknown, np.nan, pixels >= 32))
+    assert unknown.any()
     with pytest.raises(UserError, match=r"no such labels in .*; write dense-ct.all, dense-ct."):
         corpus_tasks.write(corpus, ["dense-ct.heart"], tmp_path / "none")
 

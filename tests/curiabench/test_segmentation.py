@@ -162,12 +162,12 @@ def test_as_many_patches_are_learned_from_whatever_else_was_drawn(monkeypatch):
 
 
 def test_one_backbone_is_in_memory_at_a_time(model, scored, alive):
-    """At every batch of every row, at both sizes, and with another model beside."""
+    """When it is loaded and at every batch of every row, at both sizes, and with another model beside."""
     task = tasks.read_task(scored[2], "organs")
     few = task._replace(**{name: one._replace(images=one.images[:2]) for name, one in task.splits.items()})
     beside = others.load_all([f"random:{model}@5"], "cpu", False, "curia-2", None)
     (found,) = segmentation.answers([few], load_model(model, "cpu", seeds=1), beside, False, lambda line: None)
-    assert len(found.outputs) == 2 * 4 and len(alive) == 2 * 4 * 2 and set(alive) == {1}
+    assert len(found.outputs) == 2 * 4 and len(alive) > 4 * 2 * 2 and set(alive) == {1}
 
 
 def test_a_model_without_patch_tokens_is_one_line(scored):

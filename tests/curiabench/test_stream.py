@@ -113,25 +113,3 @@ def test_the_processor_makes_the_same_of_int16():
     assert sent.dtype == torch.int16
     ours, theirs = (processor(list(x), modality="CT")["pixel_values"] for x in (sent[:, 0], voxels))
     assert torch.equal(ours, theirs)
-
-
-def test_items_are_taken_ahead_in_their_order():
-    taken = []
-
-    def items(stop):
-        for number in range(20):
-            if number == stop:
-                raise ValueError("broken")
-            taken.append(number)
-            yield number
-
-    assert list(stream._ahead(items(None))) == list(range(20))
-    found = []
-    with pytest.raises(ValueError, match="broken"):
-        found.extend(stream._ahead(items(7)))  # what came before it is not lost
-    assert found == list(range(7))
-    taken.clear()
-    some = stream._ahead(items(None))
-    next(some)
-    some.close()
-    assert len(taken) <= 1 + stream.AHEAD + 1
