@@ -7,10 +7,10 @@
 DIR is a benchmark, as `launch/ingest.py --labels` writes it. REPORT becomes a folder with report.html, a page a task in
 pages/, results.json, scores.csv and predictions.parquet. Without --task, every task of DIR is scored. A corpus with
 label maps also has the tasks dense-ct, dense-mr, structures-ct and structures-mr, once for every kind of labels
-(dense-mr.KIND is one of them alone), which are made in REPORT/tasks; tasks of parquet files or of a folder of
-`datasets`, as CuriaBench is downloaded, are unpacked there. With --run, the report also shows the crops that this
-training run saw, and its curves, and says whether its corpus holds patients or images of the test; so does --corpus. No
-code in HF_DIR is run unless --trust-remote-code says so.
+(dense-mr.KIND is one of them alone), and every corpus has height-ct, height-mr, plane-ct and plane-mr; they are made in
+REPORT/tasks. Tasks of parquet files or of a folder of `datasets`, as CuriaBench is downloaded, are unpacked there. With
+--run, the report also shows the crops that this training run saw, and its curves, and says whether its corpus holds
+patients or images of the test; so does --corpus. No code in HF_DIR is run unless --trust-remote-code says so.
 `compare` needs the predictions of two reports alone: the difference of every task by every head on the same patients, p
 by flips of signs over patients, and Holm's correction over all of them.
 `tasks` makes a benchmark of volumes of labelled scans that have labels.csv or values.csv, samples.csv (who is train and
@@ -23,7 +23,7 @@ import pathlib
 
 from absl import flags
 
-from curia2_jax.curiabench import corpus_tasks, published
+from curia2_jax.curiabench import corpus_tasks, index_tasks, published
 from curia2_jax.curiabench.tasks import benchmark_folder, task_names
 from curia2_jax.data.corpus.layout import CONTRACT
 from curia2_jax.errors import UserError
@@ -117,8 +117,11 @@ def run(argv: list[str]) -> int:
 def unpacked(data: pathlib.Path, names: list[str], place: pathlib.Path) -> tuple[pathlib.Path | None, list[str]]:
     """The folder of tasks: --data, or `place` where they are first made of a corpus or of published files; and those of
     them that are asked for."""
-    if (data / CONTRACT).is_file() and any(corpus_tasks.parse(name) for name in names):
-        return place, corpus_tasks.write(data, names, place)
+    of_index = [name for name in names if name in index_tasks.NAMES]
+    of_labels = [name for name in names if name not in of_index]
+    if (data / CONTRACT).is_file() and (of_index or any(map(corpus_tasks.parse, of_labels))):
+        made = corpus_tasks.write(data, of_labels, place)
+        return place, made + index_tasks.write(data, of_index, place)
     there = published.names(data)
     if there and (set(names) & set(there) or not task_names(data)):
         return published.unpack(data, names or there, place), names

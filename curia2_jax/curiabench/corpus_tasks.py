@@ -2,8 +2,7 @@
 
 `dense-ct`, `dense-mr`: the label map of each slice. `structures-ct`, `structures-mr`: for every label,
 whether a slice shows it, without a mask that would give it away. Where a corpus has several kinds of labels, there is a
-task of each, as `dense-mr.cardiac-structures`. Test patients are those on whom the benchmarks of the
-corpus test; without any, a third by the hash of their keys, so that a new patient moves nobody.
+task of each, as `dense-mr.cardiac-structures`. `index_tasks.py` has the tasks that need no labels.
 """
 
 import json
@@ -14,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from curia2_jax import files
+from curia2_jax.curiabench import corpus_slices
+from curia2_jax.curiabench.corpus_slices import FIELDS, Source
 from curia2_jax.data.corpus import layout, structures
-from curia2_jax.data.corpus.corpus import Corpus, patient_hash
-from curia2_jax.data.corpus.excluded import patients_of_tests
 from curia2_jax.data.corpus.planes import in_plane
 from curia2_jax.data.corpus.structures import MIN_PIXELS
 from curia2_jax.data.ingest import benchmark_schema as schema
@@ -25,7 +24,6 @@ from curia2_jax.errors import UserError
 
 KINDS = {"dense": schema.SEGMENTATION, "structures": schema.MULTI_LABEL}
 NAMES = tuple(f"{what}-{modality}" for what in KINDS for modality in ("ct", "mr"))
-SLICES = 16  # of a series and plane, at most, evenly spread over it
 
 
 class Marked(NamedTuple):
@@ -65,7 +63,7 @@ def write(corpus: Path, names: Sequence[str], folder: Path, say: Callable[[str],
         asked = parse(name)
         if asked is None or not (corpus / layout.CONTRACT).is_file():
             raise UserError(f"--task: found {name!r}; write {', '.join(NAMES)} with --data CORPUS, or a task alone")
-        source = _source(corpus, asked.modality)
+        source = _labelled(corpus, asked.modality)
         kinds = sorted({kind for found in source.kinds.values() for kind in found})
         if asked.labels and asked.labels not in kinds:
             known = ", ".join(f"{asked.what}-{asked.modality.lower()}.{kind}" for kind in kinds)
@@ -86,17 +84,15 @@ def write(corpus: Path, names: Sequence[str], folder: Path, say: Callable[[str],
     return out
 
 
-def _write(source: "_Source", asked: Asked, folder: Path, name: str) -> None:
-    corpus, kind = source.folder, KINDS[asked.what]
+def _write(source: "_Labelled", asked: Asked, folder: Path, name: str) -> None:
+    corpus, kind = source.slices.folder, KINDS[asked.what]
     rows: dict[str, list[tuple]] = {split: [] for split in schema.SPLITS}
     shown: dict[str, list[dict[int, int]]] = {split: [] for split in schema.SPLITS}  # label -> pixels
-    tested = patients_of_tests(str(corpus)) if any((corpus / layout.BENCHMARK).glob("*")) else frozenset()
+    split_of = corpus_slices.split_of(corpus)
     for split in rows:
         (folder / split / schema.IMAGES).mkdir(parents=True)
     for one in _marked(source, asked):
-        patient = one.row[1]
-        aside = patient in tested if tested else patient_hash(patient) < 1 / 3
-        split = schema.TEST if aside else schema.TRAIN
+        split = split_of(one.row[1])
         image = schema.image_path(folder / split, f"{len(rows[split]):06d}")
         np.save(image, one.image)
         if kind == schema.SEGMENTATION:
@@ -145,8 +141,7 @@ def _answers(pixels: np.ndarray) -> np.ndarray:
 
 def _tables(folder: Path, rows: dict, present: dict[str, np.ndarray], kind: schema.Kind) -> None:
     """`present` (n, labels): which of them each slice shows, of `_answers`."""
-    fields = [(schema.FILENAME, "U16"), (schema.SERIES, "U64"), (schema.PATIENT, "U64"), (schema.MODALITY, "U4"),
-              (schema.SPACING, "f4", (2,))]  # fmt: skip
+    fields = list(FIELDS)
     if kind == schema.MULTI_LABEL:
         fields.append((schema.TARGET, "f8", (present[schema.TEST].shape[1],)))
     for split, found in rows.items():
@@ -155,44 +150,34 @@ def _tables(folder: Path, rows: dict, present: dict[str, np.ndarray], kind: sche
         np.save(folder / split / schema.TABLE, np.array(found, fields))
 
 
-class _Source(NamedTuple):
+class _Labelled(NamedTuple):
     """The labelled slices of one modality of a corpus, and the kinds of labels of each of their series."""
 
-    folder: Path
-    corpus: Corpus
-    facts: dict[str, np.ndarray]  # columns of the index
+    slices: Source
     wanted: np.ndarray  # (N,) bool
     kinds: dict[str, dict[str, list[str]]]  # series -> kind -> arrays
 
 
-def _source(folder: Path, modality: str) -> _Source:
-    corpus = Corpus(folder)
-    columns = ("label", "modality", "series", "plane", "patient", "position", "slope", "intercept", "spacing_y",
-               "spacing_x")  # fmt: skip
-    facts = {name: np.asarray(corpus.column(name)) for name in columns}
-    wanted = (facts["label"] != "") & (facts["modality"] == modality)
-    series = np.unique(facts["series"][wanted]).tolist()
-    kinds = {one: structures.kinds_in(folder / layout.label_maps(one)) for one in series}
-    return _Source(folder, corpus, facts, wanted, kinds)
+def _labelled(folder: Path, modality: str) -> _Labelled:
+    found = corpus_slices.source(folder)
+    wanted = (found.facts["label"] != "") & (found.facts["modality"] == modality)
+    series = np.unique(found.facts["series"][wanted]).tolist()
+    return _Labelled(found, wanted, {one: structures.kinds_in(folder / layout.label_maps(one)) for one in series})
 
 
-def _marked(source: _Source, asked: Asked) -> Iterator[Marked]:
+def _marked(source: _Labelled, asked: Asked) -> Iterator[Marked]:
     """Slices that have a label map of the kind that is asked, a series at a time."""
-    facts = source.facts
+    facts, folder = source.slices.facts, source.slices.folder
     for series, found in source.kinds.items():
         if asked.labels not in found:
             continue
-        whole = structures.of_kind(source.folder / layout.label_maps(series), found[asked.labels])
-        own = np.flatnonzero((facts["series"] == series) & source.wanted)
-        for plane in np.unique(facts["plane"][own]).tolist():
-            slices = own[facts["plane"][own] == plane]
-            taken = np.unique(np.linspace(0, len(slices) - 1, min(len(slices), SLICES)).round().astype(int))
-            for index in slices[taken].tolist():
-                labels = in_plane(whole, plane)[int(facts["position"][index])]
-                image = source.corpus.read(index).astype(np.float32) * facts["slope"][index] + facts["intercept"][index]
-                spacing = (float(facts["spacing_y"][index]), float(facts["spacing_x"][index]))
-                row = (series, str(facts["patient"][index]), asked.modality, spacing)
-                yield Marked(image.astype(np.float32), _sized(labels, image.shape), row)
+        whole = structures.of_kind(folder / layout.label_maps(series), found[asked.labels])
+        for taken in corpus_slices.spread(source.slices, source.wanted & (facts["series"] == series)):
+            in_its_plane = in_plane(whole, str(facts["plane"][taken[0]]))
+            for index in taken.tolist():
+                image = source.slices.image(index)
+                labels = in_its_plane[int(facts["position"][index])]
+                yield Marked(image, _sized(labels, image.shape), source.slices.whose(index))
 
 
 def _sized(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
