@@ -1,6 +1,7 @@
 """Arrays through memory that processes share: as they were, and none is written over while it is still read."""
 
-import multiprocessing
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -26,21 +27,36 @@ def check(slots, sent, expected):
         np.testing.assert_array_equal(view, array)
 
 
+# In a process of its own: one that has imported JAX must not fork.
+WORKERS = """
+import multiprocessing
+import numpy as np
+from curia2_jax.curiabench.slots import Slots
+
+arrays = [np.arange(-30, 30, dtype=np.int16).reshape(3, 4, 5), np.full((2, 2), 0.1, np.float32)]
+slots, context = Slots(2), multiprocessing.get_context("fork")
+reading, writing = context.Pipe(duplex=False)
+
+def work(worker):
+    writing.send(slots.put(worker, [array * (worker + 1) for array in arrays]))
+
+for worker in range(2):
+    process = context.Process(target=work, args=(worker,))
+    process.start()
+    process.join()
+for worker in range(2):
+    sent = reading.recv()
+    assert sent.worker == worker
+    for view, array in zip(slots.views(sent), arrays, strict=True):
+        assert view.dtype == array.dtype
+        np.testing.assert_array_equal(view, array * (worker + 1))
+print("the same")
+"""
+
+
 def test_arrays_come_as_they_went_from_each_worker():
-    slots = Slots(2)
-    reading, writing = multiprocessing.get_context("fork").Pipe(duplex=False)
-
-    def work(worker):
-        writing.send(slots.put(worker, [array * (worker + 1) for array in ARRAYS[::2]]))
-
-    for worker in range(2):
-        process = multiprocessing.get_context("fork").Process(target=work, args=(worker,))
-        process.start()
-        process.join()
-    for worker in range(2):
-        sent = reading.recv()
-        assert sent.worker == worker
-        check(slots, sent, [array * (worker + 1) for array in ARRAYS[::2]])
+    done = subprocess.run([sys.executable, "-c", WORKERS], capture_output=True, text=True, check=False)
+    assert done.stdout == "the same\n", done.stderr
 
 
 def test_a_slot_is_written_again_only_when_it_was_given_back():
