@@ -5,6 +5,8 @@ import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# As many workers as cores: PyTorch's threads would spin while they wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Less of the compile time; the programs are the same but for the machine code of small loops. The second flag is as old
 # as the JAX of Python 3.11, and a newer one dies of it.
 os.environ.setdefault(
