@@ -16,7 +16,8 @@ What a batch of B images changes, against one of 256 (`scaling`), so that as man
 - prototypes: times B / 256, so that as many class tokens are spread over each;
 - SigReg: its weight times B / 256, which undoes the 512 / B of the term. The statistic of few images is mostly noise,
   and a weight that is raised for them raises that.
-The sweep `demo_batch` of configs/ablations.py tries the rule at 32, 64 and 128 in small. This config has not been run.
+The sweep `demo_batch` of configs/ablations.py tried the rule in small, at as many images: 64 was as good as 32, and
+128, in 75 steps, had hardly begun to learn (docs/evaluation.md). This config has not been run.
 """
 
 from ml_collections import ConfigDict
