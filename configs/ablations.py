@@ -80,7 +80,7 @@ SWEEPS: dict[str, dict[str, list[Stage]]] = {
     },
     # As many images in batches of several sizes, by the rule of configs/small.py.
     "demo_batch": {f"batch {batch}": [("configs/demo.py", small.scaling(DEMO, batch))] for batch in (32, 64, 128)},
-    # The ladder in small, from the values that configs/demo.py has: for a look at the machinery, not for conclusions.
+    # The ladder in small, from the values that configs/demo.py has.
     "demo_ladder": ladder("configs/demo.py", "Curia", DEMO_CURIA, DEMO_CHANGES)
     | {
         "+ low resolution, then 128": [
